@@ -1,0 +1,141 @@
+"""What is told once: frozen, validated on construction, errors name field and value."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from whiflash_engine.errors import ConfigError
+
+ArmName = Literal["ar", "diffusion", "forced", "plain"]
+Span = Literal["text", "reasoning", "json", "tool_call"]
+RouterName = Literal["auto", "ar", "diffusion", "plain", "entropy", "random"]
+
+
+def require(ok: bool, field: str, value: object, why: str) -> None:
+    """Raise `ConfigError(field, value, why)` unless `ok`."""
+    if not ok:
+        raise ConfigError(field, value, why)
+
+
+@dataclass(frozen=True, slots=True)
+class RopeConfig:
+    """Rotary embedding. `kind` is one of default, linear, llama3, yarn (Hugging Face names)."""
+
+    theta: float = 10_000.0
+    kind: Literal["default", "linear", "llama3", "yarn"] = "default"
+    factor: float = 1.0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_max_position: int = 8192
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    attention_factor: float | None = None
+
+    def __post_init__(self) -> None:
+        require(self.theta > 0, "rope_theta", self.theta, "must be positive")
+        require(self.factor >= 1.0, "rope factor", self.factor, "must be at least 1")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """Geometry of a decoder of the Llama/Qwen2/Qwen3/Mistral family."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    rms_norm_eps: float
+    rope: RopeConfig
+    max_positions: int
+    qkv_bias: bool = False
+    o_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm: bool = False
+    tie_embeddings: bool = False
+    sliding_window: int | None = None
+
+    def __post_init__(self) -> None:
+        for field in (
+            "vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_heads",
+            "num_kv_heads", "head_dim", "max_positions",
+        ):  # fmt: skip
+            value = getattr(self, field)
+            require(value > 0, field, value, "must be positive")
+        require(
+            self.num_heads % self.num_kv_heads == 0,
+            "num_kv_heads", self.num_kv_heads, f"must divide num_heads={self.num_heads}",
+        )  # fmt: skip
+        require(self.head_dim % 2 == 0, "head_dim", self.head_dim, "must be even for RoPE")
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingConfig:
+    """How a token is chosen from the target's logits, and when to stop.
+
+    temperature 0 is greedy. top_k 0, top_p 1, min_p 0 and repetition_penalty 1 are off.
+    The random stream is indexed by position: the same seed gives the same draws at the
+    same positions, whichever arm proposed what.
+    """
+
+    max_tokens: int = 256
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int = 0
+    stop_token_ids: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        require(self.max_tokens > 0, "max_tokens", self.max_tokens, "must be at least 1")
+        require(
+            math.isfinite(self.temperature) and self.temperature >= 0,
+            "temperature", self.temperature, "must be 0 (greedy) or positive",
+        )  # fmt: skip
+        require(self.top_k >= 0, "top_k", self.top_k, "must be 0 (off) or positive")
+        require(0 < self.top_p <= 1, "top_p", self.top_p, "must lie in (0, 1]")
+        require(0 <= self.min_p < 1, "min_p", self.min_p, "must lie in [0, 1)")
+        require(
+            math.isfinite(self.repetition_penalty) and self.repetition_penalty > 0,
+            "repetition_penalty", self.repetition_penalty, "must be positive (1 is off)",
+        )  # fmt: skip
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature == 0
+
+
+@dataclass(frozen=True, slots=True)
+class RouterConfig:
+    """Which policy picks the arm, and its dials (see `whiflash_engine.router`).
+
+    balance 0 maximises expected tokens a round, 1 expected tokens a second.
+    span_bias is the strength, in log units, of the prior that favours diffusion in
+    `json` and `tool_call` spans and AR in `reasoning` spans; 0 switches it off.
+    entropy_threshold is the paper's tau in nats (WhiFlash, arXiv 2606.07710, section on
+    WhiFlash-Entropy): AR if H > tau, else diffusion.
+    """
+
+    name: RouterName = "auto"
+    balance: float = 1.0
+    span_bias: float = 0.1
+    entropy_threshold: float = 0.5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        names = ("auto", "ar", "diffusion", "plain", "entropy", "random")
+        require(self.name in names, "router", self.name, f"must be one of {', '.join(names)}")
+        require(0 <= self.balance <= 1, "balance", self.balance, "must lie in [0, 1]")
+        require(
+            math.isfinite(self.span_bias) and self.span_bias >= 0,
+            "span_bias", self.span_bias, "must be 0 (off) or positive",
+        )  # fmt: skip
+        require(
+            self.entropy_threshold >= 0,
+            "entropy_threshold", self.entropy_threshold, "must not be negative (nats)",
+        )  # fmt: skip

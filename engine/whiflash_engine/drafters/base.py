@@ -1,0 +1,83 @@
+"""What the loop needs from a drafter.
+
+A drafter holds weights and nothing of a sequence. Its state for one sequence is a
+`DraftState`: private KV and one watermark, the number of positions it has ingested.
+An idle drafter does nothing at all; when it is picked, it catches up in one batch
+(Lazy Catch-up, WhiFlash arXiv 2606.07710).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from whiflash_engine.config import ArmName
+from whiflash_engine.features import FeatureLog
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """Draft tokens and, when sampling, the distributions they were drawn from.
+
+    tokens: target ids, at positions m+1.. where m is the bonus token's position.
+    q: (len(tokens), vocab) float32 rows that sum to 1, the exact distribution that
+        tokens[i] was drawn from given the earlier ones; None means one-hot
+        (deterministic proposals: greedy drafting, forced tokens).
+    """
+
+    tokens: tuple[int, ...]
+    q: Tensor | None = None
+
+
+class DraftState(Protocol):
+    """A drafter's private memory of one sequence."""
+
+    @property
+    def watermark(self) -> int:
+        """Slots 0..watermark-1 are ingested."""
+        ...
+
+    def crop(self, length: int) -> None:
+        """Forget slots >= length. Absolute and idempotent."""
+        ...
+
+
+class Chooser(Protocol):
+    """Turns drafter logits into a draft token; the sampler implements it."""
+
+    def choose(self, logits: Tensor, position: int) -> tuple[int, Tensor | None]:
+        """logits: (draft vocab,) -> index into it, and the distribution (None if greedy)."""
+        ...
+
+
+class Drafter(Protocol):
+    """Proposes the tokens that follow the bonus token."""
+
+    @property
+    def name(self) -> ArmName: ...
+
+    @property
+    def max_draft(self) -> int:
+        """The most tokens it can propose in a round (K)."""
+        ...
+
+    def new_state(self, capacity: int) -> DraftState: ...
+
+    def ingest(self, state: DraftState, log: FeatureLog, tokens: Sequence[int]) -> None:
+        """Bring the watermark to log.length.
+
+        tokens: all committed ids x_0..x_m, bonus last; log covers 0..m-1.
+        """
+        ...
+
+    def propose(
+        self, state: DraftState, tokens: Sequence[int], count: int, chooser: Chooser
+    ) -> Proposal:
+        """Up to `count` tokens after tokens[-1]; needs watermark == len(tokens) - 1.
+
+        Leaves nothing behind in `state` that a later round could see.
+        """
+        ...
