@@ -1,0 +1,117 @@
+"""Reading safetensors folders, and the one place that says which tensors must be there."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from whiflash_engine.checkpoints.fields import Fields
+from whiflash_engine.errors import CheckpointError
+
+INDEX_NAME = "model.safetensors.index.json"
+Shape = tuple[int, ...]
+
+
+def read_folder(folder: Path) -> dict[str, Tensor]:
+    """Every tensor of a checkpoint folder, sharded or not, on the CPU in its stored dtype.
+
+    Raises CheckpointError, naming file (and tensor), for a folder without safetensors, a
+    truncated file, a tensor twice, or an index that its shards do not keep.
+    """
+    index = folder / INDEX_NAME
+    if not index.is_file():
+        return _merged(_files(folder))
+    listed = Fields.read(index).sub("weight_map")
+    places = {name: listed.text(name) for name in listed.values}
+    shards = sorted(set(places.values()))
+    for shard in shards:
+        if Path(shard).name != shard or not (folder / shard).is_file():
+            raise CheckpointError(index, f"names {shard!r}, which is not in the folder")
+    tensors = _merged([folder / shard for shard in shards])
+    for name, shard in places.items():
+        if name not in tensors:
+            raise CheckpointError(folder / shard, f"lacks tensor {name!r}, which the index names")
+    return tensors
+
+
+def read_file(path: Path) -> dict[str, Tensor]:
+    """Every tensor of one safetensors file. Raises CheckpointError if it is damaged."""
+    tensors: dict[str, Tensor] = {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118  (the handle itself is not iterable)
+                tensors[name] = file.get_tensor(name)
+    except FileNotFoundError as error:
+        raise CheckpointError(path, "is missing") from error
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(path, f"is truncated or not a safetensors file ({error})") from error
+    return tensors
+
+
+def check_tensors(
+    where: Path,
+    tensors: Mapping[str, Tensor],
+    required: Mapping[str, Shape],
+    optional: Mapping[str, Shape] | None = None,
+    *,
+    ignored: Collection[str] = (),
+) -> None:
+    """Refuse a missing, an unexpected or a misshapen tensor by name.
+
+    An unexpected tensor is refused because it means a variant of the model that would run,
+    but wrongly; only names in `ignored` may be left over.
+    """
+    allowed = {**required, **(optional or {})}
+    missing = sorted(required.keys() - tensors.keys())
+    if missing:
+        raise CheckpointError(where, f"lacks {_some(missing)}")
+    unknown = sorted(tensors.keys() - allowed.keys() - set(ignored))
+    if unknown:
+        raise CheckpointError(where, f"holds {_some(unknown)}, which this model has no use for")
+    for name, tensor in tensors.items():
+        shape = allowed.get(name)
+        if shape is not None and tuple(tensor.shape) != shape:
+            raise CheckpointError(
+                where, f"tensor {name!r} has shape {list(tensor.shape)}, not {list(shape)}"
+            )
+        if shape is not None and tensor.dtype not in _FLOATS:
+            raise CheckpointError(where, f"tensor {name!r} is {tensor.dtype}, not a plain float")
+
+
+_FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def _files(folder: Path) -> list[Path]:
+    files = sorted(folder.glob("*.safetensors"))
+    # An adapter beside its model is not part of the model.
+    files = [file for file in files if not file.name.startswith("adapter_")]
+    if files:
+        return files
+    if any(folder.glob("*.bin")) or any(folder.glob("*.pt")):
+        raise CheckpointError(
+            folder,
+            "holds pickled PyTorch weights only, which can run code when opened; "
+            "save the model again as safetensors",
+        )
+    raise CheckpointError(folder, "holds no *.safetensors file")
+
+
+def _merged(files: list[Path]) -> dict[str, Tensor]:
+    merged: dict[str, Tensor] = {}
+    for file in files:
+        for name, tensor in read_file(file).items():
+            if name in merged:
+                raise CheckpointError(file, f"repeats tensor {name!r} of another file")
+            merged[name] = tensor
+    return merged
+
+
+def _some(names: list[str], most: int = 4) -> str:
+    """A readable list: a hundred names help nobody."""
+    shown = ", ".join(repr(name) for name in names[:most])
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"tensor{'s' if len(names) > 1 else ''} {shown}{rest}"
