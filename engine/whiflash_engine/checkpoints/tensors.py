@@ -24,7 +24,7 @@ def read_folder(folder: Path) -> dict[str, Tensor]:
     """
     index = folder / INDEX_NAME
     if not index.is_file():
-        return _merged(_files(folder))
+        return _merged(safetensors_files(folder))
     listed = Fields.read(index).sub("weight_map")
     places = {name: listed.text(name) for name in listed.values}
     shards = sorted(set(places.values()))
@@ -85,7 +85,8 @@ def check_tensors(
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
-def _files(folder: Path) -> list[Path]:
+def safetensors_files(folder: Path) -> list[Path]:
+    """The weight files of a folder. Raises CheckpointError if there are none."""
     files = sorted(folder.glob("*.safetensors"))
     # An adapter beside its model is not part of the model.
     files = [file for file in files if not file.name.startswith("adapter_")]
