@@ -72,6 +72,7 @@ def verify(
     if not 1 <= rows <= len(proposal.tokens) + 1:
         raise ValueError(f"{rows} rows of logits for {len(proposal.tokens)} draft tokens")
     draft = proposal.tokens[:rows]
+    masks = None if masks is None else masks.to(logits.device)
     # The maximum of a row is NaN if any entry is, +inf if any is, -inf if all are.
     _require_finite(logits.amax(dim=1))
     scores = penalise(logits, sampler.config.repetition_penalty, seen, draft)

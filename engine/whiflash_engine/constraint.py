@@ -1,0 +1,171 @@
+"""Grammars over tokens: which may come next, along a draft and after it.
+
+The engine knows only `Constraint`. `GrammarFactory` makes one from a Lark grammar or a JSON
+schema with llguidance (https://github.com/guidance-ai/llguidance).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from llguidance import LLMatcher, LLTokenizer
+from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from whiflash_engine.errors import ConstraintError
+
+
+class Constraint(Protocol):
+    """A matcher standing at the end of the committed text."""
+
+    @property
+    def stopped(self) -> bool:
+        """The grammar is complete: nothing but a stop token may follow."""
+        ...
+
+    @property
+    def is_accepting(self) -> bool:
+        """The text may end here; stop tokens are allowed exactly then."""
+        ...
+
+    def masks(self, draft: Sequence[int]) -> tuple[int, Tensor]:
+        """(n, (n + 1, V) bool): the first n draft tokens are legal; True marks allowed tokens.
+
+        Row i is for draft token i, row n for what follows the legal ones, so that it forbids
+        draft token n if there is one. Leaves the matcher where it was.
+        """
+        ...
+
+    def forced(self, limit: int) -> tuple[int, ...]:
+        """At most `limit` tokens that the grammar implies next; often none."""
+        ...
+
+    def commit(self, tokens: Sequence[int]) -> None:
+        """Advance over committed tokens. ConstraintError if one is illegal; then not at all."""
+        ...
+
+    def rollback(self, count: int) -> None:
+        """Take the last `count` committed tokens back."""
+        ...
+
+
+class GrammarFactory:
+    """Compiles grammars for one tokenizer. Building it takes about a second; keep it."""
+
+    def __init__(
+        self, tokenizer: Path | Tokenizer, vocab_size: int, eos_token_ids: Sequence[int]
+    ) -> None:
+        """vocab_size: rows of the model's head, at least the tokenizer's own size."""
+        if isinstance(tokenizer, Path):
+            tokenizer = Tokenizer.from_file(str(tokenizer))
+        # A copy: padding and truncation belong to the caller's object and would spoil ours.
+        own = Tokenizer.from_str(tokenizer.to_str())
+        own.no_padding()
+        own.no_truncation()
+        self._vocab_size = vocab_size
+        self._stops = frozenset(eos_token_ids)
+        self._tokenizer = LLTokenizer(
+            own.to_str(), n_vocab=vocab_size, eos_token=list(eos_token_ids)
+        )
+
+    def lark(self, text: str) -> LLGuidanceConstraint:
+        """A grammar in llguidance's dialect of Lark. ConstraintError if it does not compile."""
+        return self._compile(LLMatcher.grammar_from_lark(text))
+
+    def json_schema(self, schema: Mapping[str, object]) -> LLGuidanceConstraint:
+        """ConstraintError if it does not compile or needs what llguidance does not support."""
+        try:
+            text = json.dumps(dict(schema))
+            grammar = LLMatcher.grammar_from_json_schema(text)
+        except (TypeError, ValueError) as error:
+            raise ConstraintError(f"not a JSON schema: {error}") from error
+        return self._compile(grammar)
+
+    def _compile(self, grammar: str) -> LLGuidanceConstraint:
+        matcher = LLMatcher(self._tokenizer, grammar, log_level=0)
+        if matcher.is_error():
+            raise ConstraintError(matcher.get_error())
+        return LLGuidanceConstraint(matcher, self._vocab_size, self._stops)
+
+
+class LLGuidanceConstraint:
+    """`Constraint` over an `LLMatcher`, which must be fresh.
+
+    The matcher never consumes a stop token, because it could not go back over one when it has
+    stopped itself: what is committed from the first stop token on is only counted.
+    """
+
+    def __init__(self, matcher: LLMatcher, vocab_size: int, stops: frozenset[int]) -> None:
+        self._matcher = matcher
+        self._vocab_size = vocab_size
+        self._stops = stops
+        self._past_stop = 0
+
+    @property
+    def stopped(self) -> bool:
+        return self._past_stop > 0 or self._matcher.is_stopped()
+
+    @property
+    def is_accepting(self) -> bool:
+        return self._past_stop > 0 or self._matcher.is_accepting()
+
+    def masks(self, draft: Sequence[int]) -> tuple[int, Tensor]:
+        words = allocate_token_bitmask(len(draft) + 1, self._vocab_size)
+        bits = words.view(np.uint32)
+        ended, walked, legal = self._past_stop > 0, 0, 0
+        for row in range(len(draft) + 1):
+            if ended:
+                bits[row] = 0
+                for stop in self._stops:
+                    bits[row, stop // 32] |= np.uint32(1 << stop % 32)
+            else:
+                fill_next_token_bitmask(self._matcher, words, row)
+            # The mask decides, not whether the matcher could consume the token: where text is
+            # forced, the mask leaves its canonical tokens only.
+            if row == len(draft) or not bits[row, draft[row] // 32] >> (draft[row] % 32) & 1:
+                break
+            legal += 1
+            ended = ended or draft[row] in self._stops
+            if not ended:
+                walked += self._matcher.try_consume_tokens([draft[row]])
+        if walked:
+            self._matcher.rollback(walked)
+        self._check()
+        rows = words[: legal + 1].view(np.uint8)
+        flat = np.unpackbits(rows, axis=1, count=self._vocab_size, bitorder="little")
+        return legal, torch.from_numpy(flat.view(np.bool_))
+
+    def forced(self, limit: int) -> tuple[int, ...]:
+        if limit <= 0 or self.stopped:
+            return ()
+        return tuple(self._matcher.compute_ff_tokens()[:limit])
+
+    def commit(self, tokens: Sequence[int]) -> None:
+        ahead = next((i for i, token in enumerate(tokens) if token in self._stops), len(tokens))
+        if self._past_stop:
+            ahead = 0
+        text, rest = list(tokens[:ahead]), tokens[ahead:]
+        taken = self._matcher.try_consume_tokens(text) if text else 0
+        legal_end = not rest or (self.is_accepting and all(t in self._stops for t in rest))
+        if taken < ahead or not legal_end:
+            if taken:
+                self._matcher.rollback(taken)
+            self._check()
+            raise ConstraintError(f"the grammar does not allow the tokens {tuple(tokens)}")
+        self._past_stop += len(rest)
+
+    def rollback(self, count: int) -> None:
+        counted = min(count, self._past_stop)
+        self._past_stop -= counted
+        if count > counted and not self._matcher.rollback(count - counted):
+            raise ValueError(f"cannot roll back {count} tokens: {self._matcher.get_error()}")
+
+    def _check(self) -> None:
+        if self._matcher.is_error():
+            raise ConstraintError(self._matcher.get_error())
