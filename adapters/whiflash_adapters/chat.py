@@ -1,0 +1,265 @@
+"""`ChatWhiFlash`: the engine as a LangChain chat model."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self
+
+from langchain_core.callbacks import CallbackManagerForLLMRun
+from langchain_core.exceptions import ContextOverflowError
+from langchain_core.language_models import LanguageModelInput
+from langchain_core.language_models.chat_models import BaseChatModel, generate_from_stream
+from langchain_core.language_models.model_profile import ModelProfile
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_core.runnables import Runnable
+from langchain_core.tools import BaseTool
+from langchain_core.utils.function_calling import convert_to_openai_tool
+from pydantic import Field, PrivateAttr, SkipValidation, model_validator
+
+from whiflash_adapters.formats.hermes import Tool
+from whiflash_adapters.formats.hermes_grammar import grammar
+from whiflash_adapters.generation import Answer, Request, Trace
+from whiflash_adapters.messages import to_template
+from whiflash_adapters.ports import TokenEngine
+from whiflash_adapters.prompt import Prompter
+from whiflash_adapters.tool_choice import ToolChoice, resolve
+from whiflash_engine.config import RouterConfig, RouterName, SamplingConfig
+from whiflash_engine.errors import ConfigError, PromptTooLongError
+
+_SAMPLING = (
+    "max_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed",
+)  # fmt: skip
+_ROUTING = ("router", "balance", "span_bias")
+# Told to us by LangChain for others: how a schema came about, and what always holds here.
+_UNUSED = frozenset({"strict", "ls_structured_output_format", "stream_usage"})
+
+
+class ChatWhiFlash(BaseChatModel):
+    """A local model, drafted by EAGLE-3 and DFlash, as a LangChain chat model.
+
+    Without arguments it is the embedded default model. Nothing is loaded before the first
+    answer. Every sampling field may also be given per call: `chat.invoke(x, temperature=0.7)`.
+    """
+
+    model: str | Path | None = None
+    """A local folder, a GGUF file or a hub id; None is the embedded default."""
+    ar_drafter: str | Path | None = None
+    """EAGLE-3 checkpoint; None takes the one that ships for the default model."""
+    diffusion_drafter: str | Path | None = None
+    """DFlash checkpoint; None takes the one that ships for the default model."""
+    router: RouterName = "auto"
+    """Who picks the arm of a round; "plain" drafts nothing."""
+    balance: float = 1.0
+    """0 maximises tokens a round, 1 tokens a second."""
+    span_bias: float = 0.1
+    """How strongly diffusion is favoured in JSON and AR in reasoning; 0 is off."""
+    device: str | None = None
+    dtype: str | None = None
+    seed: int = 0
+
+    temperature: float = 0.0
+    max_tokens: int = 512
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    stop: list[str] | None = None
+
+    engine: SkipValidation[TokenEngine | None] = Field(default=None, exclude=True, repr=False)
+    """An engine that is loaded already, to share it; the fields that load one are then unused."""
+    on_trace: Callable[[Trace], None] | None = Field(default=None, exclude=True, repr=False)
+    """Called after each answer with its rounds."""
+
+    _slot: _Slot = PrivateAttr(default_factory=lambda: _Slot())
+
+    @model_validator(mode="after")
+    def _check_values(self) -> Self:
+        """Say what is wrong now, not after a model has been loaded."""
+        self._sampling_config({})
+        self._router_config({})
+        _stops(self.stop, None)
+        return self
+
+    @property
+    def _llm_type(self) -> str:
+        return "whiflash-chat"
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        names = (
+            "model", "ar_drafter", "diffusion_drafter", "device", "dtype", "stop",
+            *_ROUTING, *_SAMPLING,
+        )  # fmt: skip
+        return {name: getattr(self, name) for name in names}
+
+    def _resolve_model_profile(self) -> ModelProfile:
+        return {
+            "text_inputs": True,
+            "text_outputs": True,
+            "tool_calling": True,
+            "tool_choice": True,
+            "reasoning_output": True,
+        }
+
+    def bind_tools(
+        self,
+        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
+        *,
+        tool_choice: str | bool | dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """A copy that knows these tools.
+
+        tool_choice: "auto" (default), "none", "any" or "required", a tool's name, or
+        {"type": "function", "function": {"name": ...}}. `parallel_tool_calls=False` allows
+        one call at most. Calls are kept to the tools' names and schemas by a grammar.
+        """
+        specs = [convert_to_openai_tool(tool) for tool in tools]
+        resolve(specs, tool_choice)
+        if tool_choice is not None:
+            kwargs["tool_choice"] = tool_choice
+        return self.bind(tools=specs, **kwargs)
+
+    def get_token_ids(self, text: str) -> list[int]:
+        prompter = self._loaded()[1]
+        return prompter.plain(text)
+
+    def get_num_tokens_from_messages(
+        self,
+        messages: list[BaseMessage],
+        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool] | None = None,
+        **_: Any,
+    ) -> int:
+        """Tokens of the whole prompt, chat template and tools included."""
+        specs = [convert_to_openai_tool(tool) for tool in tools or ()]
+        return len(self._loaded()[1].encode(to_template(messages), specs))
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        return generate_from_stream(self._stream(messages, stop, **kwargs))
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        # on_llm_new_token is called by the base class, for every path.
+        request, engine = self._request(messages, stop, kwargs)
+        answer = Answer(engine, request)
+        try:
+            for chunk in answer.chunks():
+                yield ChatGenerationChunk(message=chunk)
+        except PromptTooLongError as error:
+            raise ContextOverflowError(str(error)) from error
+        if self.on_trace is not None and answer.trace is not None:
+            self.on_trace(answer.trace)
+
+    def _request(
+        self, messages: Sequence[BaseMessage], stop: list[str] | None, given: Mapping[str, Any]
+    ) -> tuple[Request, TokenEngine]:
+        """All checks that need no engine, then the engine, then the prompt."""
+        turns = to_template(messages)
+        stops = _stops(self.stop, stop)
+        sampling, router = self._sampling_config(given), self._router_config(given)
+        specs: Sequence[Tool] = given.get("tools") or ()
+        choice: ToolChoice = given.get("tool_choice")
+        mode, allowed = resolve(specs, choice)
+        self._refuse_unknown(given)
+
+        engine, prompter = self._loaded()
+        prompt = prompter.encode(turns, () if mode == "none" else specs)
+        room = engine.context_length - len(prompt)
+        if room < 1:
+            error = PromptTooLongError(len(prompt), engine.context_length)
+            raise ContextOverflowError(str(error)) from error
+        reasoning = prompter.opens_reasoning(prompt)
+        text = None
+        if specs:
+            text = grammar(
+                allowed,
+                mode,
+                parallel=given.get("parallel_tool_calls") is not False,
+                tags_are_tokens=prompter.tags_are_tokens,
+                reasoning=reasoning,
+            )
+        sampling = _shortened(sampling, room)
+        tools = mode != "none"
+        return Request(tuple(prompt), sampling, router, stops, text, tools, reasoning), engine
+
+    def _sampling_config(self, given: Mapping[str, Any]) -> SamplingConfig:
+        return SamplingConfig(**{name: self._value(name, given) for name in _SAMPLING})
+
+    def _router_config(self, given: Mapping[str, Any]) -> RouterConfig:
+        name, balance, span_bias = (self._value(name, given) for name in _ROUTING)
+        return RouterConfig(
+            name=name, balance=balance, span_bias=span_bias, seed=self._value("seed", given)
+        )
+
+    def _value(self, name: str, given: Mapping[str, Any]) -> Any:
+        value = given.get(name)  # None per call means: as the model was built
+        return getattr(self, name) if value is None else value
+
+    def _refuse_unknown(self, given: Mapping[str, Any]) -> None:
+        known = {"tools", "tool_choice", "parallel_tool_calls", *_SAMPLING, *_ROUTING, *_UNUSED}
+        for name, value in given.items():
+            if name == "model" and value in (None, self.model):
+                continue
+            if name not in known and value is not None:
+                raise ConfigError(name, value, "cannot be set per call")
+
+    def _loaded(self) -> tuple[TokenEngine, Prompter]:
+        return self._slot.get(self._load)
+
+    def _load(self) -> TokenEngine:
+        if self.engine is not None:
+            return self.engine
+        from whiflash_engine.engine import Engine  # torch: only when a model is really used
+
+        return Engine.load(
+            model=self.model,
+            ar_drafter=self.ar_drafter,
+            diffusion_drafter=self.diffusion_drafter,
+            router=self.router,
+            balance=self.balance,
+            span_bias=self.span_bias,
+            device=self.device,
+            dtype=self.dtype,
+            seed=self.seed,
+        )
+
+
+class _Slot:
+    """The engine, once somebody needs it; shared by all copies of a model."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._content: tuple[TokenEngine, Prompter] | None = None
+
+    def get(self, load: Callable[[], TokenEngine]) -> tuple[TokenEngine, Prompter]:
+        with self._lock:
+            if self._content is None:
+                engine = load()
+                self._content = engine, Prompter(engine.tokenizer)
+            return self._content
+
+
+def _stops(of_model: Sequence[str] | None, of_call: Sequence[str] | None) -> tuple[str, ...]:
+    stops = tuple(dict.fromkeys([*(of_model or ()), *(of_call or ())]))
+    if "" in stops:
+        raise ConfigError("stop", list(stops), "an empty stop string would stop at once")
+    return stops
+
+
+def _shortened(sampling: SamplingConfig, room: int) -> SamplingConfig:
+    return replace(sampling, max_tokens=min(sampling.max_tokens, room))

@@ -1,0 +1,290 @@
+"""Reads Hermes text as it streams: prose, reasoning, and tool calls piece by piece.
+
+The events do not depend on how the text was cut into pieces, except that neighbouring
+pieces of one kind may be joined. A call is finished only by its closing tag; one that is
+malformed or cut short ends in `CallBroken`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from whiflash_adapters.formats.hermes import END, START, THINK, THINK_END
+from whiflash_adapters.text import overlap
+
+
+@dataclass(frozen=True, slots=True)
+class TextPiece:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReasoningPiece:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallStart:
+    """A call begins; the name is empty when the text was too broken to have one."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallArgs:
+    """The next piece of the arguments, as JSON text."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallEnd:
+    """The open call is complete and its arguments are a JSON object."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallBroken:
+    """The open call is not to be executed.
+
+    `text` goes behind the pieces so far. It makes them impossible to complete: LangChain
+    closes open brackets of streamed arguments by itself, and would run half a call.
+    """
+
+    text: str
+
+
+Event = TextPiece | ReasoningPiece | CallStart | CallArgs | CallEnd | CallBroken
+
+# A name with "<" in it takes the slower way over `_whole`, so that the closing tag is
+# found at the same place however the text is cut.
+_HEAD = re.compile(
+    r'\s*\{\s*"name"\s*:\s*("(?:[^"\\<]|\\[^<])*")\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)'
+)
+_CLOSE = re.compile(r"\s*(\}\s*)?")
+_State = Literal["start", "text", "reasoning", "body", "args", "close", "skip"]
+
+
+class HermesParser:
+    """Feed it text; it tells what the text says. `finish` once, at the end."""
+
+    def __init__(self, *, tools: bool = True, reasoning: bool = False) -> None:
+        """tools: whether calls are looked for. reasoning: the prompt ends inside `<think>`."""
+        self._tools = tools
+        self._state: _State = "reasoning" if reasoning else "start"
+        self._buffer = ""
+        self._trim = reasoning  # whitespace behind a tag belongs to the tag
+        self._out: list[Event] = []
+        self._args = _JsonScan()
+
+    def feed(self, text: str) -> list[Event]:
+        self._buffer += text
+        while self._step():
+            pass
+        return self._take()
+
+    def finish(self) -> list[Event]:
+        """The text has ended: let go of what was held back, and break an open call."""
+        if self._state in ("start", "text", "reasoning"):
+            self._prose_out(self._buffer if not self._trim else self._buffer.lstrip())
+        elif self._state == "body":
+            self._out += [CallStart(""), CallBroken(START + self._buffer)]
+        elif self._state in ("args", "close"):
+            self._out.append(CallBroken(self._args.poison("cut short")))
+        self._buffer, self._state = "", "skip"
+        return self._take()
+
+    def _take(self) -> list[Event]:
+        out, self._out = self._out, []
+        return out
+
+    def _step(self) -> bool:
+        """Do one thing with the buffer; False when it takes more text to go on."""
+        if not self._buffer:
+            return False
+        if self._state == "start":
+            return self._start()
+        if self._state in ("text", "reasoning"):
+            return self._prose()
+        if self._state == "body":
+            return self._body()
+        if self._state == "args":
+            return self._arguments()
+        if self._state == "close":
+            return self._close()
+        return self._skip()
+
+    def _start(self) -> bool:
+        seen = self._buffer.lstrip()
+        if seen.startswith(THINK):
+            self._buffer = seen[len(THINK) :]
+            self._state, self._trim = "reasoning", True
+            return True
+        if THINK.startswith(seen):
+            return False
+        self._state = "text"
+        return True
+
+    def _prose(self) -> bool:
+        if self._trim:
+            self._buffer = self._buffer.lstrip()
+            self._trim = not self._buffer
+        markers = [START] if self._tools else []
+        if self._state == "reasoning":
+            markers.append(THINK_END)
+        found = [(self._buffer.find(marker), marker) for marker in markers]
+        at, marker = min(((i, m) for i, m in found if i >= 0), default=(-1, ""))
+        if at >= 0:
+            self._prose_out(self._buffer[:at].rstrip())
+            self._buffer = self._buffer[at + len(marker) :]
+            self._state, self._trim = ("body", False) if marker == START else ("text", True)
+            return True
+        ready = self._buffer
+        if markers:  # a tag, or whitespace before one, may be about to complete
+            ready = ready[: len(ready) - max(overlap(ready, marker) for marker in markers)]
+            ready = ready.rstrip()
+        self._prose_out(ready)
+        self._buffer = self._buffer[len(ready) :]
+        return False
+
+    def _prose_out(self, text: str) -> None:
+        if text:
+            piece = ReasoningPiece if self._state == "reasoning" else TextPiece
+            self._out.append(piece(text))
+
+    def _body(self) -> bool:
+        head = _HEAD.match(self._buffer)
+        if head is not None:
+            self._out.append(CallStart(_loads_name(head.group(1))))
+            self._buffer = self._buffer[head.end() :]
+            self._state, self._args = "args", _JsonScan()
+            return True
+        body, end, rest = self._buffer.partition(END)
+        if not end:
+            return False
+        self._out += _whole(body)
+        self._buffer, self._state, self._trim = rest, "text", True
+        return True
+
+    def _arguments(self) -> bool:
+        used = self._args.feed(self._buffer)
+        self._out.append(CallArgs(self._buffer[:used]))
+        self._buffer = self._buffer[used:]
+        if self._args.state == "open":
+            return False
+        self._state = "close"
+        if self._args.state == "broken":
+            self._break("malformed")
+        return True
+
+    def _close(self) -> bool:
+        seen = _CLOSE.match(self._buffer)
+        assert seen is not None
+        rest = self._buffer[seen.end() :]
+        if seen.group(1) and rest.startswith(END):
+            self._out.append(CallEnd())
+            self._buffer = rest[len(END) :]
+            self._state, self._trim = "text", True
+            return True
+        if not rest or (seen.group(1) and END.startswith(rest)):
+            return False
+        self._break("malformed")
+        return True
+
+    def _break(self, why: str) -> None:
+        self._out.append(CallBroken(self._args.poison(why)))
+        self._state = "skip"
+
+    def _skip(self) -> bool:
+        _, end, rest = self._buffer.partition(END)
+        if not end:
+            return False
+        self._buffer, self._state, self._trim = rest, "text", True
+        return True
+
+
+def parse(text: str) -> list[Event]:
+    """The events of a whole text."""
+    parser = HermesParser()
+    return parser.feed(text) + parser.finish()
+
+
+class _JsonScan:
+    """Finds where a JSON object ends, and whether it is one."""
+
+    def __init__(self) -> None:
+        self.state: Literal["open", "complete", "broken"] = "open"
+        self._text = ""
+        self._stack = ""
+        self._in_string = False
+        self._escaped = False
+
+    def feed(self, text: str) -> int:
+        """Read on; the number of characters that belong to the object."""
+        for i, char in enumerate(text):
+            self._read(char)
+            if self.state != "open":
+                self._text += text[: i + 1]
+                if self.state == "complete" and not _is_object(self._text):
+                    self.state = "broken"
+                return i + 1
+        self._text += text
+        return len(text)
+
+    def _read(self, char: str) -> None:
+        if self._in_string:
+            self._in_string = char != '"' or self._escaped
+            self._escaped = char == "\\" and not self._escaped
+        elif char == '"':
+            self._in_string = True
+        elif char in "{[":
+            self._stack += char
+        elif char in "}]":
+            matches = self._stack[-1] + char in ("{}", "[]")
+            self._stack = self._stack[:-1]
+            if not matches:
+                self.state = "broken"
+            elif not self._stack:
+                self.state = "complete"
+        elif char == "<":  # not JSON: the closing tag stands where a value should
+            self.state = "broken"
+
+    def poison(self, why: str) -> str:
+        """Text that no guess at the missing end can turn into valid JSON."""
+        escape = "\\" if self._escaped else ""
+        quote = '"' if self._in_string else ""
+        wrong = "}" if self._stack.endswith("[") else "]"
+        return f"{escape}{quote} <{why}> {wrong}"
+
+
+def _whole(body: str) -> list[Event]:
+    """A body that could not be streamed: other key order, a list of calls, or no call at all."""
+    try:
+        value = json.loads(body)
+    except ValueError:
+        value = None
+    events: list[Event] = []
+    for item in value if isinstance(value, list) else [value]:
+        name = item.get("name") if isinstance(item, dict) else None
+        arguments = item.get("arguments", item.get("parameters", {})) if name else None
+        if not isinstance(name, str) or not isinstance(arguments, dict):
+            return [CallStart(""), CallBroken(START + body + END)]
+        text = json.dumps(arguments, ensure_ascii=False)
+        events += [CallStart(name), CallArgs(text), CallEnd()]
+    return events or [CallStart(""), CallBroken(START + body + END)]
+
+
+def _loads_name(quoted: str) -> str:
+    try:
+        return str(json.loads(quoted))
+    except ValueError:  # a bad escape; the agent will say that there is no such tool
+        return quoted[1:-1]
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except ValueError:
+        return False

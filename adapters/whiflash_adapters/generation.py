@@ -1,0 +1,198 @@
+"""One answer: rounds of tokens in, LangChain chunks out."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from time import perf_counter
+
+from langchain_core.messages import AIMessageChunk
+from langchain_core.messages.ai import UsageMetadata
+from langchain_core.messages.tool import tool_call_chunk
+
+from whiflash_adapters.formats.hermes_parser import (
+    CallArgs,
+    CallBroken,
+    CallEnd,
+    CallStart,
+    Event,
+    HermesParser,
+    ReasoningPiece,
+    TextPiece,
+)
+from whiflash_adapters.ports import TokenEngine
+from whiflash_adapters.text import Detokenizer, StopGuard
+from whiflash_engine.config import ArmName, RouterConfig, SamplingConfig
+from whiflash_engine.events import ArmStats, Round, Stats
+
+PROVIDER = "whiflash"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Everything about one answer that is decided before the engine works."""
+
+    prompt: tuple[int, ...]
+    sampling: SamplingConfig
+    router: RouterConfig
+    stops: tuple[str, ...] = ()
+    grammar: str | None = None
+    tools: bool = False
+    reasoning: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """One answer as the engine saw it; enough to tell of it and to run it again."""
+
+    request: Request
+    rounds: tuple[Round, ...]
+    stats: Stats
+
+
+class Answer:
+    """Iterate once over the chunks; afterwards `trace` is there."""
+
+    def __init__(self, engine: TokenEngine, request: Request) -> None:
+        self._engine, self._request = engine, request
+        self._rounds: list[Round] = []
+        self._calls = 0  # complete ones
+        self._index = -1  # of the call that is open
+        self.trace: Trace | None = None
+
+    def chunks(self) -> Iterator[AIMessageChunk]:
+        request = self._request
+        text = Detokenizer(self._engine.tokenizer)
+        guard = StopGuard(request.stops)
+        parser = HermesParser(tools=request.tools, reasoning=request.reasoning)
+        watch = _Stopwatch()
+        constraint = None if request.grammar is None else self._engine.grammar(request.grammar)
+        rounds = self._engine.generate(
+            request.prompt,
+            sampling=request.sampling,
+            constraint=constraint,
+            router=request.router,
+            span="reasoning" if request.reasoning else "text",
+        )
+        for round_ in watch.timed(rounds):
+            self._rounds.append(round_)
+            yield from self._told(parser.feed(guard.feed(text.feed(round_.tokens))))
+            if guard.hit:  # the engine may be left between any two rounds
+                break
+        if not guard.hit:
+            yield from self._told(parser.feed(guard.feed(text.finish())))
+            yield from self._told(parser.feed(guard.finish()))
+        yield from self._told(parser.finish())
+        self.trace = Trace(
+            request,
+            tuple(self._rounds),
+            Stats.of(
+                self._rounds,
+                prompt_tokens=len(request.prompt),
+                seconds=watch.seconds,
+                time_to_first_token=watch.first,
+            ),
+        )
+        yield self._last(guard.hit, self.trace.stats)
+
+    def _told(self, events: Iterable[Event]) -> Iterator[AIMessageChunk]:
+        # Text and calls never share a chunk: LangChain's content blocks would lose one.
+        for event in events:
+            if isinstance(event, TextPiece):
+                yield _chunk(content=event.text)
+            elif isinstance(event, ReasoningPiece):
+                yield _chunk(additional_kwargs={"reasoning_content": event.text})
+            elif isinstance(event, CallStart):
+                self._index += 1
+                call_id = f"call_{uuid.uuid4().hex}"
+                yield _call(self._index, event.name, call_id, "")
+            elif isinstance(event, CallArgs | CallBroken):
+                yield _call(self._index, None, None, event.text)
+            elif isinstance(event, CallEnd):
+                self._calls += 1
+
+    def _last(self, stopped: bool, stats: Stats) -> AIMessageChunk:
+        usage = UsageMetadata(
+            input_tokens=stats.prompt_tokens,
+            output_tokens=stats.tokens,
+            total_tokens=stats.prompt_tokens + stats.tokens,
+        )
+        reason = "stop"
+        if not stopped and self._rounds and self._rounds[-1].finish_reason == "length":
+            reason = "length"
+        elif self._calls:
+            reason = "tool_calls"
+        return AIMessageChunk(
+            content="",
+            usage_metadata=usage,
+            response_metadata={
+                "model_name": self._engine.model_name,
+                "model_provider": PROVIDER,
+                "finish_reason": reason,
+                "whiflash": told(stats),
+            },
+            chunk_position="last",
+        )
+
+
+def told(stats: Stats) -> dict[str, object]:
+    """The figures of one answer as plain data, for `response_metadata["whiflash"]`."""
+    return {
+        "rounds": stats.rounds,
+        "tokens": stats.tokens,
+        "acceptance_length": stats.acceptance_length,
+        "tokens_per_second": stats.tokens_per_second,
+        "time_to_first_token": stats.time_to_first_token,
+        "seconds": stats.seconds,
+        "switch_seconds": stats.switch_seconds,
+        "phases": asdict(stats.phases),
+        "arms": _arms(stats.arms.items()),
+        "spans": {span: _arms(arms.items()) for span, arms in stats.spans.items()},
+    }
+
+
+def _arms(arms: Iterable[tuple[ArmName, ArmStats]]) -> dict[str, dict[str, float]]:
+    return {
+        name: {
+            "rounds": arm.rounds,
+            "tokens": arm.tokens,
+            "seconds": arm.seconds,
+            "acceptance_length": arm.acceptance_length,
+        }
+        for name, arm in arms
+    }
+
+
+def _chunk(content: str = "", additional_kwargs: dict[str, object] | None = None) -> AIMessageChunk:
+    return AIMessageChunk(
+        content=content,
+        additional_kwargs=additional_kwargs or {},
+        response_metadata={"model_provider": PROVIDER},
+    )
+
+
+def _call(index: int, name: str | None, call_id: str | None, args: str) -> AIMessageChunk:
+    return AIMessageChunk(
+        content="",
+        tool_call_chunks=[tool_call_chunk(name=name, args=args, id=call_id, index=index)],
+        response_metadata={"model_provider": PROVIDER},
+    )
+
+
+class _Stopwatch:
+    """Time spent in the engine, not in whoever reads the stream."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.first = 0.0
+
+    def timed(self, rounds: Iterator[Round]) -> Iterator[Round]:
+        while True:
+            start = perf_counter()
+            round_ = next(rounds, None)
+            self.seconds += perf_counter() - start
+            if round_ is None:
+                return
+            self.first = self.first or self.seconds
+            yield round_

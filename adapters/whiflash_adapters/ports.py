@@ -1,0 +1,51 @@
+"""What the adapters need from an engine, so that anything of that shape will do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from whiflash_engine.config import RouterConfig, SamplingConfig, Span
+from whiflash_engine.events import Completion, Round
+
+if TYPE_CHECKING:  # torch stands behind both
+    from transformers import PreTrainedTokenizerBase
+
+    from whiflash_engine.constraint import Constraint
+
+
+class TokenEngine(Protocol):
+    """Tokens in, rounds out (`whiflash_agents.Engine` is one)."""
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase: ...
+
+    @property
+    def context_length(self) -> int: ...
+
+    @property
+    def model_name(self) -> str: ...
+
+    def generate(
+        self,
+        token_ids: Sequence[int],
+        *,
+        sampling: SamplingConfig,
+        constraint: Constraint | None = None,
+        router: RouterConfig | None = None,
+        span: Span = "text",
+    ) -> Iterator[Round]: ...
+
+    def complete(
+        self,
+        token_ids: Sequence[int],
+        *,
+        sampling: SamplingConfig,
+        constraint: Constraint | None = None,
+        router: RouterConfig | None = None,
+        span: Span = "text",
+    ) -> Completion: ...
+
+    def grammar(self, lark: str) -> Constraint: ...
+
+    def json_schema(self, schema: Mapping[str, object]) -> Constraint: ...

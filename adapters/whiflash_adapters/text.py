@@ -1,0 +1,89 @@
+"""From tokens to text, piece by piece: characters that are whole, stop strings that are not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from whiflash_adapters.formats.hermes import END, START, THINK, THINK_END
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_REPLACEMENT = "\ufffd"  # what decoding shows for half a character
+
+
+class Detokenizer:
+    """Text of the tokens so far, as far as its characters are complete.
+
+    Special tokens are dropped, except tags that the tool format reads.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+        added = tokenizer.get_added_vocab()
+        tags = {added[tag] for tag in (START, END, THINK, THINK_END) if tag in added}
+        self._dropped = frozenset(tokenizer.all_special_ids) - tags
+        self._ids: list[int] = []
+        self._told = 0  # ids[:_told] are in the text already; they stay as left context
+
+    def feed(self, ids: Sequence[int]) -> str:
+        self._ids += [i for i in ids if i not in self._dropped]
+        text = self._pending()
+        if text.endswith(_REPLACEMENT):
+            return ""
+        self._ids, self._told = self._ids[self._told :], len(self._ids) - self._told
+        return text
+
+    def finish(self) -> str:
+        """What is left, incomplete characters and all."""
+        return self._pending()
+
+    def _pending(self) -> str:
+        # Decoding with the left context keeps the spaces that some tokenizers put between
+        # tokens, and strip at the beginning.
+        before = self._decode(self._ids[: self._told])
+        return self._decode(self._ids)[len(before) :]
+
+    def _decode(self, ids: list[int]) -> str:
+        text = self._tokenizer.decode(
+            ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+        assert isinstance(text, str)
+        return text
+
+
+class StopGuard:
+    """Lets text through up to the first stop string, which it swallows.
+
+    Text that may be the beginning of a stop string is held back. The stop string that is
+    complete first wins, so the cut does not depend on how the text arrives.
+    """
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = tuple(stops)
+        self._held = ""
+        self.hit = False
+
+    def feed(self, text: str) -> str:
+        if self.hit:
+            return ""
+        text = self._held + text
+        starts = [(text.find(stop), stop) for stop in self._stops]
+        ends = [(at + len(stop), at) for at, stop in starts if at >= 0]
+        if ends:
+            self.hit, self._held = True, ""
+            return text[: min(ends)[1]]
+        keep = max((overlap(text, stop) for stop in self._stops), default=0)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+    def finish(self) -> str:
+        held, self._held = self._held, ""
+        return held
+
+
+def overlap(text: str, marker: str) -> int:
+    """Length of the longest end of `text` that is a proper beginning of `marker`."""
+    longest = min(len(text), len(marker) - 1)
+    return next((n for n in range(longest, 0, -1) if text.endswith(marker[:n])), 0)
