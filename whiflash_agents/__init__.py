@@ -1,0 +1,25 @@
+"""whiflash-agents: a local engine for LLM agents, behind a LangChain chat model.
+
+    from whiflash_agents import ChatWhiFlash, Engine
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from whiflash_adapters.chat import ChatWhiFlash
+
+if TYPE_CHECKING:
+    from whiflash_engine.engine import Engine
+
+__all__ = ["ChatWhiFlash", "Engine"]
+
+
+# `Engine` brings torch with it, which takes seconds; whoever imports only the chat model, or
+# asks the command line for help, should not wait for it. Type checkers see the import above.
+def __getattr__(name: str) -> type[Engine]:
+    if name == "Engine":
+        from whiflash_engine.engine import Engine
+
+        return Engine
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,12 +1,12 @@
 """Everything this library raises on purpose.
 
-    WhiFlashError
-    ├── ConfigError (ValueError)        a field has a value that cannot work
-    │   └── PromptTooLongError          the prompt does not fit into the context
-    ├── ModelNotFoundError              no such model, and what to do about it
-    ├── CheckpointError                 a file is truncated, mismatched or not what it says
-    ├── ConstraintError (ValueError)    a grammar or schema cannot be compiled
-    └── NumericsError                   the target produced logits that are not finite
+WhiFlashError
+├── ConfigError (ValueError)        a field has a value that cannot work
+│   └── PromptTooLongError          the prompt does not fit into the context
+├── ModelNotFoundError              no such model, and what to do about it
+├── CheckpointError                 a file is truncated, mismatched or not what it says
+├── ConstraintError (ValueError)    a grammar or schema cannot be compiled
+└── NumericsError                   the target produced logits that are not finite
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ The same types whether anybody looks or not. Tokens only; text is the caller's b
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from whiflash_engine.config import ArmName, Span
@@ -16,10 +16,15 @@ FinishReason = Literal["stop", "length", "grammar"]
 
 @dataclass(frozen=True, slots=True)
 class Seconds:
-    """Wall time of one round by phase. `catch_up` is the switch cost: what the chosen
-    drafter spent on positions that it missed while it was idle (its backlog beyond the
-    last round); an ordinary ingest after verification counts as `draft`."""
+    """Wall time of one round by phase.
 
+    prefill: the prompt's own pass, and the first drafter's ingestion of the prompt.
+    catch_up: the switch cost, what a drafter that was idle in the last round spends on
+        the positions that it missed; the ordinary ingest of the drafter that stays in
+        charge counts as `draft`.
+    """
+
+    prefill: float = 0.0
     pick: float = 0.0
     catch_up: float = 0.0
     draft: float = 0.0
@@ -29,7 +34,10 @@ class Seconds:
 
     @property
     def total(self) -> float:
-        return self.pick + self.catch_up + self.draft + self.mask + self.verify + self.commit
+        return sum(getattr(self, f.name) for f in fields(self))
+
+    def __add__(self, other: Seconds) -> Seconds:
+        return Seconds(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +121,7 @@ class Stats:
             arms[r.arm] = _plus(arms.get(r.arm), r)
             per_arm = spans.setdefault(r.span, {})
             per_arm[r.arm] = _plus(per_arm.get(r.arm), r)
-            s = r.seconds
-            phases = Seconds(
-                phases.pick + s.pick, phases.catch_up + s.catch_up, phases.draft + s.draft,
-                phases.mask + s.mask, phases.verify + s.verify, phases.commit + s.commit,
-            )  # fmt: skip
+            phases += r.seconds
         return Stats(
             prompt_tokens, tokens, count, seconds, time_to_first_token, phases.catch_up,
             phases, arms, spans,

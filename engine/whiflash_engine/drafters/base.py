@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from whiflash_engine.config import ArmName
@@ -81,3 +82,18 @@ class Drafter(Protocol):
         Leaves nothing behind in `state` that a later round could see.
         """
         ...
+
+
+def scatter(rows: Sequence[Tensor | None], ids: Tensor | None, vocab_size: int) -> Tensor | None:
+    """Distributions over a draft vocabulary -> over the target's.
+
+    rows: (draft vocab,) each, or None where the choice was deterministic; ids: target id of
+    each draft id, None when the vocabularies are the same. -> (n, vocab_size) or None.
+    """
+    given = [row for row in rows if row is not None]
+    if not given:
+        return None
+    q = torch.stack(given)
+    if ids is None:
+        return q
+    return q.new_zeros(len(given), vocab_size).index_copy_(1, ids, q)

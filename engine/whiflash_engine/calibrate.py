@@ -1,0 +1,45 @@
+"""A short calibration at load, so that the router's first decisions know what things cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from statistics import median
+from time import perf_counter
+
+from whiflash_engine.config import ArmName, SamplingConfig
+from whiflash_engine.drafters.base import Drafter
+from whiflash_engine.features import FeatureLog
+from whiflash_engine.router.costs import CostModel
+from whiflash_engine.sampling import Sampler
+from whiflash_engine.target.base import Target
+
+_CONTEXT = 64
+_REPEATS = 3
+
+
+def calibrate(target: Target, drafters: Mapping[ArmName, Drafter], costs: CostModel) -> None:
+    """Measure verification at the widths in use, and one draft of each drafter."""
+    tokens = [i % target.config.vocab_size for i in range(_CONTEXT + 1)]
+    widths = sorted({1, *(d.max_draft + 1 for d in drafters.values())})
+    cache = target.new_cache(_CONTEXT + max(widths) + 1)
+    output = target.forward(tokens[:-1], cache, rows=1)
+    for width in widths:
+        spent = []
+        for _ in range(_REPEATS):
+            start = perf_counter()
+            target.forward(tokens[:width], cache, rows=width)
+            spent.append(perf_counter() - start)
+            cache.crop(_CONTEXT)
+        costs.seed_verify(width, median(spent))
+    log = FeatureLog(output.features.shape[1], target.dtype, target.device)
+    log.append(output.features)
+    sampler = Sampler(SamplingConfig())
+    for name, drafter in drafters.items():
+        state = drafter.new_state(_CONTEXT + 1)
+        drafter.ingest(state, log, tokens)
+        spent = []
+        for _ in range(_REPEATS):
+            start = perf_counter()
+            drafter.propose(state, tokens, drafter.max_draft, sampler)
+            spent.append(perf_counter() - start)
+        costs.seed(name, median(spent))

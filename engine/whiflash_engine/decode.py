@@ -1,0 +1,150 @@
+"""The decode loop: pick, propose, verify, commit, learn. One generator; everything else
+(one-shot, streaming, async) is a wrapper around it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from time import perf_counter
+
+from whiflash_engine.config import ArmName, SamplingConfig
+from whiflash_engine.constraint import Constraint
+from whiflash_engine.drafters.base import Drafter, Proposal
+from whiflash_engine.events import Round, Seconds
+from whiflash_engine.router.router import RouteContext, Router
+from whiflash_engine.sampling import Sampler
+from whiflash_engine.sequence import SequenceState
+from whiflash_engine.target.base import Target
+from whiflash_engine.verify import entropy, verify
+
+
+def decode(
+    target: Target,
+    drafters: Mapping[ArmName, Drafter],
+    router: Router,
+    sequence: SequenceState,
+    sampling: SamplingConfig,
+    constraint: Constraint | None = None,
+    turn: threading.Lock | None = None,
+) -> Iterator[Round]:
+    """Yield rounds until the sequence is finished.
+
+    Between two rounds everything is consistent: the generator may be closed there, and the
+    sequence be decoded on by another one. turn: held during each round, never between
+    rounds, so that several sequences may share one engine.
+    """
+    lock = turn or threading.Lock()
+    loop = _Loop(target, drafters, router, sequence, Sampler(sampling), sampling, constraint)
+    sequence.settle()
+    try:
+        while sequence.finish_reason is None:
+            with lock:
+                done = loop.round()
+            yield done
+    finally:
+        sequence.settle()
+
+
+class _Loop:
+    """One sequence's loop; `round` is the whole algorithm."""
+
+    def __init__(
+        self,
+        target: Target,
+        drafters: Mapping[ArmName, Drafter],
+        router: Router,
+        sequence: SequenceState,
+        sampler: Sampler,
+        sampling: SamplingConfig,
+        constraint: Constraint | None,
+    ) -> None:
+        self._target, self._drafters, self._router = target, drafters, router
+        self._sequence, self._sampler, self._sampling = sequence, sampler, sampling
+        self._constraint = constraint
+
+    def round(self) -> Round:
+        sequence, clock = self._sequence, _Clock()
+        prompt = sequence.prefill()
+        if prompt is not None:
+            sequence.entropy = entropy(prompt.logits[-1])
+        clock.stop("prefill")
+
+        context = self._context()
+        decision = self._router.pick(context, tuple(context.width))
+        clock.stop("pick")
+
+        proposal = self._propose(decision.arm, context.width[decision.arm] - 1, clock)
+        legal, masks = len(proposal.tokens), None
+        if self._constraint is not None:
+            legal, masks = self._constraint.masks(proposal.tokens)
+            clock.stop("mask")
+
+        # the target never sees past the first token that the grammar forbids, but `verify`
+        # judges that one too: its rejection is part of the law of the output
+        passed = [sequence.tokens[-1], *proposal.tokens[:legal]]
+        output = self._target.forward(passed, sequence.cache, rows=legal + 1)
+        outcome = verify(
+            proposal, output.logits, self._sampler, seen=sequence.tokens,
+            position=len(sequence.tokens), masks=masks,
+        )  # fmt: skip
+        clock.stop("verify")
+
+        position, before, span = len(sequence.tokens), sequence.entropy, sequence.spans.span
+        tokens = sequence.commit(outcome.tokens, output, self._sampling.stop_token_ids)
+        sequence.entropy, sequence.last_arm = outcome.entropy, decision.arm
+        if self._constraint is not None:
+            self._constraint.commit(tokens)
+        clock.stop("commit")
+
+        done = Round(
+            arm=decision.arm, position=position, tokens=tokens, proposed=proposal.tokens,
+            accepted=min(outcome.accepted, len(tokens)), span=span, entropy=before,
+            backlog=context.backlog[decision.arm], seconds=clock.seconds,
+            scores=decision.scores, finish_reason=sequence.finish_reason,
+        )  # fmt: skip
+        self._router.learn(done)
+        return done
+
+    def _context(self) -> RouteContext:
+        sequence = self._sequence
+        width: dict[ArmName, int] = {"plain": 1}
+        if sequence.processed > 0:  # without any features no drafter can start
+            for name, drafter in self._drafters.items():
+                if (count := min(drafter.max_draft, sequence.room)) > 0:
+                    width[name] = count + 1
+        return RouteContext(
+            entropy=sequence.entropy, span=sequence.spans.span,
+            backlog={name: sequence.backlog(name) for name in width}, width=width,
+            hidden=sequence.hidden, position=len(sequence.tokens),
+        )  # fmt: skip
+
+    def _propose(self, arm: ArmName, count: int, clock: _Clock) -> Proposal:
+        drafter = self._drafters.get(arm)
+        if drafter is None:
+            return Proposal(())
+        sequence = self._sequence
+        state = sequence.drafts[arm]
+        first = all(s.watermark == 0 for s in sequence.drafts.values())
+        drafter.ingest(state, sequence.log, sequence.tokens)
+        if first:
+            clock.stop("prefill")
+        elif sequence.last_arm != arm:
+            clock.stop("catch_up")
+        proposal = drafter.propose(state, sequence.tokens, count, self._sampler)
+        clock.stop("draft")
+        return proposal
+
+
+class _Clock:
+    """Adds the time since the last stop to a phase."""
+
+    def __init__(self) -> None:
+        self.seconds = Seconds()
+        self._since = perf_counter()
+
+    def stop(self, phase: str) -> None:
+        now = perf_counter()
+        spent = getattr(self.seconds, phase) + now - self._since
+        self.seconds = replace(self.seconds, **{phase: spent})
+        self._since = now

@@ -1,0 +1,173 @@
+"""The diffusion drafter: DFlash (arXiv 2602.06036), one parallel block per round.
+
+The block is [bonus, MASK, MASK, ...] at the positions m, m+1, ...; output row k predicts the
+token AT row k. The target's features reach every layer as a stream of keys and values:
+
+    c = hidden_norm(fc(taps))                       context, positions 0..m-1
+    q = q_norm(q_proj(a)),  k = k_norm(k_proj([c ; a])),  v = v_proj([c ; a])
+
+with a the normed block rows. Context rows have no queries and pass no MLP, so catching up is
+KV-only by construction: the k and v of all layers are one product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from whiflash_engine.cache import KVCache
+from whiflash_engine.checkpoints.dflash import DFlashConfig
+from whiflash_engine.config import ArmName, require
+from whiflash_engine.drafters.base import Chooser, DraftState, Proposal, scatter
+from whiflash_engine.features import FeatureLog
+from whiflash_engine.layers import Linear, Rope, attention, rms_norm, swiglu
+from whiflash_engine.target.base import Target
+
+
+class DFlashState:
+    """KV of the context, all layers."""
+
+    def __init__(self, kv: KVCache) -> None:
+        self.kv = kv
+
+    @property
+    def watermark(self) -> int:
+        return self.kv.length
+
+    def crop(self, length: int) -> None:
+        self.kv.crop(length)
+
+
+class DFlashDrafter:
+    """Implements `Drafter`. weights: canonical names of `load_dflash`.
+
+    block: rows of the block, bonus included; at most what the checkpoint was trained with.
+    """
+
+    name: ArmName = "diffusion"
+
+    def __init__(
+        self,
+        config: DFlashConfig,
+        weights: Mapping[str, Tensor],
+        target: Target,
+        block: int | None = None,
+    ) -> None:
+        size = config.block_size if block is None else block
+        require(
+            2 <= size <= config.block_size, "block", size, f"must lie in 2..{config.block_size}"
+        )
+        for tap in config.taps:
+            require(tap in target.taps, "target layer", tap, f"the target taps {target.taps}")
+        self.config = config
+        self.max_draft = size - 1
+        self._target = target
+        self._picks = [target.taps.index(tap) for tap in config.taps]
+        self._weights = weights
+        self._fc = Linear(weights["fc.weight"])
+        prefixes = [f"layers.{i}." for i in range(config.num_layers)]
+        self._context_kv = Linear(
+            torch.cat([weights[f"{p}self_attn.{x}_proj.weight"] for p in prefixes for x in "kv"])
+        )
+        self._layers = [_Layer(config, weights, i) for i in range(config.num_layers)]
+        ids = weights.get("draft_ids")
+        self._ids = ids
+        self._ids_list: list[int] | None = None if ids is None else ids.tolist()
+        head = weights.get("lm_head.weight")
+        self._head = Linear(target.head_rows(ids) if head is None else head)
+        self._embedding = weights.get("embed_tokens.weight")
+        self._rope = Rope(config.rope, config.head_dim, target.dtype, target.device)
+
+    def new_state(self, capacity: int) -> DFlashState:
+        c, t = self.config, self._target
+        rows = capacity + c.block_size
+        return DFlashState(
+            KVCache(c.num_layers, c.num_kv_heads, c.head_dim, rows, t.dtype, t.device)
+        )
+
+    @torch.inference_mode()
+    def ingest(self, state: DraftState, log: FeatureLog, tokens: Sequence[int]) -> None:
+        assert isinstance(state, DFlashState) and len(tokens) == log.length + 1
+        c, kv, n = self.config, state.kv, log.length - state.watermark
+        if n == 0:
+            return
+        rows = log.rows(state.watermark, log.length)
+        taps = rows.view(n, len(self._target.taps), -1)[:, self._picks].flatten(1)
+        context = rms_norm(self._fc(taps), self._weights["hidden_norm.weight"], c.rms_norm_eps)
+        fused = self._context_kv(context).view(n, c.num_layers, 2, c.num_kv_heads, c.head_dim)
+        kv.reserve(n)
+        for i, layer in enumerate(self._layers):
+            k = rms_norm(fused[:, i, 0], layer.k_norm, c.rms_norm_eps)
+            kv.write(i, self._rope(k, kv.length), fused[:, i, 1])
+        kv.advance(n)
+
+    @torch.inference_mode()
+    def propose(
+        self, state: DraftState, tokens: Sequence[int], count: int, chooser: Chooser
+    ) -> Proposal:
+        assert isinstance(state, DFlashState)
+        assert state.watermark == len(tokens) - 1, "ingest before you propose"
+        # every row sees the whole block, so the block keeps its trained size
+        # even when fewer tokens are wanted
+        block = [tokens[-1]] + [self.config.mask_token_id] * self.max_draft
+        ids = torch.tensor(block, device=self._target.device)
+        x = (
+            F.embedding(ids, self._embedding)
+            if self._embedding is not None
+            else self._target.embed(ids)
+        )
+        for i, layer in enumerate(self._layers):
+            x = layer(x, i, state.kv, self._rope)  # rows past the length: nothing to undo
+        y = rms_norm(x[1 : count + 1], self._weights["norm.weight"], self.config.rms_norm_eps)
+        logits = self._head(y).float()
+        # rows are marginals: given the context, each is drawn by itself, and so the
+        # distribution of a draft token does not depend on the earlier ones
+        chosen = [chooser.choose(row, len(tokens) + i) for i, row in enumerate(logits)]
+        draft = tuple(i if self._ids_list is None else self._ids_list[i] for i, _ in chosen)
+        rows = [q for _, q in chosen]
+        return Proposal(draft, scatter(rows, self._ids, self._target.config.vocab_size))
+
+
+class _Layer:
+    def __init__(self, config: DFlashConfig, weights: Mapping[str, Tensor], index: int) -> None:
+        def get(name: str) -> Tensor:
+            return weights[f"layers.{index}.{name}.weight"]
+
+        self._config = config
+        self._window = config.windows[index]
+        self._causal = config.causal[index]
+        self._norm_in = get("input_layernorm")
+        self._norm_mlp = get("post_attention_layernorm")
+        self._qkv = Linear(torch.cat([get(f"self_attn.{x}_proj") for x in "qkv"]))
+        self._o = Linear(get("self_attn.o_proj"))
+        self._gate_up = Linear(torch.cat([get("mlp.gate_proj"), get("mlp.up_proj")]))
+        self._down = Linear(get("mlp.down_proj"))
+        self._q_norm = get("self_attn.q_norm")
+        self.k_norm = get("self_attn.k_norm")
+
+    def __call__(self, x: Tensor, index: int, kv: KVCache, rope: Rope) -> Tensor:
+        """x: (block, hidden) at the positions kv.length..; the cache's length stays."""
+        c, eps, n = self._config, self._config.rms_norm_eps, x.shape[0]
+        qkv = self._qkv(rms_norm(x, self._norm_in, eps))
+        qkv = qkv.view(n, c.num_heads + 2 * c.num_kv_heads, c.head_dim)
+        q, k, v = qkv.split((c.num_heads, c.num_kv_heads, c.num_kv_heads), 1)
+        q = rope(rms_norm(q, self._q_norm, eps), kv.length)
+        keys, values = kv.write(index, rope(rms_norm(k, self.k_norm, eps), kv.length), v)
+        x = x + self._o(attention(q, keys, values, self._mask(n, keys.shape[1], x)))
+        return x + self._down(swiglu(self._gate_up(rms_norm(x, self._norm_mlp, eps))))
+
+    def _mask(self, rows: int, keys: int, x: Tensor) -> Tensor | None:
+        """None on full layers: the block sees the context and itself both ways."""
+        if self._window is None and not self._causal:
+            return None
+        own = torch.arange(keys - rows, keys, device=x.device)[:, None]
+        other = torch.arange(keys, device=x.device)[None]
+        hidden = (other > own) if self._causal else torch.zeros_like(other > own)
+        if self._window is not None:
+            hidden |= other <= own - self._window
+        return torch.zeros(rows, keys, dtype=x.dtype, device=x.device).masked_fill_(
+            hidden, float("-inf")
+        )

@@ -1,0 +1,158 @@
+"""The AR drafter: EAGLE-3 (arXiv 2503.01840), a chain of tokens, one layer per token.
+
+Slot t pairs the target's features at t with the embedding of x_{t+1} and predicts x_{t+2}:
+
+    g = fc(low(t), mid(t), high(t))      from the target; later g is the drafter's own state
+    a = [norm(embed(x_{t+1})) ; norm(g)]
+    h = g + attention(a);  y = h + mlp(norm(h));  logits = head(norm(y))
+
+Catching up is KV-only (WhiFlash, arXiv 2606.07710): a slot's keys and values depend on `a`
+alone, so all slots of a backlog but the last skip q, softmax, o, MLP and head. The ordinary
+ingest after a verification is the same code with a shorter list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from whiflash_engine.cache import KVCache
+from whiflash_engine.checkpoints.eagle3 import Eagle3Config
+from whiflash_engine.config import ArmName, require
+from whiflash_engine.drafters.base import Chooser, DraftState, Proposal, scatter
+from whiflash_engine.features import FeatureLog
+from whiflash_engine.layers import Linear, Rope, attention, rms_norm, swiglu
+from whiflash_engine.target.base import Target
+
+
+class Eagle3State:
+    """KV of the ingested slots, and the output state of the newest one."""
+
+    def __init__(self, kv: KVCache) -> None:
+        self.kv = kv
+        self.newest: Tensor | None = None
+
+    @property
+    def watermark(self) -> int:
+        return self.kv.length
+
+    def crop(self, length: int) -> None:
+        """A crop leaves one slot less: the output state of the new last slot is not kept,
+        so the next ingest has to compute that slot again."""
+        if length < self.kv.length:
+            self.kv.crop(max(length - 1, 0))
+            self.newest = None
+
+
+class Eagle3Drafter:
+    """Implements `Drafter`. weights: canonical names of `load_eagle3`; depth: K."""
+
+    name: ArmName = "ar"
+
+    def __init__(
+        self, config: Eagle3Config, weights: Mapping[str, Tensor], target: Target, depth: int = 5
+    ) -> None:
+        require(depth >= 1, "ar depth", depth, "must be at least 1")
+        for tap in config.aux:
+            require(tap in target.taps, "aux layer", tap, f"the target taps {target.taps}")
+        self.config = config
+        self.max_draft = depth
+        self._target = target
+        self._picks = [target.taps.index(tap) for tap in config.aux]
+        self._weights = weights
+        w, attn = weights, "midlayer.self_attn."
+        self._fc = Linear(w["fc.weight"])
+        self._q = Linear(w[attn + "q_proj.weight"])
+        self._kv = Linear(torch.cat([w[attn + "k_proj.weight"], w[attn + "v_proj.weight"]]))
+        self._o = Linear(w[attn + "o_proj.weight"])
+        self._gate_up = Linear(
+            torch.cat([w["midlayer.mlp.gate_proj.weight"], w["midlayer.mlp.up_proj.weight"]])
+        )
+        self._down = Linear(w["midlayer.mlp.down_proj.weight"])
+        ids = w.get("draft_ids")
+        self._ids = ids
+        self._ids_list: list[int] | None = None if ids is None else ids.tolist()
+        head = w.get("lm_head.weight")
+        self._head = Linear(target.head_rows(ids) if head is None else head)
+        self._embedding = w.get("embed_tokens.weight")
+        self._rope = Rope(config.rope, config.head_dim, target.dtype, target.device)
+
+    def new_state(self, capacity: int) -> Eagle3State:
+        c, t = self.config, self._target
+        kv = KVCache(1, c.num_kv_heads, c.head_dim, capacity + self.max_draft, t.dtype, t.device)
+        return Eagle3State(kv)
+
+    @torch.inference_mode()
+    def ingest(self, state: DraftState, log: FeatureLog, tokens: Sequence[int]) -> None:
+        assert isinstance(state, Eagle3State) and len(tokens) == log.length + 1
+        start, stop = state.watermark, log.length
+        if start < stop:
+            g = self._fuse(log.rows(start, stop))
+            state.newest = self._slots(state.kv, g, tokens[start + 1 :])
+
+    @torch.inference_mode()
+    def propose(
+        self, state: DraftState, tokens: Sequence[int], count: int, chooser: Chooser
+    ) -> Proposal:
+        assert isinstance(state, Eagle3State)
+        slots, first = state.watermark, len(tokens)
+        assert slots == first - 1 and state.newest is not None, "ingest before you propose"
+        y, draft, rows = state.newest, [], []
+        try:
+            for i in range(count):
+                # the state fed back is pre-norm, unless the checkpoint says `norm_output`
+                normed = self._norm("norm.weight", y)
+                index, q = chooser.choose(self._head(normed)[0].float(), first + i)
+                draft.append(index if self._ids_list is None else self._ids_list[index])
+                rows.append(q)
+                if i + 1 < count:
+                    y = self._slots(state.kv, normed if self.config.norm_output else y, draft[-1:])
+        finally:
+            state.kv.crop(slots)  # draft-time KV never survives the round
+        return Proposal(tuple(draft), scatter(rows, self._ids, self._target.config.vocab_size))
+
+    def _embed(self, ids: Tensor) -> Tensor:
+        if self._embedding is None:
+            return self._target.embed(ids)
+        return F.embedding(ids, self._embedding)
+
+    def _norm(self, name: str, x: Tensor) -> Tensor:
+        return rms_norm(x, self._weights[name], self.config.rms_norm_eps)
+
+    def _fuse(self, rows: Tensor) -> Tensor:
+        """(n, taps * target hidden) -> (n, hidden)."""
+        taps = rows.view(rows.shape[0], len(self._target.taps), -1)[:, self._picks]
+        if self.config.fc_norm:
+            parts = [self._norm(f"fc_norm.{i}.weight", taps[:, i]) for i in range(taps.shape[1])]
+            return self._fc(torch.cat(parts, -1))
+        fused = taps.flatten(1)
+        return self._fc(
+            self._norm("input_norm.weight", fused) if self.config.norm_before_fc else fused
+        )
+
+    def _slots(self, kv: KVCache, g: Tensor, tokens: Sequence[int]) -> Tensor:
+        """Write the slots (g[i], tokens[i]) after the last one; output state of the last.
+
+        g: (n, hidden) -> (1, hidden).
+        """
+        c, n = self.config, g.shape[0]
+        ids = torch.tensor(tokens, dtype=torch.long, device=g.device)
+        e = self._embed(ids)
+        normed = self._norm("midlayer.hidden_norm.weight", g)
+        a = torch.cat((self._norm("midlayer.input_layernorm.weight", e), normed), -1)
+        k, v = self._kv(a).view(n, 2, c.num_kv_heads, c.head_dim).unbind(1)
+        q = self._q(a[-1:]).view(1, c.num_heads, c.head_dim)
+        if c.qk_norm:
+            k = self._norm("midlayer.self_attn.k_norm.weight", k)
+            q = self._norm("midlayer.self_attn.q_norm.weight", q)
+        kv.reserve(n)
+        keys, values = kv.write(0, self._rope(k, kv.length), v)
+        q = self._rope(q, kv.length + n - 1)
+        residual = normed[-1:] if c.norm_before_residual else g[-1:]
+        h = residual + self._o(attention(q, keys, values, None))
+        kv.advance(n)
+        inner = self._gate_up(self._norm("midlayer.post_attention_layernorm.weight", h))
+        return h + self._down(swiglu(inner))

@@ -1,0 +1,189 @@
+"""The engine: a target, its drafters and their router, loaded once; tokens in, rounds out.
+
+Knows tokens and a tokenizer, no messages. Text, tools and chat stand above.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from whiflash_engine.calibrate import calibrate
+from whiflash_engine.checkpoints.resolve import resolve_model, shipped_drafters
+from whiflash_engine.config import ArmName, RouterConfig, RouterName, SamplingConfig, Span
+from whiflash_engine.constraint import Constraint, GrammarFactory
+from whiflash_engine.decode import decode
+from whiflash_engine.drafters.base import Drafter
+from whiflash_engine.errors import ConfigError
+from whiflash_engine.events import Completion, Round, Stats
+from whiflash_engine.loading import choose_device, choose_dtype, load_drafters, load_target
+from whiflash_engine.router.costs import CostModel
+from whiflash_engine.router.router import Router, build_router
+from whiflash_engine.router.spans import SpanDetector
+from whiflash_engine.sequence import SequenceState
+from whiflash_engine.target.base import Target
+from whiflash_engine.text import TokenBytes, load_tokenizer, stop_token_ids
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class Engine:
+    """Generates with routed speculation. `Engine.load` builds one from files.
+
+    Holds weights and what the routers have learned; nothing of a sequence. Several threads
+    may generate at once: they take turns, a round each.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        drafters: Mapping[ArmName, Drafter],
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        router: RouterConfig | None = None,
+        model_name: str = "custom",
+        stop_token_ids: Sequence[int] = (),
+    ) -> None:
+        self.target = target
+        self.drafters = dict(drafters)
+        self.tokenizer = tokenizer
+        self.model_name = model_name
+        self.stop_token_ids = tuple(stop_token_ids)
+        self._bytes = TokenBytes(tokenizer)
+        self._turn = threading.Lock()
+        self._costs = CostModel()
+        self._routers: dict[RouterConfig, Router] = {}
+        self._default_router = router or RouterConfig()
+        self.router(self._default_router)  # an arm that is not there is told now
+        self._grammars: GrammarFactory | None = None
+
+    @classmethod
+    def load(
+        cls,
+        model: str | Path | None = None,
+        *,
+        ar_drafter: str | Path | None = None,
+        diffusion_drafter: str | Path | None = None,
+        router: RouterName = "auto",
+        balance: float = 1.0,
+        span_bias: float = 0.1,
+        device: str | None = None,
+        dtype: str | None = None,
+        seed: int = 0,
+        report: Callable[[str], None] | None = None,
+    ) -> Engine:
+        """model: None for the embedded default, a folder, a GGUF file or a hub id.
+
+        ar_drafter, diffusion_drafter: folders of an EAGLE-3 and a DFlash checkpoint; None
+        takes those that ship with the embedded default, and none with another model.
+        dtype: "bfloat16" or "float32"; None takes bfloat16 where the hardware is fast at
+        it. report: told in words what is being fetched and unpacked.
+        """
+        chosen = RouterConfig(router, balance, span_bias, seed=seed)
+        place = choose_device(device)
+        kind = choose_dtype(dtype, place)
+        folder = resolve_model(None if model is None else str(model), report=report)
+        shipped = shipped_drafters(folder)
+        if shipped is not None:
+            ar_drafter, diffusion_drafter = (
+                ar_drafter or shipped[0], diffusion_drafter or shipped[1],
+            )  # fmt: skip
+        loaded = load_drafters(folder.path, ar_drafter, diffusion_drafter)
+        target = load_target(folder.path, loaded.taps, kind, place)
+        tokenizer = load_tokenizer(folder.path)
+        engine = cls(
+            target, loaded.build(target), tokenizer, router=chosen, model_name=folder.name,
+            stop_token_ids=stop_token_ids(folder.path, tokenizer),
+        )  # fmt: skip
+        calibrate(target, engine.drafters, engine._costs)
+        return engine
+
+    @property
+    def context_length(self) -> int:
+        return self.target.config.max_positions
+
+    def generate(
+        self,
+        token_ids: Sequence[int],
+        *,
+        sampling: SamplingConfig | None = None,
+        constraint: Constraint | None = None,
+        router: RouterConfig | None = None,
+        span: Span = "text",
+    ) -> Iterator[Round]:
+        """Yield one `Round` per target pass. Bad input raises here, before any work.
+
+        The stop token, if one ends it, is the last token of the last round. The iterator
+        may be dropped at any point. span: the kind of text that the first token lies in.
+        """
+        sampling = sampling or SamplingConfig()
+        stops = tuple(dict.fromkeys((*sampling.stop_token_ids, *self.stop_token_ids)))
+        sampling = replace(sampling, stop_token_ids=stops)
+        chosen = self.router(router or self._default_router)
+        sequence = self.sequence(token_ids, sampling.max_tokens, span)
+        return decode(
+            self.target, self.drafters, chosen, sequence, sampling, constraint, self._turn
+        )
+
+    def sequence(
+        self, token_ids: Sequence[int], max_tokens: int, span: Span = "text"
+    ) -> SequenceState:
+        """A fresh sequence, for callers that drive `whiflash_engine.decode.decode` themselves."""
+        spans = SpanDetector(self._bytes, initial=span)
+        return SequenceState(
+            self.target, self.drafters, token_ids, max_tokens=max_tokens, spans=spans
+        )
+
+    def complete(
+        self,
+        token_ids: Sequence[int],
+        *,
+        sampling: SamplingConfig | None = None,
+        constraint: Constraint | None = None,
+        router: RouterConfig | None = None,
+        span: Span = "text",
+    ) -> Completion:
+        """`generate`, run to its end."""
+        start, first = perf_counter(), 0.0
+        rounds: list[Round] = []
+        for done in self.generate(
+            token_ids, sampling=sampling, constraint=constraint, router=router, span=span
+        ):
+            first = first or perf_counter() - start
+            rounds.append(done)
+        stats = Stats.of(
+            rounds, prompt_tokens=len(token_ids), seconds=perf_counter() - start,
+            time_to_first_token=first,
+        )  # fmt: skip
+        reason = rounds[-1].finish_reason
+        assert reason is not None
+        return Completion(tuple(t for r in rounds for t in r.tokens), tuple(rounds), reason, stats)
+
+    def grammar(self, lark: str) -> Constraint:
+        """A constraint from an llguidance Lark grammar. Raises ConstraintError."""
+        return self._factory().lark(lark)
+
+    def json_schema(self, schema: Mapping[str, object]) -> Constraint:
+        """A constraint from a JSON schema. Raises ConstraintError."""
+        return self._factory().json_schema(schema)
+
+    def _factory(self) -> GrammarFactory:
+        if self._grammars is None:
+            self._grammars = GrammarFactory(
+                self.tokenizer, self.target.config.vocab_size, self.stop_token_ids
+            )
+        return self._grammars
+
+    def router(self, config: RouterConfig) -> Router:
+        """One router per configuration: what it has learned outlives a call."""
+        if config not in self._routers:
+            if config.name in ("ar", "diffusion") and config.name not in self.drafters:
+                raise ConfigError("router", config.name, "no such drafter is loaded")
+            arms = (*self.drafters, "plain")
+            self._routers[config] = build_router(config, arms, costs=self._costs)
+        return self._routers[config]

@@ -1,0 +1,156 @@
+"""The building blocks that target and drafters share: linear, RoPE, attention, SwiGLU.
+
+All functions take one sequence, no batch axis: rows are positions. Widths are small (a
+draft block) or large (a prompt); weights are read once per pass, so at small widths the
+cost is memory traffic and per-operator overhead, which is why projections are fused and,
+on a CPU, repacked once for oneDNN.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from whiflash_engine.config import RopeConfig, require
+
+
+class Linear:
+    """y = x W^T + b with W (out, in); on a CPU, W is repacked for oneDNN.
+
+    The repacked form is 1.3 to 2 times as fast as `F.linear` for 1..16 rows. It needs one
+    row count at packing time as a hint; other counts run on the same packing.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        self.bias = bias
+        self._packed = weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
+        self._weight = (
+            torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), 8)
+            if self._packed
+            else weight
+        )
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self._packed:
+            out: Tensor = torch.ops.mkldnn._linear_pointwise(
+                x, self._weight, self.bias, "none", [], ""
+            )
+            return out
+        return F.linear(x, self._weight, self.bias)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """RMSNorm over the last axis."""
+    return F.rms_norm(x, (weight.shape[0],), weight, eps)
+
+
+def swiglu(gate_up: Tensor) -> Tensor:
+    """(n, 2 * inner), gate first -> (n, inner)."""
+    gate, up = gate_up.chunk(2, dim=-1)
+    return F.silu(gate) * up
+
+
+class Rope:
+    """Rotary embedding, half-rotation layout, on a table that grows with use.
+
+    Drafters are often published with a smaller `max_position_embeddings` than they are
+    run at, so the table knows no upper limit.
+    """
+
+    def __init__(
+        self, config: RopeConfig, head_dim: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self._frequencies, self._scale = _frequencies(config, head_dim)
+        self._dtype, self._device = dtype, device
+        self._cos = self._sin = torch.empty(0, head_dim)
+        self._grow(512)
+
+    def _grow(self, length: int) -> None:
+        angles = torch.outer(torch.arange(length, dtype=torch.float64), self._frequencies)
+        cos, sin = angles.cos() * self._scale, angles.sin() * self._scale
+        # the sign of rotate_half is folded into the table: (-x2, x1) * sin
+        self._cos = torch.cat((cos, cos), -1).to(self._device, self._dtype)
+        self._sin = torch.cat((-sin, sin), -1).to(self._device, self._dtype)
+
+    def __call__(self, x: Tensor, start: int) -> Tensor:
+        """x: (n, heads, head_dim) at positions start..start+n-1 -> rotated, same shape."""
+        end = start + x.shape[0]
+        if end > self._cos.shape[0]:
+            self._grow(max(end, 2 * self._cos.shape[0]))
+        cos, sin = self._cos[start:end, None], self._sin[start:end, None]
+        half = x.shape[-1] // 2
+        return x * cos + torch.cat((x[..., half:], x[..., :half]), -1) * sin
+
+
+def _frequencies(config: RopeConfig, head_dim: int) -> tuple[Tensor, float]:
+    """Inverse frequencies (head_dim / 2,) and the factor on cos and sin."""
+    exponents = torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim
+    inverse = config.theta**-exponents
+    if config.kind == "linear":
+        return inverse / config.factor, 1.0
+    if config.kind == "llama3":  # Llama 3.1: long wavelengths are stretched, short ones kept
+        wavelength = 2 * math.pi / inverse
+        low = config.original_max_position / config.low_freq_factor
+        high = config.original_max_position / config.high_freq_factor
+        smooth = (config.original_max_position / wavelength - config.low_freq_factor) / (
+            config.high_freq_factor - config.low_freq_factor
+        )
+        between = (1 - smooth) * inverse / config.factor + smooth * inverse
+        inverse = torch.where(wavelength > low, inverse / config.factor, inverse)
+        return torch.where((wavelength <= low) & (wavelength >= high), between, inverse), 1.0
+    if config.kind == "yarn":  # arXiv 2309.00071, section 3
+        return _yarn(config, head_dim, inverse)
+    require(config.kind == "default", "rope_type", config.kind, "is not supported")
+    return inverse, 1.0
+
+
+def _yarn(config: RopeConfig, head_dim: int, inverse: Tensor) -> tuple[Tensor, float]:
+    def dimension(rotations: float) -> float:
+        period = config.original_max_position / (rotations * 2 * math.pi)
+        return head_dim * math.log(period) / (2 * math.log(config.theta))
+
+    low = max(math.floor(dimension(config.beta_fast)), 0)
+    high = min(math.ceil(dimension(config.beta_slow)), head_dim - 1)
+    steps = torch.arange(head_dim // 2, dtype=torch.float64)
+    stretched = ((steps - low) / max(high - low, 0.001)).clamp(0, 1)
+    scale = config.attention_factor or 0.1 * math.log(config.factor) + 1.0
+    return inverse / config.factor * stretched + inverse * (1 - stretched), scale
+
+
+def causal_mask(
+    rows: int, keys: int, dtype: torch.dtype, device: torch.device, window: int | None = None
+) -> Tensor | None:
+    """(rows, keys) additive: the last row sees all keys, each earlier row one less.
+
+    window: how many keys, itself included, a row may see (sliding attention).
+    None when nothing would be masked.
+    """
+    if rows == 1 and (window is None or window >= keys):
+        return None
+    own = torch.arange(keys - rows, keys, device=device)[:, None]
+    other = torch.arange(keys, device=device)[None]
+    hidden = other > own
+    if window is not None:
+        hidden |= other <= own - window
+    return torch.zeros(rows, keys, dtype=dtype, device=device).masked_fill_(hidden, -math.inf)
+
+
+def attention(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    """Grouped-query attention of one sequence.
+
+    q: (n, heads, head_dim); keys, values: (kv_heads, length, head_dim); mask: (n, length)
+    additive or None (every row sees every key). -> (n, heads * head_dim).
+
+    The query heads of one group become extra rows of their key head: no key is repeated,
+    and it is three times as fast on a CPU as the operator's own grouping.
+    """
+    n, heads, head_dim = q.shape
+    kv_heads = keys.shape[0]
+    group = heads // kv_heads
+    grouped = q.transpose(0, 1).reshape(1, kv_heads, group * n, head_dim)
+    wide = None if mask is None else mask.repeat(group, 1)
+    out = F.scaled_dot_product_attention(grouped, keys[None], values[None], attn_mask=wide)
+    return out.reshape(heads, n, head_dim).transpose(0, 1).reshape(n, heads * head_dim)

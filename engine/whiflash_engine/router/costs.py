@@ -1,0 +1,110 @@
+"""What a round costs, in seconds, measured in this process.
+
+Three things vary: drafting per arm, verification by width, catching up per arm by backlog. The
+rest of a round (picking, masks, commit) is the same for all arms. Everything is a running
+average, seeded by a short calibration and followed up by the rounds themselves.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from whiflash_engine.config import ArmName
+from whiflash_engine.events import Round
+
+# An update moves an average by a tenth of the way to a measurement that is first clipped to
+# within a factor of three: one stall moves it by a fifth at most, a machine that has become
+# ten times slower is believed after about fifteen rounds.
+_RATE = 0.1
+_CLIP = 3.0
+# Catching up once serves the rounds that follow as well. Charged to one round alone, a growing
+# backlog would make every idle arm look worse the longer it is idle, and no switch would pay.
+_ROUNDS_SERVED = 8.0
+
+
+class Average:
+    """A running average of positive numbers that one outlier cannot carry away."""
+
+    def __init__(self, first: float) -> None:
+        self.value = first
+
+    def add(self, x: float) -> None:
+        clipped = min(max(x, self.value / _CLIP), self.value * _CLIP)
+        self.value += _RATE * (clipped - self.value)
+
+
+class Curve:
+    """Averages at integer points, linear between them and flat outside."""
+
+    def __init__(self) -> None:
+        self._points: dict[int, Average] = {}
+
+    def seed(self, at: int, value: float) -> None:
+        self._points[at] = Average(value)
+
+    def add(self, at: int, value: float) -> None:
+        if at in self._points:
+            self._points[at].add(value)
+        else:
+            self.seed(at, value)
+
+    def __call__(self, at: int) -> float | None:
+        """None before anything has been measured."""
+        if not self._points:
+            return None
+        xs = sorted(self._points)
+        return float(np.interp(at, xs, [self._points[x].value for x in xs]))
+
+
+class CostModel:
+    """Expected seconds of a round. Not for several threads at once."""
+
+    def __init__(self) -> None:
+        self._draft: dict[ArmName, Average] = {}
+        self._verify = Curve()
+        self._catch_up: dict[ArmName, Curve] = {}
+        self._rest: Average | None = None
+
+    def seed(self, arm: ArmName, seconds: float) -> None:
+        """Calibration: what drafting a full proposal takes, ordinary ingest included."""
+        self._draft[arm] = Average(seconds)
+
+    def seed_verify(self, width: int, seconds: float) -> None:
+        """Calibration: what a target pass over `width` tokens takes."""
+        self._verify.seed(width, seconds)
+
+    def learn(self, round: Round) -> None:
+        seconds = round.seconds
+        if seconds.draft > 0:
+            known = self._draft.setdefault(round.arm, Average(seconds.draft))
+            known.add(seconds.draft)
+        if seconds.verify > 0:
+            self._verify.add(len(round.proposed) + 1, seconds.verify)
+        if seconds.catch_up > 0:
+            # Powers of two, because backlogs are rarely the same twice.
+            curve = self._catch_up.setdefault(round.arm, Curve())
+            curve.add(1 << max(round.backlog, 1).bit_length() - 1, seconds.catch_up)
+        rest = seconds.pick + seconds.mask + seconds.commit
+        if self._rest is None:
+            self._rest = Average(rest)
+        self._rest.add(rest)
+
+    def catch_up(self, arm: ArmName, backlog: int, width: int) -> float:
+        """Seconds of one catch-up. A backlog of up to `width` positions is an ordinary ingest,
+        which `draft` already contains."""
+        curve = self._catch_up.get(arm)
+        if curve is None or backlog <= width:
+            return 0.0
+        return curve(backlog) or 0.0
+
+    def expected(self, arm: ArmName, width: int, backlog: int) -> float:
+        """Seconds of a round of `arm`: positive. width: draft tokens + 1.
+
+        An arm that has never drafted is taken to draft for nothing, so that it gets its turn;
+        before any measurement at all every round costs one second.
+        """
+        verify = self._verify(width)
+        draft = self._draft[arm].value if arm in self._draft else 0.0
+        rest = 0.0 if self._rest is None else self._rest.value
+        seconds = draft + rest + self.catch_up(arm, backlog, width) / _ROUNDS_SERVED
+        return seconds + (1.0 if verify is None else verify)

@@ -1,0 +1,123 @@
+"""Which arm drafts the next round.
+
+    score_a = ln E_a - balance * ln C_a + bias[span][a]          the largest wins
+
+E_a, expected tokens, comes from the policy; C_a, expected seconds, from measured costs. balance
+0 asks for tokens a round, 1 for tokens a second. bias is the user's prior in log units: +0.1
+means "a tenth more tokens would be needed to change my mind".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, get_args
+
+from whiflash_engine.config import ArmName, RouterConfig, Span, require
+from whiflash_engine.events import Round
+from whiflash_engine.router.costs import CostModel
+from whiflash_engine.router.policies import (
+    EntropyPolicy,
+    Policy,
+    RandomPolicy,
+    RouteContext,
+    StaticPolicy,
+    ThresholdPolicy,
+)
+
+__all__ = ["Decision", "RouteContext", "Router", "build_router"]
+
+_FAVOURED: Final[Mapping[Span, ArmName]] = {
+    "json": "diffusion",
+    "tool_call": "diffusion",
+    "reasoning": "ar",
+}
+# Rounds that an arm may go unused before it is tried again, doubled at each try.
+_FIRST_PROBE: Final = 4
+_LAST_PROBE: Final = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """scores: per arm, empty when there was no choice. The arm with the largest wins, except
+    in a probe."""
+
+    arm: ArmName
+    scores: Mapping[ArmName, float] = field(default_factory=dict)
+
+
+class Router:
+    """A policy, measured costs, and the span bias. Keeps what it learned between generations.
+
+    Its choice never depends on drafts that were thrown away other than by what was accepted,
+    nor on random numbers that sampling uses, so the output law cannot depend on it.
+    """
+
+    def __init__(
+        self, policy: Policy, *, balance: float = 0.0, span_bias: float = 0.0, probe: bool = False
+    ) -> None:
+        """probe: try arms that have not been used for long (see `_stale`)."""
+        self._policy = policy
+        self._balance = balance
+        self._span_bias = span_bias
+        self._probe = probe
+        self._costs = CostModel()
+        self._idle: dict[ArmName, int] = {}
+        self._patience: dict[ArmName, int] = {}
+
+    @property
+    def costs(self) -> CostModel:
+        """For calibration."""
+        return self._costs
+
+    def pick(self, context: RouteContext, arms: Sequence[ArmName]) -> Decision:
+        """arms: those on offer in this round, with their `width` and `backlog` in `context`."""
+        candidates = self._policy.candidates(arms)
+        if len(candidates) == 1:
+            return Decision(candidates[0])
+        scores = {arm: self._score(arm, context) for arm in candidates}
+        best = max(candidates, key=scores.__getitem__)
+        return Decision(self._stale(candidates) or best, scores)
+
+    def learn(self, round: Round) -> None:
+        """To be told every round, whoever picked it."""
+        self._costs.learn(round)
+        self._policy.learn(round)
+        for arm in self._idle:
+            self._idle[arm] += 1
+        if self._idle.get(round.arm, 0) > self._patience.get(round.arm, _FIRST_PROBE):
+            self._patience[round.arm] = min(2 * self._patience[round.arm], _LAST_PROBE)
+        self._idle[round.arm] = 0
+
+    def _score(self, arm: ArmName, context: RouteContext) -> float:
+        score = math.log(self._policy.expect(arm, context))
+        if self._balance:
+            width, backlog = context.width[arm], context.backlog.get(arm, 0)
+            score -= self._balance * math.log(self._costs.expected(arm, width, backlog))
+        return score + self._span_bias * (_FAVOURED.get(context.span) == arm)
+
+    def _stale(self, candidates: Sequence[ArmName]) -> ArmName | None:
+        return None
+
+
+def build_router(config: RouterConfig, arms: Sequence[ArmName]) -> Router:
+    """The router that `config` names, over the arms that are loaded. ConfigError if it needs
+    one that is not."""
+    for arm in arms:
+        require(arm in get_args(ArmName), "arm", arm, f"must be one of {get_args(ArmName)}")
+    name = config.name
+    needed: tuple[ArmName, ...] = ("ar", "diffusion") if name == "entropy" else ()
+    if name == "ar" or name == "diffusion":
+        needed = (name,)
+    for arm in needed:
+        require(arm in arms, "router", name, f"needs the {arm} drafter, which is not loaded")
+    if name == "ar" or name == "diffusion" or name == "plain":
+        return Router(StaticPolicy(name))
+    if name == "random":
+        return Router(RandomPolicy(config.seed))
+    if name == "entropy":
+        return Router(ThresholdPolicy(config.entropy_threshold), span_bias=config.span_bias)
+    return Router(
+        EntropyPolicy(), balance=config.balance, span_bias=config.span_bias, probe=True
+    )

@@ -1,0 +1,116 @@
+"""All that belongs to one sequence, in one object, so that it moves by one verb.
+
+Committed tokens are x_0..x_m; x_m is the bonus token, not yet run through the target.
+Between rounds:
+    1. the target's KV and the feature log cover the positions 0..m-1, exactly;
+    2. every drafter's watermark is at most m.
+`settle` restores both after a round that was broken off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from torch import Tensor
+
+from whiflash_engine.config import ArmName
+from whiflash_engine.drafters.base import Drafter, DraftState
+from whiflash_engine.errors import ConfigError, PromptTooLongError
+from whiflash_engine.events import FinishReason
+from whiflash_engine.features import FeatureLog
+from whiflash_engine.router.spans import SpanDetector
+from whiflash_engine.target.base import Target, TargetOutput
+
+
+class SequenceState:
+    """prompt: token ids, at least one. max_tokens: how many may be committed after it."""
+
+    def __init__(
+        self,
+        target: Target,
+        drafters: Mapping[ArmName, Drafter],
+        prompt: Sequence[int],
+        *,
+        max_tokens: int,
+        spans: SpanDetector,
+    ) -> None:
+        limit, vocab = target.config.max_positions, target.config.vocab_size
+        if not prompt:
+            raise ConfigError("prompt", prompt, "must hold at least one token")
+        if not all(0 <= token < vocab for token in prompt):
+            bad = next(t for t in prompt if not 0 <= t < vocab)
+            raise ConfigError("prompt", bad, f"token ids lie in 0..{vocab - 1}")
+        if len(prompt) >= limit:
+            raise PromptTooLongError(len(prompt), limit)
+        self._target = target
+        self.tokens = list(prompt)
+        self.end = min(len(prompt) + max_tokens, limit)
+        longest = max((d.max_draft for d in drafters.values()), default=0)
+        self.cache = target.new_cache(self.end + longest + 1)
+        self.log = FeatureLog(
+            len(target.taps) * target.config.hidden_size, target.dtype, target.device
+        )
+        self.drafts: dict[ArmName, DraftState] = {
+            name: drafter.new_state(self.end) for name, drafter in drafters.items()
+        }
+        self.spans = spans
+        self.finish_reason: FinishReason | None = None
+        self.last_arm: ArmName | None = None
+        self.entropy = 0.0
+        self.hidden: Tensor | None = None
+
+    @property
+    def processed(self) -> int:
+        """m: the position of the bonus token, and what the target's KV covers."""
+        return len(self.tokens) - 1
+
+    @property
+    def room(self) -> int:
+        """How many draft tokens could still be committed beside the bonus token."""
+        return self.end - len(self.tokens) - 1
+
+    def backlog(self, arm: ArmName) -> int:
+        """Positions that the arm would have to ingest before it could propose."""
+        state = self.drafts.get(arm)
+        return 0 if state is None else self.processed - state.watermark
+
+    def prefill(self) -> TargetOutput | None:
+        """Run what the target has not seen yet, all but the last token, through it."""
+        missing = self.tokens[self.cache.length : -1]
+        if not missing:
+            return None
+        output = self._target.forward(missing, self.cache, rows=1)
+        self.log.append(output.features)
+        self.hidden = output.hidden[-1]
+        return output
+
+    def commit(
+        self, tokens: Sequence[int], output: TargetOutput, stop_ids: Collection[int]
+    ) -> tuple[int, ...]:
+        """Append a round's tokens, cut at the first stop token or where the room ends.
+
+        output: of the pass over [x_m, drafts...]; its rows up to the last committed draft
+        enter the log, the rest is dropped. Returns what was committed.
+        """
+        kept: list[int] = []
+        for token in tokens[: self.end - len(self.tokens)]:
+            kept.append(token)
+            if token in stop_ids:
+                self.finish_reason = "stop"
+                break
+        self.log.append(output.features[: len(kept)])
+        self.hidden = output.hidden[len(kept) - 1]
+        self.tokens += kept
+        self.spans.advance(kept)
+        self.cache.crop(self.processed)
+        if self.finish_reason is None and len(self.tokens) >= self.end:
+            self.finish_reason = "length"
+        return tuple(kept)
+
+    def settle(self) -> None:
+        """Make the invariants hold, whatever was broken off."""
+        covered = min(self.processed, self.log.length, self.cache.length)
+        self.cache.crop(covered)
+        self.log.crop(covered)
+        for state in self.drafts.values():
+            state.crop(covered)

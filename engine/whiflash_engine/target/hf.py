@@ -1,0 +1,209 @@
+"""Any other causal model, run by `transformers` behind the same protocol.
+
+Slower than the native runner and as general as the library. Only models whose whole past
+lies in a key-value cache can be rolled back after a rejected draft; the rest are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from inspect import signature
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, DynamicCache, PretrainedConfig, PreTrainedModel
+
+from whiflash_engine.checkpoints.fields import Fields
+from whiflash_engine.checkpoints.rope import rope_config
+from whiflash_engine.checkpoints.tensors import safetensors_files
+from whiflash_engine.config import ModelConfig, RopeConfig, require
+from whiflash_engine.errors import CheckpointError, ConfigError, PromptTooLongError
+from whiflash_engine.target.base import TargetCache, TargetOutput
+
+# Layers that keep every key, or could: rolling back is cutting the end off.
+_CROPPABLE = ("DynamicLayer", "DynamicSlidingWindowLayer")
+
+
+class HFCache:
+    """A `DynamicCache` of plain layers under our verbs.
+
+    Sliding-window layers get plain layers as well: a window that forgets cannot be rolled
+    back, and the model's own mask hides what lies outside of it.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.inner = DynamicCache()
+        self.capacity = capacity
+
+    @property
+    def length(self) -> int:
+        return int(self.inner.get_seq_length())
+
+    def crop(self, length: int) -> None:
+        surplus = self.length - length
+        if surplus > 0:
+            self.inner.crop(-surplus)  # negative: how many to remove
+
+
+class HFTarget:
+    """Implements `Target` for a local folder that `AutoModelForCausalLM` can load.
+
+    taps: boundary indices 0..num_layers-1; the last boundary is not observable here, as
+    the library normalises it. Code that comes with a model is never run.
+    Raises CheckpointError for damaged or incomplete weights, ConfigError for a model that
+    is not causal or cannot be rolled back.
+    """
+
+    def __init__(
+        self, folder: Path, *, taps: tuple[int, ...], dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self._model = _load(folder, dtype)
+        nn.Module.to(self._model, device).train(False)
+        _refuse_uncroppable(self._model)
+        head = self._model.get_output_embeddings()  # type: ignore[no-untyped-call]
+        table = self._model.get_input_embeddings()
+        if not isinstance(head, nn.Linear) or not isinstance(table, nn.Module):
+            raise ConfigError("model", str(folder), "has no output projection that can be shared")
+        self._head, self._table = head, table
+        self._config = _geometry(folder, self._model.config)
+        for tap in taps:
+            last = self._config.num_layers - 1
+            require(0 <= tap <= last, "tap", tap, f"must lie in 0..{last}")
+        self._taps = taps
+        self._dtype, self._device = dtype, device
+        self._can_keep = "logits_to_keep" in signature(self._model.forward).parameters
+        self._probe()
+
+    @property
+    def config(self) -> ModelConfig:
+        """Geometry; the rotary and bias fields say nothing where the model has no such thing."""
+        return self._config
+
+    @property
+    def device(self) -> torch.device:
+        return self._device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._dtype
+
+    @property
+    def taps(self) -> tuple[int, ...]:
+        return self._taps
+
+    def new_cache(self, capacity: int) -> HFCache:
+        return HFCache(capacity)
+
+    @torch.inference_mode()
+    def forward(self, tokens: Sequence[int], cache: TargetCache, *, rows: int) -> TargetOutput:
+        if not isinstance(cache, HFCache):
+            raise TypeError(f"a cache of this target was expected, not {type(cache).__name__}")
+        n = len(tokens)
+        require(n > 0, "tokens", n, "there must be at least one")
+        if cache.length + n > cache.capacity:
+            raise PromptTooLongError(cache.length + n, cache.capacity)
+        ids = torch.tensor([list(tokens)], dtype=torch.long, device=self._device)
+        # A long prompt wants one row of logits, not thousands; 0 would mean all of them.
+        keep = {"logits_to_keep": max(rows, 1)} if self._can_keep else {}
+        last: list[Tensor] = []
+        # What enters the output projection is the final hidden state, in every architecture.
+        hook = self._head.register_forward_pre_hook(lambda _, inputs: last.append(inputs[0]))
+        try:
+            out = self._model(
+                input_ids=ids,
+                past_key_values=cache.inner,
+                use_cache=True,
+                output_hidden_states=bool(self._taps),
+                **keep,
+            )
+        finally:
+            hook.remove()
+        hidden_rows, logits = last[-1][0], out.logits[0]
+        states = [out.hidden_states[tap][0] for tap in self._taps]
+        features = torch.cat(states, -1) if states else hidden_rows.new_empty(n, 0)
+        start = hidden_rows.shape[0] - rows
+        return TargetOutput(logits[start:].float(), features, hidden_rows[start:])
+
+    @torch.inference_mode()
+    def embed(self, tokens: Tensor) -> Tensor:
+        embedded: Tensor = self._table(tokens)
+        return embedded
+
+    def head_rows(self, ids: Tensor | None) -> Tensor:
+        weight = self._head.weight.detach()
+        return weight if ids is None else weight[ids]
+
+    def _probe(self) -> None:
+        """A model with a state of its own ignores our cache: it would not grow or shrink."""
+        cache = self.new_cache(4)
+        self.forward((0, 1, 1), cache, rows=0)
+        grown = cache.length == 3
+        cache.crop(2)
+        self.forward((1,), cache, rows=0)
+        name = type(self._model).__name__
+        require(grown and cache.length == 3, "model", name, "keeps a state of its own")
+
+
+def _load(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+    """Weights that are missing are an error here; the library would invent them."""
+    safetensors_files(folder)
+    try:
+        loaded: object = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            trust_remote_code=False,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except SafetensorError as error:
+        raise CheckpointError(folder, f"a safetensors file is damaged ({error})") from error
+    except (ValueError, KeyError, OSError, RuntimeError, ImportError) as error:
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ConfigError("model", str(folder), f"transformers cannot load it: {why}") from error
+    assert isinstance(loaded, tuple)
+    model, info = loaded
+    for problem in ("missing_keys", "mismatched_keys"):
+        names = sorted(str(name) for name in info.get(problem, ()))
+        if names:
+            raise CheckpointError(folder, f"{problem.replace('_', ' ')}: {', '.join(names[:4])}")
+    assert isinstance(model, PreTrainedModel)
+    return model
+
+
+def _refuse_uncroppable(model: PreTrainedModel) -> None:
+    name = type(model).__name__
+    require(not model.config.is_encoder_decoder, "model", name, "is an encoder-decoder, not causal")
+    layers = DynamicCache(config=model.config).layers
+    kinds = sorted({type(layer).__name__ for layer in layers} - set(_CROPPABLE))
+    require(
+        not kinds and not getattr(model, "_is_stateful", False),
+        "model", name, "has a recurrent state, which a rejected draft cannot be taken out of",
+    )  # fmt: skip
+
+
+def _geometry(folder: Path, config: PretrainedConfig) -> ModelConfig:
+    """What the library calls by one name in all architectures, the rest as far as it goes."""
+    text = config.get_text_config(decoder=True)
+    hidden, heads = int(text.hidden_size), int(text.num_attention_heads)
+    positions = int(getattr(text, "max_position_embeddings", None) or 2048)
+    try:
+        fields = Fields(folder / "config.json", text.to_dict())
+        rope = rope_config(fields, max_positions=positions)
+    except CheckpointError:
+        rope = RopeConfig()
+    return ModelConfig(
+        vocab_size=int(text.vocab_size),
+        hidden_size=hidden,
+        intermediate_size=int(getattr(text, "intermediate_size", None) or 4 * hidden),
+        num_layers=int(text.num_hidden_layers),
+        num_heads=heads,
+        num_kv_heads=int(getattr(text, "num_key_value_heads", None) or heads),
+        head_dim=int(getattr(text, "head_dim", None) or hidden // heads),
+        rms_norm_eps=float(getattr(text, "rms_norm_eps", None) or 1e-5),
+        rope=rope,
+        max_positions=positions,
+        tie_embeddings=bool(getattr(text, "tie_word_embeddings", False)),
+    )

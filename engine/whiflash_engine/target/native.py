@@ -1,0 +1,140 @@
+"""The native target: decoders of the Llama, Qwen2, Qwen3 and Mistral family.
+
+    embed -> n x [norm -> qkv -> (q/k norm) -> RoPE -> attention -> o -> +
+                  norm -> gate/up -> SwiGLU -> down -> +] -> norm -> head
+
+q, k, v are one product, gate and up another; taps are copied on the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from whiflash_engine.cache import KVCache
+from whiflash_engine.config import ModelConfig, require
+from whiflash_engine.layers import Linear, Rope, attention, causal_mask, rms_norm, swiglu
+from whiflash_engine.target.base import TargetCache, TargetOutput
+
+# Longer inputs are run in pieces: the mask of a piece stays small, whatever the prompt.
+_PIECE = 512
+
+
+class NativeTarget:
+    """Implements `Target`. Holds weights, nothing of a sequence.
+
+    weights: Hugging Face names (`model.layers.0.self_attn.q_proj.weight`, ...), all of one
+    dtype and device; they are repacked, so the mapping may be dropped afterwards.
+    taps: boundary indices 0..num_layers (see `Target.taps`).
+    """
+
+    def __init__(
+        self, config: ModelConfig, weights: Mapping[str, Tensor], taps: tuple[int, ...] = ()
+    ) -> None:
+        for tap in taps:
+            require(0 <= tap <= config.num_layers, "tap", tap, f"0..{config.num_layers}")
+        self.config = config
+        self.taps = taps
+        self._embedding = weights["model.embed_tokens.weight"]
+        self._head_weight = self._embedding if config.tie_embeddings else weights["lm_head.weight"]
+        self._head = Linear(self._head_weight)
+        self._norm = weights["model.norm.weight"]
+        self._layers = [
+            _Layer(config, weights, f"model.layers.{i}.") for i in range(config.num_layers)
+        ]
+        self._rope = Rope(config.rope, config.head_dim, self.dtype, self.device)
+
+    @property
+    def device(self) -> torch.device:
+        return self._embedding.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._embedding.dtype
+
+    def new_cache(self, capacity: int) -> KVCache:
+        c = self.config
+        return KVCache(c.num_layers, c.num_kv_heads, c.head_dim, capacity, self.dtype, self.device)
+
+    @torch.inference_mode()
+    def forward(self, tokens: Sequence[int], cache: TargetCache, *, rows: int) -> TargetOutput:
+        if not isinstance(cache, KVCache):
+            raise TypeError(f"a cache of this target was expected, not {type(cache).__name__}")
+        cache.reserve(len(tokens))
+        ids = torch.tensor(tokens, dtype=torch.long, device=self.device)
+        width = len(self.taps) * self.config.hidden_size
+        features = torch.empty(len(tokens), width, dtype=self.dtype, device=self.device)
+        last = self._embedding[:0]
+        for start in range(0, len(tokens), _PIECE):
+            piece = ids[start : start + _PIECE]
+            x = self._run(piece, cache, features[start : start + _PIECE])
+            last = torch.cat((last, x))[-rows:] if rows else last
+        hidden = rms_norm(last, self._norm, self.config.rms_norm_eps)
+        return TargetOutput(self._head(hidden).float(), features, hidden)
+
+    def _run(self, ids: Tensor, cache: KVCache, features: Tensor) -> Tensor:
+        """ids: (n,) -> (n, hidden) before the last norm; fills features (n, taps * hidden)."""
+        c = self.config
+        n, keys = ids.shape[0], cache.length + ids.shape[0]
+        mask = causal_mask(n, keys, self.dtype, self.device, c.sliding_window)
+        x = F.embedding(ids, self._embedding)
+        for i, layer in enumerate(self._layers):
+            self._tap(i, x, features)
+            x = layer(x, i, cache, self._rope, mask)
+        self._tap(c.num_layers, x, features)
+        cache.advance(n)
+        return x
+
+    def _tap(self, boundary: int, x: Tensor, features: Tensor) -> None:
+        if boundary in self.taps:
+            start = self.taps.index(boundary) * self.config.hidden_size
+            features[:, start : start + self.config.hidden_size] = x
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        return F.embedding(tokens, self._embedding)
+
+    def head_rows(self, ids: Tensor | None) -> Tensor:
+        return self._head_weight if ids is None else self._head_weight[ids]
+
+
+class _Layer:
+    def __init__(self, config: ModelConfig, weights: Mapping[str, Tensor], prefix: str) -> None:
+        def get(name: str) -> Tensor:
+            return weights[prefix + name]
+
+        def fused(names: Sequence[str], bias: bool) -> Linear:
+            return Linear(
+                torch.cat([get(f"{name}.weight") for name in names]),
+                torch.cat([get(f"{name}.bias") for name in names]) if bias else None,
+            )
+
+        self._config = config
+        self._norm_in = get("input_layernorm.weight")
+        self._norm_mlp = get("post_attention_layernorm.weight")
+        self._qkv = fused([f"self_attn.{x}_proj" for x in "qkv"], config.qkv_bias)
+        self._o = fused(["self_attn.o_proj"], config.o_bias)
+        self._gate_up = fused(["mlp.gate_proj", "mlp.up_proj"], config.mlp_bias)
+        self._down = fused(["mlp.down_proj"], config.mlp_bias)
+        self._q_norm = get("self_attn.q_norm.weight") if config.qk_norm else None
+        self._k_norm = get("self_attn.k_norm.weight") if config.qk_norm else None
+
+    def __call__(
+        self, x: Tensor, index: int, cache: KVCache, rope: Rope, mask: Tensor | None
+    ) -> Tensor:
+        c = self._config
+        heads, kv = c.num_heads, c.num_kv_heads
+        qkv = self._qkv(rms_norm(x, self._norm_in, c.rms_norm_eps))
+        qkv = qkv.view(x.shape[0], heads + 2 * kv, c.head_dim)
+        qk, v = qkv[:, : heads + kv], qkv[:, heads + kv :]
+        if self._q_norm is not None and self._k_norm is not None:
+            q = rms_norm(qk[:, :heads], self._q_norm, c.rms_norm_eps)
+            k = rms_norm(qk[:, heads:], self._k_norm, c.rms_norm_eps)
+            qk = torch.cat((q, k), 1)
+        qk = rope(qk, cache.length)
+        keys, values = cache.write(index, qk[:, heads:], v)
+        x = x + self._o(attention(qk[:, :heads], keys, values, mask))
+        inner = self._gate_up(rms_norm(x, self._norm_mlp, c.rms_norm_eps))
+        return x + self._down(swiglu(inner))

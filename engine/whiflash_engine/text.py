@@ -1,0 +1,62 @@
+"""The little the engine knows of text: which bytes a token stands for, which token stops."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from whiflash_engine.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class TokenBytes:
+    """Token id -> the UTF-8 bytes it adds to the text. Remembers what it was asked."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+        self._known: dict[int, bytes] = {}
+        self._alphabet = _byte_alphabet()
+
+    def __call__(self, token: int) -> bytes:
+        if token not in self._known:
+            self._known[token] = self._spell(token)
+        return self._known[token]
+
+    def _spell(self, token: int) -> bytes:
+        piece = self._tokenizer.convert_ids_to_tokens(token)
+        if isinstance(piece, str) and all(c in self._alphabet for c in piece):
+            return bytes(self._alphabet[c] for c in piece)  # byte-level BPE, exact
+        return self._tokenizer.decode([token]).encode()
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """The printable character that byte-level BPE (GPT-2) writes for each byte."""
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    moved = [b for b in range(256) if b not in plain]
+    return {chr(b): b for b in plain} | {chr(256 + i): b for i, b in enumerate(moved)}
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model folder, chat template included; runs no code of the folder."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(folder, f"the tokenizer cannot be read: {error}") from error
+    return tokenizer
+
+
+def stop_token_ids(folder: Path, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Every id that the model's files name as an end of generation."""
+    ids: list[int] = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
+    for name in ("generation_config.json", "config.json"):
+        if (folder / name).is_file():
+            told = json.loads((folder / name).read_text(encoding="utf-8")).get("eos_token_id")
+            ids += told if isinstance(told, list) else [] if told is None else [int(told)]
+    return tuple(dict.fromkeys(ids))

@@ -1,0 +1,1 @@
+"""Training: the tool adapter, the corpus, both drafters."""

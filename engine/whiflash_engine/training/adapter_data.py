@@ -1,0 +1,230 @@
+"""The adapter's training mix: gold calls, whole tool loops, declines, and plain replies."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from whiflash_engine.training import composed
+from whiflash_engine.training.chat import HubTokenizer, Taught, teach
+from whiflash_engine.training.composed_words import DECLINES
+from whiflash_engine.training.gold import Call, gold_calls, is_irrelevant, render_calls, tool_name
+from whiflash_engine.training.model_files import JsonValue
+from whiflash_engine.training.rows import Json, PromptRow, load_refs, load_rows
+
+SYSTEM_LINES = (
+    "You are a helpful assistant.",
+    "You are a helpful assistant with access to tools.",
+    "Use the tools when they help to answer the question.",
+    "Answer the user's question. Call a function when one fits.",
+)
+
+
+@dataclass(frozen=True)
+class AdapterMix:
+    """How many conversations of each kind. What is missing in the data is left out."""
+
+    gold: Mapping[str, int] = field(
+        default_factory=lambda: {
+            "bfcl": 330, "seal_tools": 110, "acebench": 80, "toolalpaca": 30, "snips": 25,
+            "api_bank": 30, "sgd": 30, "tooltalk": 15,
+        }
+    )  # fmt: skip
+    irrelevant: int = 50
+    word_problems: int = 110
+    sums: int = 60
+    dates: int = 130
+    searches: int = 50
+    documentation: int = 50
+    plain: int = 90
+    max_prompt: int = 420
+    max_tokens: int = 560
+    max_tools: int = 4
+    max_tool_chars: int = 1200
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One conversation of the mix, before tokenisation."""
+
+    kind: str
+    messages: tuple[Json, ...]
+    tools: tuple[Json, ...]
+    replies: tuple[tuple[str, tuple[Json, ...]], ...]
+
+
+def user(text: str) -> Json:
+    return {"role": "user", "content": text}
+
+
+def loop_lesson(kind: str, loop: composed.Loop, tools: Sequence[Json], system: str | None) -> Lesson:
+    """Two assistant turns: the call, and the answer after the tool's result."""
+    arguments = dict(loop.call.arguments)
+    turn: Json = {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"function": {"name": loop.call.name, "arguments": arguments}}],
+    }
+    result: Json = {"role": "tool", "name": loop.call.name, "content": loop.result}
+    first: tuple[Json, ...] = ({"role": "system", "content": system},) if system else ()
+    return Lesson(
+        kind, (*first, user(loop.question)), tuple(tools),
+        ((render_calls([loop.call]), (turn, result)), (loop.answer, ())),
+    )  # fmt: skip
+
+
+class LessonBuilder:
+    """Draws lessons from a data folder. The same seed gives the same lessons."""
+
+    def __init__(self, data: Path, split: str, mix: AdapterMix, seed: int) -> None:
+        self.data, self.split, self.mix = data, split, mix
+        self.rng = random.Random(seed)
+        self.spare_tools = [
+            tool
+            for source in ("bfcl", "seal_tools")
+            for row in load_rows(data, split, source)
+            for tool in row.tools[:2]
+            if len(str(tool)) < 900
+        ]
+
+    def build(self, plain: Sequence[tuple[PromptRow, str]]) -> list[Lesson]:
+        lessons = [lesson for source in self.mix.gold for lesson in self.gold(source)]
+        lessons += self.declines() + self.word_problems() + self.searches()
+        for count, kind, make in (
+            (self.mix.sums, "sum", composed.direct_sum),
+            (self.mix.documentation, "documentation", composed.documentation),
+        ):
+            lessons += [self.loop(kind, make(self.rng), make) for _ in range(count)]
+        for _ in range(self.mix.dates):
+            family = self.rng.choice(composed.DATE_FAMILIES)
+            lessons.append(self.loop("date", family(self.rng), family))
+        lessons += [self._plain(row, reply) for row, reply in plain]
+        self.rng.shuffle(lessons)
+        return lessons
+
+    def gold(self, source: str) -> list[Lesson]:
+        rows, refs = load_rows(self.data, self.split, source), self._refs(source)
+        found: list[Lesson] = []
+        self.rng.shuffle(rows)
+        many = 0
+        for row in rows:
+            calls = gold_calls(row, refs.get(row.id))
+            if calls is None or len(found) >= self.mix.gold[source]:
+                continue
+            # parallel calls are a fifth at most: one call is what a turn usually is
+            if len(calls) > 1:
+                if len(calls) > 3 or many >= self.mix.gold[source] // 5:
+                    continue
+                many += 1
+            found.append(Lesson(
+                source, row.messages, self._fewer(row.tools, {call.name for call in calls}),
+                ((render_calls(calls), ()),),
+            ))  # fmt: skip
+        return found
+
+    def declines(self) -> list[Lesson]:
+        refs = self._refs("bfcl")
+        rows = [
+            row
+            for row in load_rows(self.data, self.split, "bfcl")
+            if is_irrelevant(row, refs.get(row.id))
+        ]
+        picked = self.rng.sample(rows, min(self.mix.irrelevant, len(rows)))
+        return [
+            Lesson("irrelevant", row.messages, self._fewer(row.tools, set()),
+                   ((self.rng.choice(DECLINES), ()),))
+            for row in picked
+        ]  # fmt: skip
+
+    def word_problems(self) -> list[Lesson]:
+        refs, found = self._refs("mawps"), []
+        rows = load_rows(self.data, self.split, "mawps")
+        self.rng.shuffle(rows)
+        for row in rows:
+            if len(found) >= self.mix.word_problems:
+                break
+            loop = composed.word_problem(self.rng, str(row.messages[-1]["content"]), refs[row.id])
+            if loop is not None:
+                found.append(self.loop("word_problem", loop, composed.direct_sum))
+        return found
+
+    def searches(self) -> list[Lesson]:
+        source, found = "nq_search_tools", []
+        refs, rows = self._refs(source), load_rows(self.data, self.split, source)
+        self.rng.shuffle(rows)
+        for row in rows:
+            if len(found) >= self.mix.searches:
+                break
+            question = str(row.messages[-1]["content"])
+            loop = composed.web_search(self.rng, question, row.tools, refs.get(row.id))
+            if loop is not None:
+                found.append(loop_lesson("search", loop, loop.tools, self._system()))
+        return found
+
+    def loop(self, kind: str, loop: composed.Loop, family: composed.Family) -> Lesson:
+        """Add other tools: composed ones of other families (two calculators would leave the
+        choice open) or tools of other rows."""
+        company: list[Json] = []
+        if self.rng.random() < 0.6:
+            families = [f for f in composed.FAMILIES if f is not family]
+            others = self.rng.sample(families, self.rng.randint(1, 3))
+            company = [make(self.rng).tools[0] for make in others]
+        else:
+            company = self.rng.sample(self.spare_tools, self.rng.randint(0, 3))
+        tools = self._distinct([*loop.tools, *company])
+        return loop_lesson(kind, loop, tools, self._system())
+
+    def _plain(self, row: PromptRow, reply: str) -> Lesson:
+        """A plain reply, in a third of the cases although tools (of other topics) are offered."""
+        count = self.rng.choice((0, 0, 1, 2))
+        tools = self._distinct(self.rng.sample(self.spare_tools, count))
+        return Lesson("plain", row.messages, tools, ((reply, ()),))
+
+    def _distinct(self, tools: Sequence[Json]) -> tuple[Json, ...]:
+        unique = list({tool_name(tool): tool for tool in reversed(tools)}.values())
+        self.rng.shuffle(unique)
+        return tuple(unique)
+
+    def _fewer(self, tools: Sequence[Json], needed: set[str]) -> tuple[Json, ...]:
+        """The needed tools and a few others, shuffled."""
+        kept = [tool for tool in tools if tool_name(tool) in needed]
+        others = [tool for tool in tools if tool_name(tool) not in needed]
+        self.rng.shuffle(others)
+        wanted = self.rng.randint(0 if kept else 1, max(1, self.mix.max_tools - len(kept)))
+        size = sum(len(str(tool)) for tool in kept)
+        for tool in others[:wanted]:
+            size += len(str(tool))
+            if size <= self.mix.max_tool_chars or not kept:
+                kept.append(tool)
+        return self._distinct(kept)
+
+    def _refs(self, source: str) -> dict[str, JsonValue]:
+        return load_refs(self.data, self.split, source)
+
+    def _system(self) -> str | None:
+        return self.rng.choice((None, None, *SYSTEM_LINES))
+
+
+def tokenise(
+    lessons: Sequence[Lesson], tokenizer: HubTokenizer, mix: AdapterMix
+) -> tuple[list[Taught], Counter[str]]:
+    """Token ids of the lessons that are short enough, and how many of each kind those are."""
+    taught: list[Taught] = []
+    kept: Counter[str] = Counter()
+    for lesson in lessons:
+        one = teach(tokenizer, lesson.messages, lesson.tools, lesson.replies)
+        if one.learn.index(True) <= mix.max_prompt and len(one.ids) <= mix.max_tokens:
+            taught.append(one)
+            kept[lesson.kind] += 1
+    return taught, kept
+
+
+def expected_calls(lesson: Lesson) -> Call | None:
+    """The single gold call of a lesson's first turn, for measuring."""
+    from whiflash_engine.training.gold import parse_calls
+
+    calls = parse_calls(lesson.replies[0][0])
+    return calls[0] if calls and len(calls) == 1 else None

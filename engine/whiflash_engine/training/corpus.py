@@ -1,0 +1,112 @@
+"""Read a corpus: token ids of regenerated responses and the target's features, memory-mapped.
+
+A corpus folder holds `manifest.json` and, in `train/` and `dev/`, numbered shards:
+`rows-000.jsonl` (one response a line) and `features-000.npy` (float16 [positions, taps+1, H]).
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from whiflash_engine.errors import CheckpointError
+from whiflash_engine.training.model_files import fingerprint, read_json
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One response of the target. Features cover every position but the last token's."""
+
+    id: str
+    kind: str
+    source: str
+    temperature: float
+    prompt: tuple[int, ...]
+    response: tuple[int, ...]
+    shard: int
+    offset: int
+    """First row in the shard's feature file."""
+
+    @property
+    def positions(self) -> int:
+        return len(self.prompt) + len(self.response) - 1
+
+
+class Corpus:
+    """One split of a corpus folder."""
+
+    def __init__(self, folder: Path, split: str) -> None:
+        self.folder = folder / split
+        self.manifest = read_json(folder / "manifest.json")
+        self.target = self.manifest.text("target")
+        self.samples: list[Sample] = []
+        self._features: list[np.ndarray] = []
+        for shard, path in enumerate(sorted(self.folder.glob("rows-*.jsonl"))):
+            features = path.with_name(path.name.replace("rows-", "features-")).with_suffix(".npy")
+            try:
+                self._features.append(np.load(features, mmap_mode="r", allow_pickle=False))
+            except (OSError, ValueError) as error:
+                raise CheckpointError(features, f"unreadable features: {error}") from error
+            self.samples += _read_samples(path, shard)
+            end = self.samples[-1].offset + self.samples[-1].positions
+            if end != len(self._features[shard]):
+                raise CheckpointError(features, f"holds {len(self._features[shard])} rows, not {end}")
+        if not self.samples:
+            raise CheckpointError(self.folder, "holds no samples")
+
+    @property
+    def taps(self) -> tuple[int, ...]:
+        values = self.manifest.values.get("taps")
+        if not isinstance(values, list):
+            raise CheckpointError(self.manifest.path, "'taps' should be a list")
+        return tuple(value for value in values if isinstance(value, int))
+
+    def require_target(self, model: Path) -> None:
+        """Refuse a corpus that another target wrote: its features would not fit."""
+        found = fingerprint(model)
+        if found != self.target:
+            raise CheckpointError(
+                self.manifest.path,
+                f"was made with target {self.target[:12]}, {model} is {found[:12]}",
+            )
+
+    def features(self, sample: Sample) -> Tensor:
+        """float16 [positions, taps+1, H]; the last slice is the normed last hidden state."""
+        rows = self._features[sample.shard][sample.offset : sample.offset + sample.positions]
+        return torch.from_numpy(np.array(rows))
+
+    def token_counts(self) -> tuple[Counter[int], Counter[int]]:
+        """How often each id was written, and seen in prompts."""
+        written: Counter[int] = Counter()
+        seen: Counter[int] = Counter()
+        for sample in self.samples:
+            written.update(sample.response)
+            seen.update(sample.prompt)
+        return written, seen
+
+
+def _read_samples(path: Path, shard: int) -> list[Sample]:
+    samples: list[Sample] = []
+    offset = 0
+    with path.open(encoding="utf-8") as stream:
+        for number, line in enumerate(stream, start=1):
+            try:
+                value = json.loads(line)
+                sample = Sample(
+                    id=value["id"], kind=value["kind"], source=value["source"],
+                    temperature=float(value["temperature"]), prompt=tuple(value["prompt"]),
+                    response=tuple(value["response"]), shard=shard, offset=offset,
+                )  # fmt: skip
+            except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+                raise CheckpointError(f"{path}:{number}", f"not a corpus row: {error}") from error
+            offset += sample.positions
+            samples.append(sample)
+    if not samples:
+        raise CheckpointError(path, "is empty")
+    return samples

@@ -1,0 +1,164 @@
+"""What a drafter's training run needs besides its model: options, target pieces, vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from whiflash_engine.errors import ConfigError
+from whiflash_engine.training.chat import HubTokenizer
+from whiflash_engine.training.corpus import Corpus, Sample
+from whiflash_engine.training.drafter_parts import DrafterShape
+from whiflash_engine.training.llama import Llama, load_llama
+from whiflash_engine.training.loop import LoopOptions
+from whiflash_engine.training.model_files import read_json
+from whiflash_engine.training.optim import Muon
+from whiflash_engine.training.vocab import DraftVocab, always_needed, choose_vocab
+
+
+@dataclass(frozen=True)
+class DrafterOptions:
+    model: Path
+    """The target's folder; the corpus must have been made with it."""
+    corpus: Path
+    run: Path
+    output: Path
+    draft_vocab: int = 8192
+    epochs: int = 4
+    minutes: float | None = None
+    batch: int = 8
+    muon_rate: float = 1e-2
+    adam_rate: float = 1e-3
+    seed: int = 0
+    float32: bool = False
+    """Compute in float32 instead of bfloat16 (for CPUs without bfloat16 units, and tests)."""
+    checkpoint_seconds: float = 180.0
+    evaluate_seconds: float = 300.0
+
+    def __post_init__(self) -> None:
+        for name in ("draft_vocab", "epochs", "batch"):
+            if getattr(self, name) < 1:
+                raise ConfigError(name, getattr(self, name), "should be at least 1")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.float32 if self.float32 else torch.bfloat16
+
+    def loop(self, steps: int) -> LoopOptions:
+        return LoopOptions(
+            steps=steps, minutes=self.minutes, checkpoint_seconds=self.checkpoint_seconds,
+            evaluate_seconds=self.evaluate_seconds,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Material:
+    """The frozen side: target, corpus, vocabulary."""
+
+    target: Llama
+    train: Corpus
+    dev: Corpus
+    vocab: DraftVocab
+    coverage: float
+    """Share of the held-out response tokens that the draft vocabulary holds."""
+    shape: DrafterShape
+    head: Tensor
+    """[Vd,H]: the target's head rows of the draft vocabulary."""
+    dtype: torch.dtype
+
+    @property
+    def samples(self) -> list[Sample]:
+        """Responses long enough to have something to draft."""
+        return [sample for sample in self.train.samples if len(sample.response) >= 3]
+
+    @property
+    def held_out(self) -> list[Sample]:
+        """Greedy responses only: there the target's choice is the text itself."""
+        return [s for s in self.dev.samples if s.temperature == 0 and len(s.response) >= 3]
+
+    def embed(self, ids: Tensor) -> Tensor:
+        return nn.functional.embedding(ids, self.target.embed_tokens.weight).to(self.dtype)
+
+
+def load_material(options: DrafterOptions) -> Material:
+    train, dev = Corpus(options.corpus, "train"), Corpus(options.corpus, "dev")
+    train.require_target(options.model)
+    target = load_llama(options.model, options.dtype)
+    tokenizer = HubTokenizer(options.model)
+    written, seen = train.token_counts()
+    texts = [tokenizer.decode([token]) for token in range(target.shape.vocab_size)]
+    needed = always_needed(texts, tokenizer.inner.all_special_ids)
+    vocab = choose_vocab(
+        written, seen, needed, size=options.draft_vocab, vocab_size=target.shape.vocab_size
+    )
+    shape = target.shape
+    return Material(
+        target=target,
+        train=train,
+        dev=dev,
+        vocab=vocab,
+        coverage=vocab.coverage(token for sample in dev.samples for token in sample.response),
+        shape=DrafterShape(
+            hidden_size=shape.hidden_size,
+            intermediate_size=shape.intermediate_size,
+            num_attention_heads=shape.num_attention_heads,
+            num_key_value_heads=shape.num_key_value_heads,
+            head_dim=shape.head_dim,
+            rms_norm_eps=shape.rms_norm_eps,
+            rope_theta=shape.rope_theta,
+            vocab_size=shape.vocab_size,
+            draft_vocab_size=options.draft_vocab,
+            max_position_embeddings=read_json(options.model / "config.json").integer(
+                "max_position_embeddings"
+            ),
+        ),
+        head=target.head_weight[vocab.ids].to(options.dtype),
+        dtype=options.dtype,
+    )
+
+
+def make_optimisers(
+    model: nn.Module, options: DrafterOptions
+) -> dict[str, torch.optim.Optimizer]:
+    """Muon for matrices, AdamW for vectors."""
+    parameters = list(model.parameters())
+    return {
+        "muon": Muon([p for p in parameters if p.ndim == 2], lr=options.muon_rate),
+        "adamw": torch.optim.AdamW(
+            [p for p in parameters if p.ndim != 2], lr=options.adam_rate,
+            betas=(0.9, 0.95), weight_decay=0.0,
+        ),
+    }  # fmt: skip
+
+
+def run_settings(
+    options: DrafterOptions, material: Material, extra: Mapping[str, object]
+) -> dict[str, object]:
+    """What a checkpoint must agree with before it is continued."""
+    return {
+        "target": material.train.target, "samples": len(material.train.samples),
+        "draft_vocab": options.draft_vocab, "batch": options.batch, "seed": options.seed,
+        "epochs": options.epochs, "muon_rate": options.muon_rate,
+        "adam_rate": options.adam_rate, **extra,
+    }  # fmt: skip
+
+
+def acceptance(hits: Sequence[tuple[str, Tensor]]) -> dict[str, float]:
+    """Simulated acceptance length per kind and over all, bonus counted.
+
+    `hits`: (kind, bool [rows, depth]): was the k-th draft of a round started there the
+    target's greedy choice? 1 + the mean length of the run of hits, over all start positions.
+    """
+    lengths: dict[str, list[Tensor]] = {}
+    first: list[Tensor] = []
+    for kind, hit in hits:
+        lengths.setdefault(kind, []).append(1.0 + hit.float().cumprod(-1).sum(-1))
+        first.append(hit[:, 0].float())
+    result = {f"al_{kind}": round(float(torch.cat(v).mean()), 4) for kind, v in lengths.items()}
+    result["al"] = round(sum(result.values()) / max(len(result), 1), 4)
+    result["first"] = round(float(torch.cat(first).mean()), 4) if first else 0.0
+    return result

@@ -1,0 +1,178 @@
+"""Batched generation on one preallocated KV cache, slots refilled as rows finish.
+
+Growing caches by concatenation is what makes naive batched generation several times slower;
+here every slot owns a fixed stretch of one buffer. Grouped-query attention is written as
+"the query heads of a group are queries of one KV head", so no KV head is ever repeated.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from whiflash_engine.training.llama import Llama, rope_table
+
+
+@dataclass(frozen=True)
+class Job:
+    """One prompt to continue. `key` seeds its random stream; temperature 0 is greedy."""
+
+    key: str
+    prompt: tuple[int, ...]
+    max_new: int
+    temperature: float = 0.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    job: Job
+    tokens: tuple[int, ...]
+    """Generated ids, the stop token included if it came."""
+    features: Tensor | None = None
+    """[P, taps+1, H] float16 for the P positions the model has run (all but the last token's):
+    the tapped boundaries, then the normed last hidden state. None where nothing is tapped."""
+
+
+def uniform(seed: int, key: str, index: int) -> float:
+    """A number in [0,1) that depends on nothing but its arguments: the same in any batch."""
+    digest = hashlib.blake2b(f"{seed}/{key}/{index}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2.0**64
+
+
+class BatchGenerator:
+    """Runs jobs through `slots` rows of one cache of `length` positions."""
+
+    def __init__(
+        self,
+        model: Llama,
+        *,
+        slots: int,
+        length: int,
+        stop_ids: frozenset[int],
+        seed: int,
+        taps: tuple[int, ...] = (),
+    ) -> None:
+        shape = model.shape
+        self.model, self.stop_ids, self.seed = model, stop_ids, seed
+        dtype = model.embed_tokens.weight.dtype
+        size = (shape.num_hidden_layers, slots, shape.num_key_value_heads, length, shape.head_dim)
+        self.keys = torch.zeros(size, dtype=dtype)
+        self.values = torch.zeros(size, dtype=dtype)
+        self.cos, self.sin = rope_table(
+            torch.arange(length), shape.head_dim, shape.rope_theta, dtype
+        )
+        self.taps = taps
+        kept = (slots, length, len(taps) + 1, shape.hidden_size) if taps else (0,)
+        self.features = torch.zeros(kept, dtype=torch.float16)
+        self.slots, self.length = slots, length
+        self.jobs: list[Job | None] = [None] * slots
+        self.out: list[list[int]] = [[] for _ in range(slots)]
+
+    @torch.inference_mode()
+    def run(
+        self, jobs: Sequence[Job], *, refill: int = 8, on_token: Callable[[int], None] | None = None
+    ) -> Iterator[Answer]:
+        """Yield answers as they finish. Jobs of similar length should stand together."""
+        waiting = list(jobs)[::-1]
+        while waiting or any(job is not None for job in self.jobs):
+            free = [slot for slot, job in enumerate(self.jobs) if job is None]
+            if waiting and len(free) >= min(refill, len(waiting)):
+                batch = free[: min(len(free), len(waiting), 16)]
+                self._admit(batch, [waiting.pop() for _ in batch])
+            else:
+                self._step()
+            if on_token is not None:
+                on_token(sum(job is not None for job in self.jobs))
+            yield from self._finished()
+
+    def _admit(self, slots: list[int], jobs: list[Job]) -> None:
+        """Prefill: the prompts run together, right-padded, and land in their slots."""
+        width = max(len(job.prompt) for job in jobs)
+        if width + max(job.max_new for job in jobs) > self.length:
+            raise ValueError(f"a prompt of {width} tokens does not fit into {self.length}")
+        ids = torch.zeros(len(jobs), width, dtype=torch.long)
+        for row, job in enumerate(jobs):
+            ids[row, : len(job.prompt)] = torch.tensor(job.prompt)
+        x = self.model.embed_tokens(ids)
+        where = torch.tensor(slots)
+        for index, layer in enumerate(self.model.layers):
+            self._tap(index, where[:, None], torch.arange(width), x)
+            x, k, v = layer(x, self.cos[:width], self.sin[:width])
+            self.keys[index, where, :, :width] = k
+            self.values[index, where, :, :width] = v
+        self._tap(len(self.model.layers), where[:, None], torch.arange(width), x)
+        x = self.model.norm(x)
+        if self.taps:
+            self.features[where, :width, -1] = x.half()
+        last = torch.tensor([len(job.prompt) - 1 for job in jobs])
+        logits = F.linear(x[torch.arange(len(jobs)), last], self.model.head_weight)
+        for slot, job in zip(slots, jobs, strict=True):
+            self.jobs[slot], self.out[slot] = job, []
+        self._choose(slots, logits)
+
+    def _step(self) -> None:
+        """One token for every busy slot."""
+        busy = [slot for slot, job in enumerate(self.jobs) if job is not None]
+        rows = torch.tensor(busy)
+        position = torch.tensor([self._position(slot) for slot in busy])
+        x = self.model.embed_tokens(torch.tensor([self.out[slot][-1] for slot in busy]))
+        cos, sin = self.cos[position][:, None, None], self.sin[position][:, None, None]
+        span = int(position.max()) + 1
+        # [B,1,1,span]: a slot sees its own positions only, whatever an earlier job left behind
+        visible = (torch.arange(span) <= position[:, None])[:, None, None]
+        shape = self.model.shape
+        group = shape.num_attention_heads // shape.num_key_value_heads
+        full = len(busy) == self.slots
+        for index, layer in enumerate(self.model.layers):
+            self._tap(index, rows, position, x)
+            q, k, v = layer.self_attn.qkv(layer.input_layernorm(x)[:, None], cos, sin)
+            self.keys[index, rows, :, position] = k[:, :, 0]
+            self.values[index, rows, :, position] = v[:, :, 0]
+            keys, values = self.keys[index, :, :, :span], self.values[index, :, :, :span]
+            if not full:
+                keys, values = keys[rows], values[rows]
+            q = q.reshape(len(busy), shape.num_key_value_heads, group, shape.head_dim)
+            out = F.scaled_dot_product_attention(q, keys, values, attn_mask=visible)
+            x = x + layer.self_attn.o_proj(out.reshape(len(busy), -1))
+            x = x + layer.mlp(layer.post_attention_layernorm(x))
+        self._tap(len(self.model.layers), rows, position, x)
+        x = self.model.norm(x)
+        if self.taps:
+            self.features[rows, position, -1] = x.half()
+        self._choose(busy, F.linear(x, self.model.head_weight))
+
+    def _tap(self, boundary: int, rows: Tensor, positions: Tensor, x: Tensor) -> None:
+        if boundary in self.taps:
+            self.features[rows, positions, self.taps.index(boundary)] = x.half()
+
+    def _position(self, slot: int) -> int:
+        job = self.jobs[slot]
+        assert job is not None
+        return len(job.prompt) + len(self.out[slot]) - 1
+
+    def _choose(self, slots: list[int], logits: Tensor) -> None:
+        best = logits.argmax(-1).tolist()
+        for row, slot in enumerate(slots):
+            job = self.jobs[slot]
+            assert job is not None
+            token = best[row]
+            if job.temperature > 0:
+                mass = torch.softmax(logits[row].float() / job.temperature, -1).cumsum(-1)
+                mark = uniform(self.seed, job.key, len(self.out[slot])) * float(mass[-1])
+                token = min(int(torch.searchsorted(mass, mark, right=True)), len(mass) - 1)
+            self.out[slot].append(token)
+
+    def _finished(self) -> Iterator[Answer]:
+        for slot, job in enumerate(self.jobs):
+            if job is None or not self.out[slot]:
+                continue
+            if self.out[slot][-1] in self.stop_ids or len(self.out[slot]) >= job.max_new:
+                self.jobs[slot] = None
+                run = len(job.prompt) + len(self.out[slot]) - 1
+                features = self.features[slot, :run].clone() if self.taps else None
+                yield Answer(job, tuple(self.out[slot]), features)

@@ -1,0 +1,190 @@
+"""Gold tool calls of the data sources, brought into one form: a list of (name, arguments).
+
+Every source states its reference in a form of its own. A row without a usable gold call
+(nested calls, placeholders, arguments the tool does not have) yields None and is left out.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from whiflash_engine.training.model_files import JsonValue
+from whiflash_engine.training.rows import Json, PromptRow
+
+
+@dataclass(frozen=True)
+class Call:
+    name: str
+    arguments: Mapping[str, JsonValue]
+
+
+def render_calls(calls: Sequence[Call]) -> str:
+    """The text of an assistant's tool turn, exactly as the chat template writes it."""
+    lines = []
+    for call in calls:
+        name = json.dumps(call.name, ensure_ascii=False)
+        arguments = json.dumps(dict(call.arguments), ensure_ascii=False)
+        lines.append(f'<tool_call>\n{{"name": {name}, "arguments": {arguments}}}\n</tool_call>')
+    return "\n".join(lines)
+
+
+def parse_calls(text: str) -> list[Call] | None:
+    """The inverse of `render_calls` for generated text; None where a call is malformed."""
+    calls = []
+    for body in re.findall(r"<tool_call>\s*(.*?)\s*</tool_call>", text, flags=re.DOTALL):
+        try:
+            value = json.loads(body)
+        except json.JSONDecodeError:
+            return None
+        if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+            return None
+        arguments = value.get("arguments", {})
+        if not isinstance(arguments, dict):
+            return None
+        calls.append(Call(value["name"], arguments))
+    return calls or None
+
+
+def function_of(tool: Json) -> Json:
+    inner = tool.get("function")
+    return inner if isinstance(inner, dict) else tool
+
+
+def tool_name(tool: Json) -> str:
+    return str(function_of(tool).get("name", ""))
+
+
+def parameters_of(tool: Json) -> tuple[set[str], set[str]]:
+    """Names of (all, required) parameters of a tool."""
+    schema = function_of(tool).get("parameters")
+    if not isinstance(schema, dict):
+        return set(), set()
+    properties, required = schema.get("properties"), schema.get("required")
+    known = set(properties) if isinstance(properties, dict) else set()
+    needed = {str(item) for item in required} if isinstance(required, list) else set()
+    return known, needed
+
+
+def _first(value: JsonValue) -> JsonValue:
+    """BFCL lists what it accepts; inside an object every member is such a list again."""
+    if isinstance(value, dict):
+        picked: Json = {}
+        for key, items in value.items():
+            if isinstance(items, list) and items and "" not in items:
+                picked[key] = _first(items[0])
+        return picked
+    if isinstance(value, list):
+        return [_first(item) for item in value]
+    return value
+
+
+def _bfcl(ref: Json) -> list[Call] | None:
+    truth = ref.get("ground_truth")
+    if not isinstance(truth, list):
+        return None
+    calls = []
+    for item in truth:
+        if not isinstance(item, dict):
+            return None
+        for name, accepted in item.items():
+            if not isinstance(accepted, dict):
+                return None
+            arguments: Json = {}
+            for key, values in accepted.items():
+                if not isinstance(values, list) or not values:
+                    return None
+                if "" not in values:
+                    arguments[key] = _first(values[0])
+            calls.append(Call(name, arguments))
+    return calls or None
+
+
+def _seal_tools(ref: Json) -> list[Call] | None:
+    calling = ref.get("calling")
+    if not isinstance(calling, list) or "API_call_" in json.dumps(
+        [item.get("parameters") for item in calling if isinstance(item, dict)]
+    ):
+        return None
+    calls = []
+    for item in calling:
+        if not isinstance(item, dict) or not isinstance(item.get("parameters"), dict):
+            return None
+        parameters = item["parameters"]
+        assert isinstance(parameters, dict)
+        calls.append(Call(str(item.get("api")), parameters))
+    return calls or None
+
+
+def _acebench(ref: Json) -> list[Call] | None:
+    truth = ref.get("ground_truth")
+    if not isinstance(truth, dict) or not str(ref.get("ace_id", "")).startswith("normal"):
+        return None
+    calls = []
+    for name, arguments in truth.items():
+        if not isinstance(arguments, dict):
+            return None
+        calls.append(Call(re.sub(r"_\d+$", "", name), arguments))
+    return calls or None
+
+
+def _toolalpaca(ref: Json) -> list[Call] | None:
+    golden = ref.get("golden")
+    if not isinstance(golden, list) or len(golden) != 1 or not isinstance(golden[0], dict):
+        return None
+    try:
+        arguments = json.loads(str(golden[0].get("Action_Input")))
+    except json.JSONDecodeError:
+        return None
+    if not isinstance(arguments, dict):
+        return None
+    kept = {key: value for key, value in arguments.items() if value != ""}
+    return [Call(str(golden[0].get("Action")), kept)]
+
+
+def _single(ref: Json) -> list[Call] | None:
+    gold = ref.get("gold")
+    if not isinstance(gold, dict) or not isinstance(gold.get("args"), dict):
+        return None
+    arguments = gold["args"]
+    assert isinstance(arguments, dict)
+    return [Call(str(gold.get("name")), arguments)]
+
+
+_READERS = {
+    "bfcl": _bfcl,
+    "seal_tools": _seal_tools,
+    "acebench": _acebench,
+    "toolalpaca": _toolalpaca,
+    "snips": _single,
+    "api_bank": _single,
+    "sgd": _single,
+    "tooltalk": _single,
+}
+
+
+def gold_calls(row: PromptRow, ref: JsonValue) -> list[Call] | None:
+    """The gold calls of a row, if they are usable: known tools, known and complete arguments."""
+    reader = _READERS.get(row.source)
+    calls = reader(ref) if reader is not None and isinstance(ref, dict) else None
+    if calls is None:
+        return None
+    tools = {tool_name(tool): tool for tool in row.tools}
+    for call in calls:
+        if call.name not in tools:
+            return None
+        known, needed = parameters_of(tools[call.name])
+        if not set(call.arguments) <= known or not needed <= set(call.arguments):
+            return None
+    return calls
+
+
+def is_irrelevant(row: PromptRow, ref: JsonValue) -> bool:
+    """True for BFCL rows whose tools cannot answer the question."""
+    return (
+        row.source == "bfcl"
+        and isinstance(ref, dict)
+        and str(ref.get("bfcl_id", "")).startswith("irrelevance_")
+    )

@@ -1,0 +1,176 @@
+"""A plain Llama forward for training: right-padded batches, no cache, no mask.
+
+Parameter names are those of the published checkpoints, so loading is `load_state_dict`.
+Right padding needs no mask under causal attention (nothing real looks at a later position),
+which keeps scaled_dot_product_attention on its fast path; this is where most of the time of
+a general implementation goes on a CPU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from whiflash_engine.training.model_files import read_json, read_tensors
+
+
+@dataclass(frozen=True)
+class LlamaShape:
+    """The sizes of a Llama-family model (the part of config.json that training needs)."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    rms_norm_eps: float
+    rope_theta: float
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> LlamaShape:
+        config = read_json(folder / "config.json")
+        rope = config.mapping("rope_parameters")
+        theta = rope.number("rope_theta", 10000.0) if rope else 10000.0
+        heads = config.integer("num_attention_heads")
+        hidden = config.integer("hidden_size")
+        return cls(
+            vocab_size=config.integer("vocab_size"),
+            hidden_size=hidden,
+            intermediate_size=config.integer("intermediate_size"),
+            num_hidden_layers=config.integer("num_hidden_layers"),
+            num_attention_heads=heads,
+            num_key_value_heads=config.integer("num_key_value_heads", heads),
+            head_dim=config.integer("head_dim", hidden // heads),
+            rms_norm_eps=config.number("rms_norm_eps", 1e-5),
+            rope_theta=config.number("rope_theta", theta),
+        )
+
+
+def rope_table(
+    positions: Tensor, head_dim: int, theta: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """cos and sin [..., head_dim] for integer positions [...]; half-split layout."""
+    inverse = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
+    angles = positions[..., None].float() * inverse
+    angles = torch.cat((angles, angles), dim=-1)
+    return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding of x [..., head_dim] with tables that broadcast against it."""
+    half = x.shape[-1] // 2
+    return x * cos + torch.cat((-x[..., half:], x[..., :half]), dim=-1) * sin
+
+
+class RMSNorm(nn.Module):
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, (x.shape[-1],), self.weight.to(x.dtype), self.eps)
+
+
+class Attention(nn.Module):
+    def __init__(self, shape: LlamaShape) -> None:
+        super().__init__()
+        self.heads, self.kv_heads = shape.num_attention_heads, shape.num_key_value_heads
+        self.head_dim = shape.head_dim
+        self.q_proj = nn.Linear(shape.hidden_size, self.heads * self.head_dim, bias=False)
+        self.k_proj = nn.Linear(shape.hidden_size, self.kv_heads * self.head_dim, bias=False)
+        self.v_proj = nn.Linear(shape.hidden_size, self.kv_heads * self.head_dim, bias=False)
+        self.o_proj = nn.Linear(self.heads * self.head_dim, shape.hidden_size, bias=False)
+
+    def qkv(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x [B,T,H] -> q [B,heads,T,hd], k and v [B,kv,T,hd], rotated."""
+        lead = x.shape[:-1]
+        q = self.q_proj(x).view(*lead, self.heads, self.head_dim).transpose(1, 2)
+        k = self.k_proj(x).view(*lead, self.kv_heads, self.head_dim).transpose(1, 2)
+        v = self.v_proj(x).view(*lead, self.kv_heads, self.head_dim).transpose(1, 2)
+        return rotate(q, cos, sin), rotate(k, cos, sin), v
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = self.qkv(x, cos, sin)
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        return self.o_proj(out.transpose(1, 2).flatten(2)), k, v
+
+
+class MLP(nn.Module):
+    def __init__(self, hidden: int, intermediate: int) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(hidden, intermediate, bias=False)
+        self.up_proj = nn.Linear(hidden, intermediate, bias=False)
+        self.down_proj = nn.Linear(intermediate, hidden, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return out
+
+
+class DecoderLayer(nn.Module):
+    def __init__(self, shape: LlamaShape) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(shape.hidden_size, shape.rms_norm_eps)
+        self.self_attn = Attention(shape)
+        self.post_attention_layernorm = RMSNorm(shape.hidden_size, shape.rms_norm_eps)
+        self.mlp = MLP(shape.hidden_size, shape.intermediate_size)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        attended, k, v = self.self_attn(self.input_layernorm(x), cos, sin)
+        x = x + attended
+        return x + self.mlp(self.post_attention_layernorm(x)), k, v
+
+
+class Llama(nn.Module):
+    """Token ids in, hidden states out. `embed_tokens` doubles as the head when tied."""
+
+    def __init__(self, shape: LlamaShape, *, tied: bool = True) -> None:
+        super().__init__()
+        self.shape = shape
+        self.embed_tokens = nn.Embedding(shape.vocab_size, shape.hidden_size)
+        self.layers = nn.ModuleList(DecoderLayer(shape) for _ in range(shape.num_hidden_layers))
+        self.norm = RMSNorm(shape.hidden_size, shape.rms_norm_eps)
+        self.lm_head = None if tied else nn.Linear(shape.hidden_size, shape.vocab_size, bias=False)
+
+    @property
+    def head_weight(self) -> Tensor:
+        """The rows [V,H] that turn a normed hidden state into logits."""
+        return self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Normed last hidden states [B,T,H] of right-padded ids [B,T]."""
+        states, _ = self.states(ids, taps=())
+        return states
+
+    def states(self, ids: Tensor, taps: tuple[int, ...]) -> tuple[Tensor, list[Tensor]]:
+        """Normed last hidden and the residual stream at boundary indices `taps`
+        (0 = embeddings, k = after k layers; the `hidden_states[k]` convention)."""
+        x = self.embed_tokens(ids)
+        cos, sin = rope_table(
+            torch.arange(ids.shape[1]), self.shape.head_dim, self.shape.rope_theta, x.dtype
+        )
+        kept = {0: x} if 0 in taps else {}
+        for index, layer in enumerate(self.layers, start=1):
+            x, _, _ = layer(x, cos, sin)
+            if index in taps:
+                kept[index] = x
+        return self.norm(x), [kept[tap] for tap in taps]
+
+
+def load_llama(folder: Path, dtype: torch.dtype = torch.bfloat16) -> Llama:
+    """Read a model folder (config.json, *.safetensors) into a frozen `Llama`."""
+    shape = LlamaShape.from_folder(folder)
+    tensors = read_tensors(folder)
+    tied = "lm_head.weight" not in tensors
+    with torch.device("meta"):
+        model = Llama(shape, tied=tied)
+    renamed = {name.removeprefix("model."): value.to(dtype) for name, value in tensors.items()}
+    model.load_state_dict(renamed, strict=True, assign=True)
+    return model.requires_grad_(False).eval()

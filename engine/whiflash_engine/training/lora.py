@@ -1,0 +1,103 @@
+"""Low-rank adapters (LoRA, arXiv 2106.09685): y = W x + (alpha / r) B A x.
+
+Saved under PEFT's names, so that other tools can read them. Merging into the base weights is
+`checkpoints.lora.merge_lora`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from whiflash_engine.training.model_files import write_json, write_tensors
+
+LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    rank: int = 16
+    alpha: float = 32.0
+    targets: tuple[str, ...] = LINEARS
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / self.rank
+
+
+class LoraLinear(nn.Module):
+    """A frozen linear with a trainable low-rank term. A and B are float32 masters."""
+
+    def __init__(self, base: nn.Linear, config: LoraConfig) -> None:
+        super().__init__()
+        self.base, self.scale = base, config.scale
+        self.lora_A = nn.Parameter(torch.empty(config.rank, base.in_features))
+        self.lora_B = nn.Parameter(torch.zeros(base.out_features, config.rank))
+        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        low = F.linear(x, self.lora_A.to(x.dtype))
+        out: Tensor = self.base(x) + F.linear(low, (self.lora_B * self.scale).to(x.dtype))
+        return out
+
+
+def inject(model: nn.Module, config: LoraConfig) -> list[nn.Parameter]:
+    """Replace every targeted linear inside `layers`; returns what to train."""
+    trained: list[nn.Parameter] = []
+    for module in list(model.modules()):
+        for name in config.targets:
+            linear = getattr(module, name, None)
+            if isinstance(linear, nn.Linear):
+                adapter = LoraLinear(linear, config)
+                setattr(module, name, adapter)
+                trained += [adapter.lora_A, adapter.lora_B]
+    if not trained:
+        raise ValueError(f"no linear named {', '.join(config.targets)} in the model")
+    return trained
+
+
+def adapter_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Tensors of an injected model under PEFT's names."""
+    return {
+        f"base_model.model.model.{name}.{part}.weight": getattr(module, part).detach()
+        for name, module in model.named_modules()
+        if isinstance(module, LoraLinear)
+        for part in ("lora_A", "lora_B")
+    }
+
+
+def load_adapter_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Put saved A and B into an injected model; every name must be known and present."""
+    wanted = adapter_tensors(model)
+    if wanted.keys() != tensors.keys():
+        raise ValueError(f"adapter tensors differ: {sorted(wanted.keys() ^ tensors.keys())[:4]}")
+    with torch.no_grad():
+        for name, target in wanted.items():
+            target.copy_(tensors[name])
+
+
+def save_adapter(
+    folder: Path, tensors: Mapping[str, Tensor], config: LoraConfig, base_name: str
+) -> None:
+    """Write adapter_model.safetensors (bfloat16) and adapter_config.json."""
+    rounded = {name: tensor.to(torch.bfloat16) for name, tensor in tensors.items()}
+    write_tensors(folder / "adapter_model.safetensors", rounded)
+    write_json(
+        folder / "adapter_config.json",
+        {
+            "peft_type": "LORA",
+            "task_type": "CAUSAL_LM",
+            "base_model_name_or_path": base_name,
+            "r": config.rank,
+            "lora_alpha": config.alpha,
+            "lora_dropout": 0.0,
+            "bias": "none",
+            "target_modules": list(config.targets),
+        },
+    )

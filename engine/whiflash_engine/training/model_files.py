@@ -1,0 +1,112 @@
+"""Reading and writing the files of a model folder, with errors that name the file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from whiflash_engine.errors import CheckpointError
+
+JsonValue = dict[str, "JsonValue"] | list["JsonValue"] | str | int | float | bool | None
+
+
+@dataclass(frozen=True)
+class JsonFile:
+    """A JSON object that remembers where it came from, so that errors can say it."""
+
+    path: Path
+    values: Mapping[str, JsonValue]
+
+    def integer(self, key: str, default: int | None = None) -> int:
+        value = self.values.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise CheckpointError(self.path, f"{key!r} should be an integer, is {value!r}")
+        return value
+
+    def number(self, key: str, default: float | None = None) -> float:
+        value = self.values.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise CheckpointError(self.path, f"{key!r} should be a number, is {value!r}")
+        return float(value)
+
+    def text(self, key: str, default: str | None = None) -> str:
+        value = self.values.get(key, default)
+        if not isinstance(value, str):
+            raise CheckpointError(self.path, f"{key!r} should be a string, is {value!r}")
+        return value
+
+    def mapping(self, key: str) -> JsonFile | None:
+        value = self.values.get(key)
+        return JsonFile(self.path, value) if isinstance(value, dict) else None
+
+
+def read_json(path: Path) -> JsonFile:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(path, "no such file") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(path, f"not valid JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(path, "should hold a JSON object")
+    return JsonFile(path, values)
+
+
+def write_json(path: Path, values: Mapping[str, object]) -> None:
+    """Write atomically: a reader sees the old file or the new one, never half of one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def read_tensors(folder_or_file: Path) -> dict[str, Tensor]:
+    """All tensors of a .safetensors file, or of every such file in a folder."""
+    files = [folder_or_file]
+    if folder_or_file.is_dir():
+        files = sorted(folder_or_file.glob("*.safetensors"))
+    if not files:
+        raise CheckpointError(folder_or_file, "holds no .safetensors file")
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        try:
+            tensors.update(load_file(file))
+        except FileNotFoundError as error:
+            raise CheckpointError(file, "no such file") from error
+        except SafetensorError as error:
+            raise CheckpointError(file, f"unreadable safetensors: {error}") from error
+    return tensors
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write a .safetensors file atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    save_file(contiguous, temporary, metadata={"format": "pt", **(metadata or {})})
+    os.replace(temporary, path)
+
+
+def fingerprint(folder_or_file: Path) -> str:
+    """sha256 over the model's weight files: which target a corpus or a drafter belongs to."""
+    files = [folder_or_file]
+    if folder_or_file.is_dir():
+        files = sorted(folder_or_file.glob("*.safetensors"))
+    if not files:
+        raise CheckpointError(folder_or_file, "holds no .safetensors file")
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()

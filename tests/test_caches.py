@@ -1,0 +1,141 @@
+"""Drafter KV after a lazy catch-up equals eager ingestion; KV-only equals the full layer."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from toys import TINY, tiny_dflash, tiny_eagle3, tiny_target
+
+from whiflash_engine.cache import KVCache
+from whiflash_engine.config import SamplingConfig
+from whiflash_engine.drafters.dflash import DFlashDrafter, DFlashState
+from whiflash_engine.drafters.eagle3 import Eagle3Drafter, Eagle3State
+from whiflash_engine.features import FeatureLog
+from whiflash_engine.sampling import Sampler
+
+_PROMPT = 12
+_BACKLOGS = [1, 7, 64, 300]
+
+
+def _log(tokens: list[int]) -> FeatureLog:
+    target = tiny_target()
+    output = target.forward(tokens[:-1], target.new_cache(512), rows=1)
+    log = FeatureLog(output.features.shape[1], torch.float32, torch.device("cpu"))
+    log.append(output.features)
+    return log
+
+
+def _tokens(count: int) -> list[int]:
+    generator = torch.Generator().manual_seed(7)
+    return torch.randint(TINY.vocab_size, (count,), generator=generator).tolist()
+
+
+def _prefix(log: FeatureLog, length: int) -> FeatureLog:
+    part = FeatureLog(log.width, torch.float32, torch.device("cpu"))
+    part.append(log.rows(0, length))
+    return part
+
+
+def _views(kv: KVCache, layers: int) -> Tensor:
+    return torch.stack([torch.stack(kv.view(i)) for i in range(layers)])
+
+
+@pytest.mark.parametrize("backlog", _BACKLOGS)
+@pytest.mark.parametrize("kind", ["ar", "diffusion"])
+def test_lazy_catch_up_equals_eager_ingestion(kind: str, backlog: int) -> None:
+    target = tiny_target()
+    drafter = tiny_eagle3(target) if kind == "ar" else tiny_dflash(target)
+    tokens = _tokens(_PROMPT + backlog + 1)
+    log = _log(tokens)
+    lazy, eager = drafter.new_state(512), drafter.new_state(512)
+    drafter.ingest(lazy, _prefix(log, _PROMPT), tokens[: _PROMPT + 1])
+    drafter.ingest(lazy, log, tokens)
+    for end in range(1, log.length + 1):  # one position at a time: what "eager" costs
+        drafter.ingest(eager, _prefix(log, end), tokens[: end + 1])
+    assert lazy.watermark == eager.watermark == log.length
+    layers = 1 if kind == "ar" else 2
+    assert isinstance(lazy, Eagle3State | DFlashState)
+    assert isinstance(eager, Eagle3State | DFlashState)
+    torch.testing.assert_close(_views(lazy.kv, layers), _views(eager.kv, layers))
+    chooser = Sampler(SamplingConfig())
+    assert drafter.propose(lazy, tokens, 4, chooser) == drafter.propose(eager, tokens, 4, chooser)
+
+
+def _full_layer(drafter: Eagle3Drafter, log: FeatureLog, tokens: list[int]) -> Tensor:
+    """The EAGLE-3 layer, all of it for every slot, in plain operations."""
+    w, c = drafter._weights, TINY
+
+    def norm(name: str, x: Tensor) -> Tensor:
+        return torch.nn.functional.rms_norm(x, (c.hidden_size,), w[name], c.rms_norm_eps)
+
+    n = log.length
+    g = log.rows(0, n) @ w["fc.weight"].T
+    e = drafter._target.embed(torch.tensor(tokens[1:]))
+    a = torch.cat(
+        (norm("midlayer.input_layernorm.weight", e), norm("midlayer.hidden_norm.weight", g)), -1
+    )
+    angle = torch.outer(torch.arange(n).float(), 1e4 ** -(torch.arange(0, 8, 2).float() / 8))
+    cos, sin = angle.cos().repeat(1, 2)[:, None], angle.sin().repeat(1, 2)[:, None]
+
+    def heads(name: str, rotate: bool) -> Tensor:
+        x = (a @ w[f"midlayer.self_attn.{name}_proj.weight"].T).view(n, -1, c.head_dim)
+        turned = torch.cat((-x[..., 4:], x[..., :4]), -1)
+        return x * cos + turned * sin if rotate else x
+
+    q, k, v = heads("q", True), heads("k", True), heads("v", False)
+    k, v = k.repeat_interleave(2, 1), v.repeat_interleave(2, 1)
+    scores = torch.einsum("qhd,khd->hqk", q, k) * c.head_dim**-0.5
+    scores = scores.masked_fill(torch.ones(n, n).triu(1).bool(), -torch.inf).softmax(-1)
+    mixed = torch.einsum("hqk,khd->qhd", scores, v).reshape(n, -1)
+    h = g + mixed @ w["midlayer.self_attn.o_proj.weight"].T
+    inner = norm("midlayer.post_attention_layernorm.weight", h)
+    gate = inner @ w["midlayer.mlp.gate_proj.weight"].T
+    up = inner @ w["midlayer.mlp.up_proj.weight"].T
+    return h + (torch.nn.functional.silu(gate) * up) @ w["midlayer.mlp.down_proj.weight"].T
+
+
+@pytest.mark.parametrize("backlog", _BACKLOGS)
+def test_kv_only_prefill_equals_the_full_layer(backlog: int) -> None:
+    drafter = tiny_eagle3(tiny_target())
+    tokens = _tokens(backlog + 1)
+    log = _log(tokens)
+    state = drafter.new_state(512)
+    drafter.ingest(state, log, tokens)
+    assert state.newest is not None
+    full = _full_layer(drafter, log, tokens)
+    torch.testing.assert_close(state.newest[0], full[-1], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["ar", "diffusion"])
+def test_drafting_leaves_nothing_behind(kind: str) -> None:
+    target = tiny_target()
+    drafter: Eagle3Drafter | DFlashDrafter = (
+        tiny_eagle3(target) if kind == "ar" else tiny_dflash(target)
+    )
+    tokens = _tokens(20)
+    log = _log(tokens)
+    state = drafter.new_state(64)
+    drafter.ingest(state, log, tokens)
+    chooser = Sampler(SamplingConfig())
+    first = drafter.propose(state, tokens, 4, chooser)
+    assert state.watermark == 19
+    assert drafter.propose(state, tokens, 4, chooser) == first
+    assert drafter.propose(state, tokens, 2, chooser).tokens == first.tokens[:2]
+
+
+@pytest.mark.parametrize("kind", ["ar", "diffusion"])
+def test_a_cropped_drafter_catches_up_to_the_same_proposal(kind: str) -> None:
+    target = tiny_target()
+    drafter = tiny_eagle3(target) if kind == "ar" else tiny_dflash(target)
+    tokens = _tokens(20)
+    log = _log(tokens)
+    state = drafter.new_state(64)
+    drafter.ingest(state, log, tokens)
+    chooser = Sampler(SamplingConfig())
+    first = drafter.propose(state, tokens, 4, chooser)
+    for length in (19, 15, 15, 0):
+        state.crop(length)
+        assert state.watermark <= length
+        drafter.ingest(state, log, tokens)
+        assert drafter.propose(state, tokens, 4, chooser).tokens == first.tokens

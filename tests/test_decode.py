@@ -1,0 +1,222 @@
+"""The loop keeps its promises: lossless under every arm and router, resumable, bounded."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+
+import pytest
+import torch
+from torch import Tensor
+from toys import (
+    ToyTarget,
+    new_router,
+    new_sequence,
+    run,
+    tiny_drafters,
+    tiny_target,
+    tokens_of,
+    toy_drafters,
+)  # fmt: skip
+
+import whiflash_engine.verify as verification
+from whiflash_engine.config import RouterConfig, RouterName, SamplingConfig
+from whiflash_engine.decode import decode
+from whiflash_engine.drafters.base import Proposal
+from whiflash_engine.errors import ConfigError, NumericsError, PromptTooLongError
+
+ROUTERS: list[RouterName] = ["ar", "diffusion", "random", "entropy", "auto"]
+
+
+@pytest.mark.parametrize("name", ROUTERS)
+@pytest.mark.parametrize("seed", range(8))
+def test_greedy_output_equals_plain_decoding(name: RouterName, seed: int) -> None:
+    target = ToyTarget(9, seed)
+    drafters = toy_drafters(target)
+    sampling = SamplingConfig(max_tokens=60, repetition_penalty=1.3 if seed % 2 else 1.0)
+    plain = run(target, drafters, [1, 2, 3], sampling=sampling, router=RouterConfig("plain"))
+    rounds = run(target, drafters, [1, 2, 3], sampling=sampling, router=RouterConfig(name))
+    assert tokens_of(rounds) == tokens_of(plain)
+    assert len(plain) == 60 and len(rounds) < 60  # drafts were in fact accepted
+
+
+@pytest.mark.parametrize("name", ROUTERS)
+def test_greedy_output_of_real_networks_equals_plain_decoding(name: RouterName) -> None:
+    target = tiny_target()
+    drafters = tiny_drafters(target)
+    sampling = SamplingConfig(max_tokens=80)
+    for prompt in ([5], [1, 2, 3], list(range(40))):
+        plain = run(target, drafters, prompt, sampling=sampling, router=RouterConfig("plain"))
+        rounds = run(target, drafters, prompt, sampling=sampling, router=RouterConfig(name))
+        assert tokens_of(rounds) == tokens_of(plain)
+
+
+# ---------------------------------------------------------------- sampled output
+
+_VOCAB, _LENGTH, _DRAWS = 6, 4, 3000
+
+
+def _exact(target: ToyTarget, prompt: list[int]) -> dict[tuple[int, ...], float]:
+    """Probability of every continuation of length 4."""
+    law: dict[tuple[int, ...], float] = {}
+    for text in itertools.product(range(_VOCAB), repeat=_LENGTH):
+        every, log_p = [*prompt], 0.0
+        for token in text:
+            log_p += float(target.table[every[-2], every[-1]].log_softmax(-1)[token])
+            every.append(token)
+        law[text] = math.exp(log_p)
+    return law
+
+
+def _chi_square_p(counts: Counter[tuple[int, ...]], law: dict[tuple[int, ...], float]) -> float:
+    """p-value of Pearson's test, cells pooled to an expectation of at least 5.
+
+    The tail of chi-square by Wilson and Hilferty's cube-root approximation.
+    """
+    total = sum(counts.values())
+    cells: list[tuple[float, float]] = []
+    pool_seen = pool_expected = 0.0
+    for text, p in sorted(law.items(), key=lambda item: -item[1]):
+        pool_seen, pool_expected = pool_seen + counts[text], pool_expected + p * total
+        if pool_expected >= 5:
+            cells.append((pool_seen, pool_expected))
+            pool_seen = pool_expected = 0.0
+    statistic = sum((seen - expected) ** 2 / expected for seen, expected in cells)
+    k = len(cells) - 1
+    z = ((statistic / k) ** (1 / 3) - (1 - 2 / (9 * k))) / math.sqrt(2 / (9 * k))
+    return 0.5 * math.erfc(z / math.sqrt(2))
+
+
+def _sampled_p(name: RouterName, draft_vocab: int) -> float:
+    target = ToyTarget(_VOCAB, seed=4)
+    drafters = toy_drafters(target, draft_vocab=draft_vocab)
+    router = new_router(RouterConfig(name, seed=1), drafters)
+    counts: Counter[tuple[int, ...]] = Counter()
+    for seed in range(_DRAWS):
+        sampling = SamplingConfig(max_tokens=_LENGTH, temperature=1.0, seed=seed)
+        counts[
+            tuple(tokens_of(run(target, drafters, [2, 3], sampling=sampling, router=router)))
+        ] += 1
+    return _chi_square_p(counts, _exact(target, [2, 3]))
+
+
+@pytest.mark.parametrize("draft_vocab", [6, 4])
+@pytest.mark.parametrize("name", ["plain", "ar", "diffusion", "random"])
+def test_sampled_output_has_the_law_of_the_target(name: RouterName, draft_vocab: int) -> None:
+    assert _sampled_p(name, draft_vocab) > 0.001
+
+
+def test_a_wrong_residual_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same statistic fails when a rejected draft is replaced from p, not from p - q."""
+
+    def wrong(p: Tensor, proposal: Proposal, row: int) -> Tensor:
+        return p
+
+    monkeypatch.setattr(verification, "_residual", wrong)
+    assert _sampled_p("ar", 6) < 0.001
+
+
+# ---------------------------------------------------------------- abandoned, stopped, refused
+
+
+def test_a_cancelled_generator_leaves_a_sequence_that_goes_on() -> None:
+    target = tiny_target()
+    drafters = tiny_drafters(target)
+    sampling = SamplingConfig(max_tokens=40)
+    plain = tokens_of(
+        run(target, drafters, [1, 2, 3], sampling=sampling, router=RouterConfig("plain"))
+    )
+    for cancel_after in range(0, 25):
+        router = new_router(RouterConfig("random", seed=cancel_after), drafters)
+        sequence = new_sequence(target, drafters, [1, 2, 3], 40)
+        first = decode(target, drafters, router, sequence, sampling)
+        for _ in range(cancel_after):
+            next(first)
+        first.close()  # type: ignore[attr-defined]
+        assert sequence.cache.length == sequence.log.length <= sequence.processed
+        assert all(s.watermark <= sequence.processed for s in sequence.drafts.values())
+        list(decode(target, drafters, router, sequence, sampling))
+        assert sequence.tokens[3:] == plain
+
+
+def test_invariants_hold_between_rounds() -> None:
+    target = tiny_target()
+    drafters = tiny_drafters(target)
+    router = new_router(RouterConfig("random", seed=3), drafters)
+    sequence = new_sequence(target, drafters, [1, 2, 3], 60)
+    for done in decode(target, drafters, router, sequence, SamplingConfig(max_tokens=60)):
+        assert sequence.cache.length == sequence.log.length == sequence.processed
+        assert all(s.watermark <= sequence.processed for s in sequence.drafts.values())
+        assert 1 <= len(done.tokens) <= len(done.proposed) + 1
+        if done.arm != "plain":  # what it proposed with was ingested, nothing more was kept
+            assert sequence.drafts[done.arm].watermark == done.position - 1
+
+
+def test_an_idle_drafter_does_nothing_and_catches_up_in_one_go() -> None:
+    target = ToyTarget(9)
+    drafters = toy_drafters(target)
+    sequence = new_sequence(target, drafters, [1, 2, 3], 50)
+    sampling = SamplingConfig(max_tokens=50)
+    alone = decode(target, drafters, new_router(RouterConfig("ar"), drafters), sequence, sampling)
+    for _ in range(5):
+        next(alone)
+    alone.close()  # type: ignore[attr-defined]
+    assert sequence.drafts["diffusion"].watermark == 0
+    router = new_router(RouterConfig("diffusion"), drafters)
+    done = next(decode(target, drafters, router, sequence, sampling))
+    assert done.backlog == done.position - 1
+    assert done.seconds.catch_up > 0
+
+
+def test_it_stops_at_the_stop_token_and_at_the_limit() -> None:
+    target = ToyTarget(9, seed=5)
+    drafters = toy_drafters(target)
+    free = tokens_of(
+        run(
+            target, drafters, [1], sampling=SamplingConfig(max_tokens=50), router=RouterConfig("ar")
+        )
+    )
+    stop = free[20]
+    sampling = SamplingConfig(max_tokens=50, stop_token_ids=(stop,))
+    rounds = run(target, drafters, [1], sampling=sampling, router=RouterConfig("ar"))
+    assert tokens_of(rounds) == free[: free.index(stop) + 1]
+    assert [r.finish_reason for r in rounds][-1] == "stop"
+    short = run(
+        target, drafters, [1], sampling=SamplingConfig(max_tokens=7), router=RouterConfig("ar")
+    )
+    assert tokens_of(short) == free[:7] and short[-1].finish_reason == "length"
+
+
+def test_the_context_is_the_last_limit() -> None:
+    target = ToyTarget(9, max_positions=20)
+    drafters = toy_drafters(target)
+    rounds = run(
+        target,
+        drafters,
+        [1] * 15,
+        sampling=SamplingConfig(max_tokens=50),
+        router=RouterConfig("ar"),
+    )
+    assert len(tokens_of(rounds)) == 5 and rounds[-1].finish_reason == "length"
+
+
+def test_bad_prompts_are_refused_before_any_work() -> None:
+    target = ToyTarget(9, max_positions=20)
+    with pytest.raises(PromptTooLongError, match="21 tokens"):
+        new_sequence(target, {}, [1] * 21, 5)
+    with pytest.raises(ConfigError, match="at least one token"):
+        new_sequence(target, {}, [], 5)
+    with pytest.raises(ConfigError, match="prompt=9"):
+        new_sequence(target, {}, [1, 9], 5)
+
+
+def test_logits_that_are_not_finite_are_told_before_anything_is_committed() -> None:
+    target = ToyTarget(9)
+    drafters = toy_drafters(target)
+    target.table[3, 4] = torch.nan
+    sequence = new_sequence(target, drafters, [3, 4], 5)
+    router = new_router(RouterConfig("ar"), drafters)
+    with pytest.raises(NumericsError):
+        next(decode(target, drafters, router, sequence, SamplingConfig(max_tokens=5)))
+    assert sequence.tokens == [3, 4] and sequence.cache.length == sequence.processed

@@ -1,0 +1,171 @@
+"""The transformers runner: agrees with a plain forward, rolls back, refuses what cannot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    PreTrainedModel,
+)
+
+from whiflash_engine.errors import CheckpointError, ConfigError, PromptTooLongError
+from whiflash_engine.target.hf import HFTarget
+
+CPU = torch.device("cpu")
+VOCAB = 48
+
+
+def _llama() -> PreTrainedModel:
+    config = LlamaConfig(
+        vocab_size=VOCAB, hidden_size=32, intermediate_size=48, num_hidden_layers=4,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,
+    )  # fmt: skip
+    return LlamaForCausalLM(config)
+
+
+def _gpt2() -> PreTrainedModel:
+    return GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=VOCAB, n_embd=32, n_layer=4, n_head=4, n_positions=64,
+            bos_token_id=0, eos_token_id=0,
+        )
+    )  # fmt: skip
+
+
+def _gemma3() -> PreTrainedModel:
+    """Sliding and full layers mixed, scaled embeddings; the window is shorter than the text."""
+    return Gemma3ForCausalLM(
+        Gemma3TextConfig(
+            vocab_size=VOCAB, hidden_size=32, intermediate_size=48, num_hidden_layers=4,
+            num_attention_heads=4, num_key_value_heads=2, head_dim=8, sliding_window=5,
+            max_position_embeddings=64, bos_token_id=0, eos_token_id=0, pad_token_id=0,
+            layer_types=["sliding_attention", "full_attention"] * 2,
+        )
+    )  # fmt: skip
+
+
+MODELS = {"llama": _llama, "gpt2": _gpt2, "gemma3": _gemma3}
+
+
+@pytest.fixture(params=sorted(MODELS))
+def saved(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, PreTrainedModel]:
+    torch.manual_seed(0)
+    model = MODELS[request.param]()
+    model.train(False)
+    model.save_pretrained(tmp_path)
+    return tmp_path, model
+
+
+def _target(folder: Path, taps: tuple[int, ...] = (0, 2, 3)) -> HFTarget:
+    return HFTarget(folder, taps=taps, dtype=torch.float32, device=CPU)
+
+
+def _tokens(count: int) -> list[int]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(VOCAB, (count,), generator=generator).tolist()
+
+
+def _reference(model: PreTrainedModel, tokens: list[int]) -> tuple[Tensor, tuple[Tensor, ...]]:
+    with torch.inference_mode():
+        out = model(torch.tensor([tokens]), use_cache=False, output_hidden_states=True)
+    return out.logits[0], tuple(state[0] for state in out.hidden_states)
+
+
+def test_logits_taps_and_final_state_agree_with_a_plain_forward(
+    saved: tuple[Path, PreTrainedModel],
+) -> None:
+    folder, model = saved
+    target, tokens = _target(folder), _tokens(12)
+    logits, states = _reference(model, tokens)
+    out = target.forward(tokens, target.new_cache(16), rows=3)
+    torch.testing.assert_close(out.logits, logits[-3:], rtol=1e-4, atol=1e-5)
+    wanted = torch.cat([states[tap] for tap in target.taps], -1)
+    torch.testing.assert_close(out.features, wanted, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(out.hidden, states[-1][-3:], rtol=1e-4, atol=1e-5)
+    assert out.logits.dtype == torch.float32
+
+
+def test_rejected_tokens_leave_no_trace(saved: tuple[Path, PreTrainedModel]) -> None:
+    folder, model = saved
+    target, tokens = _target(folder), _tokens(14)
+    cache = target.new_cache(20)
+    target.forward(tokens[:9], cache, rows=0)
+    target.forward([1, 2, 3, 4], cache, rows=4)
+    cache.crop(9)
+    cache.crop(9)
+    cache.crop(30)
+    assert cache.length == 9
+    out = target.forward(tokens[9:], cache, rows=5)
+    torch.testing.assert_close(out.logits, _reference(model, tokens)[0][9:], rtol=1e-4, atol=1e-5)
+    cache.crop(0)
+    assert cache.length == 0
+    again = target.forward(tokens, cache, rows=5)
+    torch.testing.assert_close(again.logits, out.logits, rtol=1e-4, atol=1e-5)
+
+
+def test_drafters_can_share_embedding_and_head(saved: tuple[Path, PreTrainedModel]) -> None:
+    folder, model = saved
+    target, tokens = _target(folder), _tokens(6)
+    out = target.forward(tokens, target.new_cache(8), rows=6)
+    torch.testing.assert_close(out.hidden @ target.head_rows(None).T, out.logits)
+    ids = torch.tensor([5, 7])
+    torch.testing.assert_close(out.hidden @ target.head_rows(ids).T, out.logits[:, ids])
+    assert target.embed(ids).shape == (2, 32)
+    if not isinstance(model, GPT2LMHeadModel):  # which adds positions to it
+        torch.testing.assert_close(out.features[:, :32], target.embed(torch.tensor(tokens)))
+
+
+def test_geometry_is_told(saved: tuple[Path, PreTrainedModel]) -> None:
+    target = _target(saved[0], taps=())
+    assert (target.config.vocab_size, target.config.hidden_size) == (VOCAB, 32)
+    assert (target.config.num_layers, target.dtype, target.device) == (4, torch.float32, CPU)
+    assert target.forward([1, 2], target.new_cache(4), rows=1).features.shape == (2, 0)
+
+
+def test_capacity_is_kept(saved: tuple[Path, PreTrainedModel]) -> None:
+    target = _target(saved[0])
+    with pytest.raises(PromptTooLongError, match="5 tokens"):
+        target.forward([1] * 5, target.new_cache(4), rows=1)
+
+
+def test_a_recurrent_model_is_refused(tmp_path: Path) -> None:
+    config = MambaConfig(vocab_size=VOCAB, hidden_size=16, num_hidden_layers=2, state_size=4)
+    MambaForCausalLM(config).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="recurrent"):
+        _target(tmp_path, taps=())
+
+
+def test_a_boundary_that_cannot_be_observed_is_refused(tmp_path: Path) -> None:
+    _llama().save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=r"tap=4: must lie in 0\.\.3"):
+        _target(tmp_path, taps=(4,))
+
+
+def test_missing_weights_are_not_invented(tmp_path: Path) -> None:
+    _llama().save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    tensors = load_file(path)
+    del tensors["model.norm.weight"]
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"missing keys: model\.norm\.weight"):
+        _target(tmp_path)
+
+
+def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
+    _llama().save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-64])
+    with pytest.raises(CheckpointError, match="damaged"):
+        _target(tmp_path)

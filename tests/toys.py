@@ -1,0 +1,243 @@
+"""A target and drafters whose every distribution can be written down.
+
+The toy target is a Markov chain of order two over a small vocabulary; toy drafters draw
+from tables of their own. Tiny real networks, with random weights, stand below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from whiflash_engine.router.costs import CostModel
+from whiflash_engine.router.router import Router, build_router
+
+from whiflash_engine.checkpoints.dflash import DFlashConfig, dflash_shapes
+from whiflash_engine.checkpoints.eagle3 import Eagle3Config, eagle3_shapes
+from whiflash_engine.config import ArmName, ModelConfig, RopeConfig, RouterConfig, SamplingConfig
+from whiflash_engine.constraint import Constraint
+from whiflash_engine.decode import decode
+from whiflash_engine.drafters.base import Chooser, Drafter, DraftState, Proposal, scatter
+from whiflash_engine.drafters.dflash import DFlashDrafter
+from whiflash_engine.drafters.eagle3 import Eagle3Drafter
+from whiflash_engine.events import Round
+from whiflash_engine.features import FeatureLog
+from whiflash_engine.router.spans import SpanDetector
+from whiflash_engine.sequence import SequenceState
+from whiflash_engine.target.base import Target, TargetCache, TargetOutput
+from whiflash_engine.target.native import NativeTarget
+
+
+@dataclass
+class ToyCache:
+    tokens: list[int] = field(default_factory=list)
+
+    @property
+    def length(self) -> int:
+        return len(self.tokens)
+
+    def crop(self, length: int) -> None:
+        del self.tokens[length:]
+
+
+class ToyTarget:
+    """p(next | last two tokens) = softmax(table[a, b]); features are the token itself."""
+
+    taps = (1,)
+    device = torch.device("cpu")
+    dtype = torch.float32
+
+    def __init__(self, vocab: int, seed: int = 0, max_positions: int = 512) -> None:
+        self.config = ModelConfig(
+            vocab, 2, 2, 1, 1, 1, 2, 1e-5, RopeConfig(), max_positions=max_positions
+        )
+        generator = torch.Generator().manual_seed(seed)
+        self.table = torch.randn(vocab, vocab, vocab, generator=generator) * 1.5
+
+    def new_cache(self, capacity: int) -> ToyCache:
+        return ToyCache()
+
+    def forward(self, tokens: Sequence[int], cache: TargetCache, *, rows: int) -> TargetOutput:
+        assert isinstance(cache, ToyCache)
+        cache.tokens += tokens
+        every = [0, *cache.tokens]
+        pairs = [(every[i - 1], every[i]) for i in range(len(every) - len(tokens), len(every))]
+        logits = torch.stack([self.table[a, b] for a, b in pairs])
+        features = torch.tensor(tokens, dtype=torch.float32)[:, None].repeat(1, 2)
+        kept = slice(len(tokens) - rows, None)
+        return TargetOutput(logits[kept], features, features[kept])
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def head_rows(self, ids: Tensor | None) -> Tensor:
+        raise NotImplementedError
+
+
+@dataclass
+class ToyState:
+    rows: list[float] = field(default_factory=list)
+
+    @property
+    def watermark(self) -> int:
+        return len(self.rows)
+
+    def crop(self, length: int) -> None:
+        del self.rows[length:]
+
+
+class ToyDrafter:
+    """q(next | last token) from a table over the first `draft_vocab` tokens.
+
+    blend: how much of the target's own table is mixed in, so that drafts get accepted.
+    Checks on every call that its state was fed what the protocol promises.
+    """
+
+    def __init__(
+        self, name: ArmName, target: ToyTarget, *, seed: int, draft: int = 3, blend: float = 0.7,
+        draft_vocab: int | None = None,
+    ) -> None:  # fmt: skip
+        self.name: ArmName = name
+        self.max_draft = draft
+        vocab = target.config.vocab_size
+        self.draft_vocab = draft_vocab or vocab
+        generator = torch.Generator().manual_seed(seed)
+        noise = torch.randn(vocab, self.draft_vocab, generator=generator)
+        self.table = (1 - blend) * noise + blend * target.table.mean(0)[:, : self.draft_vocab]
+        self.vocab = vocab
+
+    def new_state(self, capacity: int) -> ToyState:
+        return ToyState()
+
+    def ingest(self, state: DraftState, log: FeatureLog, tokens: Sequence[int]) -> None:
+        assert isinstance(state, ToyState) and len(tokens) == log.length + 1
+        state.rows += log.rows(state.watermark, log.length)[:, 0].tolist()
+        assert state.rows == [float(t) for t in tokens[:-1]], "the log and the tokens differ"
+
+    def propose(
+        self, state: DraftState, tokens: Sequence[int], count: int, chooser: Chooser
+    ) -> Proposal:
+        assert state.watermark == len(tokens) - 1
+        draft: list[int] = []
+        rows: list[Tensor | None] = []
+        for i in range(count):
+            last = [*tokens, *draft][-1]
+            index, q = chooser.choose(self.table[last], len(tokens) + i)
+            draft.append(index)
+            rows.append(q)
+        ids = None if self.draft_vocab == self.vocab else torch.arange(self.draft_vocab)
+        return Proposal(tuple(draft), scatter(rows, ids, self.vocab))
+
+
+def toy_drafters(target: ToyTarget, **options: int) -> dict[ArmName, Drafter]:
+    return {
+        "ar": ToyDrafter("ar", target, seed=11, **options),
+        "diffusion": ToyDrafter("diffusion", target, seed=12, **options),
+    }
+
+
+def run(
+    target: Target,
+    drafters: Mapping[ArmName, Drafter],
+    prompt: Sequence[int],
+    *,
+    sampling: SamplingConfig,
+    router: RouterConfig | Router,
+    constraint: Constraint | None = None,
+) -> list[Round]:
+    """One generation from a fresh sequence."""
+    sequence = new_sequence(target, drafters, prompt, sampling.max_tokens)
+    if isinstance(router, RouterConfig):
+        router = new_router(router, drafters)
+    return list(decode(target, drafters, router, sequence, sampling, constraint))
+
+
+def new_router(config: RouterConfig, drafters: Mapping[ArmName, Drafter]) -> Router:
+    return build_router(config, (*drafters, "plain"), costs=CostModel())
+
+
+def new_sequence(
+    target: Target, drafters: Mapping[ArmName, Drafter], prompt: Sequence[int], max_tokens: int
+) -> SequenceState:
+    spans = SpanDetector(lambda token: bytes([97 + token % 26]))
+    return SequenceState(target, drafters, prompt, max_tokens=max_tokens, spans=spans)
+
+
+def tokens_of(rounds: Sequence[Round]) -> list[int]:
+    return [token for r in rounds for token in r.tokens]
+
+
+# ---------------------------------------------------------------- tiny networks
+
+TINY = ModelConfig(
+    vocab_size=61, hidden_size=32, intermediate_size=48, num_layers=4, num_heads=4,
+    num_kv_heads=2, head_dim=8, rms_norm_eps=1e-5, rope=RopeConfig(), max_positions=1024,
+    tie_embeddings=True,
+)  # fmt: skip
+
+
+def _random(shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: torch.ones(shape) if "norm" in name
+        else torch.randn(shape, generator=generator) * shape[-1] ** -0.5
+        for name, shape in shapes.items()
+    }  # fmt: skip
+
+
+def tiny_target(taps: tuple[int, ...] = (1, 2, 3), seed: int = 0) -> NativeTarget:
+    c = TINY
+    q, kv = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
+    shapes: dict[str, tuple[int, ...]] = {
+        "model.embed_tokens.weight": (c.vocab_size, c.hidden_size),
+        "model.norm.weight": (c.hidden_size,),
+    }
+    for i in range(c.num_layers):
+        p = f"model.layers.{i}."
+        shapes |= {
+            p + "input_layernorm.weight": (c.hidden_size,),
+            p + "post_attention_layernorm.weight": (c.hidden_size,),
+            p + "self_attn.q_proj.weight": (q, c.hidden_size),
+            p + "self_attn.k_proj.weight": (kv, c.hidden_size),
+            p + "self_attn.v_proj.weight": (kv, c.hidden_size),
+            p + "self_attn.o_proj.weight": (c.hidden_size, q),
+            p + "mlp.gate_proj.weight": (c.intermediate_size, c.hidden_size),
+            p + "mlp.up_proj.weight": (c.intermediate_size, c.hidden_size),
+            p + "mlp.down_proj.weight": (c.hidden_size, c.intermediate_size),
+        }
+    weights = _random(shapes, seed)
+    weights["model.embed_tokens.weight"] *= 3.0
+    return NativeTarget(c, weights, taps)
+
+
+def tiny_eagle3(target: NativeTarget, seed: int = 1, depth: int = 4) -> Eagle3Drafter:
+    c = TINY
+    config = Eagle3Config(
+        hidden_size=c.hidden_size, target_hidden_size=c.hidden_size,
+        intermediate_size=c.intermediate_size, num_heads=c.num_heads,
+        num_kv_heads=c.num_kv_heads, head_dim=c.head_dim, rms_norm_eps=c.rms_norm_eps,
+        rope=c.rope, vocab_size=c.vocab_size, draft_vocab_size=c.vocab_size, aux=target.taps,
+        norm_before_residual=False, norm_before_fc=False, fc_norm=False, norm_output=False,
+        qk_norm=False,
+    )  # fmt: skip
+    required, _ = eagle3_shapes(config)
+    return Eagle3Drafter(config, _random(required, seed), target, depth)
+
+
+def tiny_dflash(target: NativeTarget, seed: int = 2, block: int = 5) -> DFlashDrafter:
+    c = TINY
+    config = DFlashConfig(
+        hidden_size=c.hidden_size, intermediate_size=c.intermediate_size, num_layers=2,
+        num_heads=c.num_heads, num_kv_heads=c.num_kv_heads, head_dim=c.head_dim,
+        rms_norm_eps=c.rms_norm_eps, rope=c.rope, vocab_size=c.vocab_size,
+        draft_vocab_size=c.vocab_size, block_size=block, mask_token_id=60, taps=target.taps,
+        windows=(None, None), causal=(False, False),
+    )  # fmt: skip
+    required, _ = dflash_shapes(config)
+    return DFlashDrafter(config, _random(required, seed), target)
+
+
+def tiny_drafters(target: NativeTarget) -> dict[ArmName, Drafter]:
+    return {"ar": tiny_eagle3(target), "diffusion": tiny_dflash(target)}

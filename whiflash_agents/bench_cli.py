@@ -1,0 +1,82 @@
+"""`whiflash-agents bench` and `whiflash-agents lossless`: the last line of stdout is JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from whiflash_agents.measure.prompts import Prompt
+
+
+def add_bench_parsers(
+    subparsers: argparse._SubParsersAction[argparse.ArgumentParser],
+) -> None:
+    """Add the two subcommands."""
+    bench = subparsers.add_parser("bench", help="measure speed against transformers' generate")
+    _shared(bench, per_kind=4, tokens=64)
+    bench.add_argument("--dtype", choices=("bfloat16", "float32"), help="default: what is fast")
+    bench.set_defaults(run=_bench)
+    lossless = subparsers.add_parser(
+        "lossless", help="compare every arm with plain decoding, token for token, in float32"
+    )
+    _shared(lossless, per_kind=25, tokens=64)
+    lossless.set_defaults(run=_lossless)
+
+
+def _shared(parser: argparse.ArgumentParser, per_kind: int, tokens: int) -> None:
+    parser.add_argument("--model", help="folder, GGUF file or hub id; default: the embedded model")
+    parser.add_argument("--data", type=Path, help="folder of prompts; default: the package's own")
+    parser.add_argument("--ids", type=Path, help="file of prompt ids: take only these, in order")
+    parser.add_argument("--per-kind", type=int, default=per_kind, help="prompts of each kind")
+    parser.add_argument("--tokens", type=int, default=tokens, help="new tokens a prompt")
+    parser.add_argument("--ar-drafter", help="folder of an EAGLE-3 checkpoint")
+    parser.add_argument("--diffusion-drafter", help="folder of a DFlash checkpoint")
+
+
+def _prompts(args: argparse.Namespace) -> Sequence[Prompt]:
+    from whiflash_agents.measure.prompts import balanced, from_folder, shipped
+
+    rows = shipped() if args.data is None else list(from_folder(args.data))
+    if args.ids is not None:
+        by_id = {row.id: row for row in rows}
+        wanted = args.ids.read_text(encoding="utf-8").split()
+        rows = [by_id[name] for name in wanted if name in by_id]
+    return balanced(rows, args.per_kind)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _bench(args: argparse.Namespace) -> int:
+    from whiflash_agents.measure.speed import measure
+    from whiflash_engine.checkpoints.resolve import resolve_model
+    from whiflash_engine.engine import Engine
+
+    prompts = _prompts(args)
+    engine = Engine.load(
+        args.model, ar_drafter=args.ar_drafter, diffusion_drafter=args.diffusion_drafter,
+        dtype=args.dtype, report=_say,
+    )  # fmt: skip
+    folder = resolve_model(args.model, report=_say).path
+    print(json.dumps(measure(engine, folder, prompts, args.tokens, _say)))
+    return 0
+
+
+def _lossless(args: argparse.Namespace) -> int:
+    from whiflash_agents.measure.lossless import prove
+    from whiflash_engine.engine import Engine
+
+    prompts = _prompts(args)
+    engine = Engine.load(
+        args.model, ar_drafter=args.ar_drafter, diffusion_drafter=args.diffusion_drafter,
+        dtype="float32", report=_say,
+    )  # fmt: skip
+    result = prove(engine, prompts, args.tokens, _say)
+    print(json.dumps(result))
+    return 0 if result["differences"] == 0 else 1

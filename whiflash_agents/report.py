@@ -1,0 +1,125 @@
+"""What a run looks like on a terminal: text coloured by arm, figures in a table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from rich.table import Table
+from rich.text import Text
+
+from whiflash_engine.config import ArmName
+from whiflash_engine.events import ArmStats, Stats
+
+_Key = TypeVar("_Key")
+
+STYLES: Mapping[ArmName, str] = {
+    "ar": "cyan",
+    "diffusion": "magenta",
+    "forced": "green",
+    "plain": "default",
+}
+NAMES: Mapping[ArmName, str] = {
+    "ar": "ar (EAGLE-3)",
+    "diffusion": "diffusion (DFlash)",
+    "forced": "forced (grammar)",
+    "plain": "plain (no draft)",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Text that one round committed."""
+
+    arm: ArmName
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """The same generation twice: as it was routed, and without any drafts."""
+
+    routed: Stats
+    plain: Stats
+    same_tokens: bool
+
+
+def coloured(pieces: Iterable[Piece]) -> Text:
+    """Model text, in the colour of the arm that drafted it; nothing in it is interpreted."""
+    out = Text()
+    for piece in pieces:
+        # Escape sequences would reach the terminal: show them instead.
+        out.append(piece.text.replace("\x1b", "\u241b"), style=STYLES[piece.arm])
+    return out
+
+
+def legend(arms: Iterable[ArmName]) -> Text:
+    """Which colour is whose."""
+    return Text("  ").join(Text(NAMES[arm], style=STYLES[arm]) for arm in arms)
+
+
+def arms_table(replays: Sequence[Replay]) -> Table:
+    """Rounds, tokens and acceptance length per arm, and per arm in each kind of text."""
+    totals = _sum((arm, s) for r in replays for arm, s in r.routed.arms.items())
+    spans = _sum(
+        ((arm, span), s)
+        for r in replays
+        for span, arms in r.routed.spans.items()
+        for arm, s in arms.items()
+    )
+    rounds = sum(s.rounds for s in totals.values())
+    table = Table(title="Who drafted what", title_justify="left")
+    for name in ("arm", "text", "rounds", "share", "tokens", "AL"):
+        table.add_column(name, justify="left" if name in ("arm", "text") else "right")
+    for arm, total in totals.items():
+        style = STYLES[arm]
+        table.add_row(Text(NAMES[arm], style=style), "all", *_figures(total, rounds))
+        for (of_arm, span), part in spans.items():
+            if of_arm == arm and part.rounds != total.rounds:
+                table.add_row("", span, *_figures(part, rounds))
+    everything = _sum((None, s) for s in totals.values()).get(None, ArmStats())
+    table.add_section()
+    table.add_row("together", "all", *_figures(everything, rounds))
+    table.caption = "AL: tokens committed per round, the target's own token counted"
+    return table
+
+
+def speed_lines(replays: Sequence[Replay]) -> list[str]:
+    """Tokens per second both ways, their ratio, and whether the tokens agree."""
+    routed = _speed(r.routed for r in replays)
+    plain = _speed(r.plain for r in replays)
+    ratio = f"{routed / plain:.2f}x plain decoding" if plain else "no plain figure"
+    same = sum(r.same_tokens for r in replays)
+    lines = [
+        f"{routed:.1f} tokens/s routed, {plain:.1f} tokens/s plain: {ratio} of the same prompts",
+        f"{same} of {len(replays)} generations have the very same tokens both ways",
+    ]
+    if same < len(replays):
+        lines.append("(where they differ: two tokens tied within rounding, or a fault to report)")
+    switch = sum(r.routed.switch_seconds for r in replays)
+    lines.append(f"{switch * 1000:.1f} ms were spent on switching between drafters")
+    return lines
+
+
+def _figures(stats: ArmStats, rounds: int) -> tuple[str, str, str, str]:
+    share = f"{stats.rounds / rounds:.0%}" if rounds else "-"
+    return str(stats.rounds), share, str(stats.tokens), f"{stats.acceptance_length:.2f}"
+
+
+def _speed(runs: Iterable[Stats]) -> float:
+    """Decoding speed over several runs, prompts left out, as in `Stats`."""
+    tokens, seconds = 0, 0.0
+    for stats in runs:
+        if stats.tokens > 1:
+            tokens += stats.tokens - 1
+            seconds += stats.seconds - stats.time_to_first_token
+    return tokens / seconds if seconds > 0 else 0.0
+
+
+def _sum(parts: Iterable[tuple[_Key, ArmStats]]) -> dict[_Key, ArmStats]:
+    out: dict[_Key, ArmStats] = {}
+    for key, s in parts:
+        old = out.get(key, ArmStats())
+        out[key] = ArmStats(old.rounds + s.rounds, old.tokens + s.tokens, old.seconds + s.seconds)
+    return out
