@@ -102,7 +102,8 @@ class ThresholdPolicy:
         return tuple(arm for arm in wanted if arm in arms) or ("plain",)
 
     def expect(self, arm: ArmName, context: RouteContext) -> float:
-        over = context.entropy - self._threshold
+        # Any threshold must do, and exp(-800) is 0.
+        over = max(-300.0, min(context.entropy - self._threshold, 300.0))
         return math.exp(over if arm == "ar" else -over)
 
     def learn(self, round: Round) -> None:

@@ -55,16 +55,20 @@ class Router:
     """
 
     def __init__(
-        self, policy: Policy, *, balance: float = 0.0, span_bias: float = 0.0, probe: bool = False
+        self,
+        policy: Policy,
+        *,
+        balance: float = 0.0,
+        span_bias: float = 0.0,
+        probed: Sequence[ArmName] = (),
     ) -> None:
-        """probe: try arms that have not been used for long (see `_stale`)."""
+        """probed: arms to try again when they have not been used for long."""
         self._policy = policy
         self._balance = balance
         self._span_bias = span_bias
-        self._probe = probe
         self._costs = CostModel()
-        self._idle: dict[ArmName, int] = {}
-        self._patience: dict[ArmName, int] = {}
+        self._idle = dict.fromkeys(probed, 0)
+        self._patience = dict.fromkeys(probed, _FIRST_PROBE)
 
     @property
     def costs(self) -> CostModel:
@@ -84,11 +88,10 @@ class Router:
         """To be told every round, whoever picked it."""
         self._costs.learn(round)
         self._policy.learn(round)
-        for arm in self._idle:
-            self._idle[arm] += 1
-        if self._idle.get(round.arm, 0) > self._patience.get(round.arm, _FIRST_PROBE):
-            self._patience[round.arm] = min(2 * self._patience[round.arm], _LAST_PROBE)
-        self._idle[round.arm] = 0
+        for arm, idle in self._idle.items():
+            self._idle[arm] = 0 if arm == round.arm else idle + 1
+            if arm == round.arm and idle >= self._patience[arm]:
+                self._patience[arm] = min(2 * self._patience[arm], _LAST_PROBE)
 
     def _score(self, arm: ArmName, context: RouteContext) -> float:
         score = math.log(self._policy.expect(arm, context))
@@ -98,7 +101,14 @@ class Router:
         return score + self._span_bias * (_FAVOURED.get(context.span) == arm)
 
     def _stale(self, candidates: Sequence[ArmName]) -> ArmName | None:
-        return None
+        """An arm that is due for a probe.
+
+        An arm that is not used gives no signal, so that one bad start would condemn it for
+        good. Trying it after 4, 8, 16, ... and then every 128 rounds costs next to nothing
+        and finds out when the text or the machine has changed.
+        """
+        due = (a for a in candidates if a in self._idle and self._idle[a] >= self._patience[a])
+        return next(due, None)
 
 
 def build_router(config: RouterConfig, arms: Sequence[ArmName]) -> Router:
@@ -119,5 +129,8 @@ def build_router(config: RouterConfig, arms: Sequence[ArmName]) -> Router:
     if name == "entropy":
         return Router(ThresholdPolicy(config.entropy_threshold), span_bias=config.span_bias)
     return Router(
-        EntropyPolicy(), balance=config.balance, span_bias=config.span_bias, probe=True
+        EntropyPolicy(),
+        balance=config.balance,
+        span_bias=config.span_bias,
+        probed=[arm for arm in arms if arm != "forced"],
     )
