@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from whiflash_engine.checkpoints.draft_files import at_least, require_match
+from whiflash_engine.checkpoints.draft_files import at_least, head_counts, require_match
 from whiflash_engine.checkpoints.fields import Fields
 from whiflash_engine.checkpoints.rope import rope_config
 from whiflash_engine.config import ModelConfig, RopeConfig
@@ -55,7 +55,7 @@ def dflash_config(
     layer = fields.sub("transformer_layer_config") if nested else fields
     extra = fields.sub("dflash_config")
     _refuse_variants(fields, extra)
-    hidden, heads = at_least(1, layer, "hidden_size"), at_least(1, layer, "num_attention_heads")
+    hidden, (heads, kv_heads) = at_least(1, layer, "hidden_size"), head_counts(layer)
     require_match(layer, hidden, target)
     layers = at_least(1, layer, "num_hidden_layers")
     windows = _windows(layer, extra, layers)
@@ -64,7 +64,7 @@ def dflash_config(
         intermediate_size=at_least(1, layer, "intermediate_size"),
         num_layers=layers,
         num_heads=heads,
-        num_kv_heads=at_least(1, layer, "num_key_value_heads", heads),
+        num_kv_heads=kv_heads,
         head_dim=at_least(2, layer, "head_dim", 128),
         rms_norm_eps=layer.number("rms_norm_eps", 1e-6),
         rope=rope_config(layer, max_positions=layer.integer("max_position_embeddings", 32768)),

@@ -40,7 +40,8 @@ class DraftFiles:
     def draft_vocab(self, fields: Fields, vocab: int) -> int:
         """The config's number, else what the tensors say, else the whole vocabulary."""
         found = self.weights.get("lm_head.weight") if self.d2t is None else self.d2t
-        return fields.integer("draft_vocab_size", vocab if found is None else found.shape[0])
+        rows = vocab if found is None or found.ndim == 0 else found.shape[0]
+        return at_least(1, fields, "draft_vocab_size", rows)
 
     def checked(
         self, shapes: tuple[Mapping[str, Shape], Mapping[str, Shape]], vocab: int, draft_vocab: int
@@ -65,6 +66,15 @@ def require_match(layer: Fields, width: int, target: ModelConfig) -> None:
             "vocab_size",
             f"the drafter was made for a vocabulary of {vocab}, the target has {target.vocab_size}",
         )
+
+
+def head_counts(layer: Fields) -> tuple[int, int]:
+    """(query heads, key-value heads)."""
+    heads = at_least(1, layer, "num_attention_heads")
+    kv = at_least(1, layer, "num_key_value_heads", heads)
+    if heads % kv:
+        raise layer.fail("num_key_value_heads", f"{kv} does not divide {heads} heads")
+    return heads, kv
 
 
 def at_least(least: int, fields: Fields, key: str, default: int | None = None) -> int:

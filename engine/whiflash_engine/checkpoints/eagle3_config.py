@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from whiflash_engine.checkpoints.draft_files import at_least, require_match
+from whiflash_engine.checkpoints.draft_files import at_least, head_counts, require_match
 from whiflash_engine.checkpoints.fields import Fields
 from whiflash_engine.checkpoints.rope import rope_config
 from whiflash_engine.config import ModelConfig, RopeConfig
@@ -60,7 +60,7 @@ def eagle3_config(
         raise layer.fail("num_hidden_layers", "only heads of one layer are supported")
     if not extra.flag("use_aux_hidden_state", True):
         raise extra.fail("use_aux_hidden_state", "heads without fused features are not supported")
-    hidden, heads = at_least(1, layer, "hidden_size"), at_least(1, layer, "num_attention_heads")
+    hidden, (heads, kv_heads) = at_least(1, layer, "hidden_size"), head_counts(layer)
     width = fields.integer("target_hidden_size", hidden)
     require_match(layer, width, target)
 
@@ -75,7 +75,7 @@ def eagle3_config(
         target_hidden_size=width,
         intermediate_size=at_least(1, layer, "intermediate_size"),
         num_heads=heads,
-        num_kv_heads=at_least(1, layer, "num_key_value_heads", heads),
+        num_kv_heads=kv_heads,
         head_dim=at_least(2, layer, "head_dim", hidden // heads),
         rms_norm_eps=layer.number("rms_norm_eps", 1e-6),
         rope=rope_config(layer, max_positions=layer.integer("max_position_embeddings", 2048)),
