@@ -61,12 +61,16 @@ class Router:
         balance: float = 0.0,
         span_bias: float = 0.0,
         probed: Sequence[ArmName] = (),
+        costs: CostModel | None = None,
     ) -> None:
-        """probed: arms to try again when they have not been used for long."""
+        """probed: arms to try again when they have not been used for long.
+
+        costs: measured seconds, to be shared by routers over the same drafters.
+        """
         self._policy = policy
         self._balance = balance
         self._span_bias = span_bias
-        self._costs = CostModel()
+        self._costs = CostModel() if costs is None else costs
         self._idle = dict.fromkeys(probed, 0)
         self._patience = dict.fromkeys(probed, _FIRST_PROBE)
 
@@ -111,7 +115,9 @@ class Router:
         return next(due, None)
 
 
-def build_router(config: RouterConfig, arms: Sequence[ArmName]) -> Router:
+def build_router(
+    config: RouterConfig, arms: Sequence[ArmName], costs: CostModel | None = None
+) -> Router:
     """The router that `config` names, over the arms that are loaded. ConfigError if it needs
     one that is not."""
     for arm in arms:
@@ -123,14 +129,16 @@ def build_router(config: RouterConfig, arms: Sequence[ArmName]) -> Router:
     for arm in needed:
         require(arm in arms, "router", name, f"needs the {arm} drafter, which is not loaded")
     if name == "ar" or name == "diffusion" or name == "plain":
-        return Router(StaticPolicy(name))
+        return Router(StaticPolicy(name), costs=costs)
     if name == "random":
-        return Router(RandomPolicy(config.seed))
+        return Router(RandomPolicy(config.seed), costs=costs)
     if name == "entropy":
-        return Router(ThresholdPolicy(config.entropy_threshold), span_bias=config.span_bias)
+        policy = ThresholdPolicy(config.entropy_threshold)
+        return Router(policy, span_bias=config.span_bias, costs=costs)
     return Router(
         EntropyPolicy(),
         balance=config.balance,
         span_bias=config.span_bias,
         probed=[arm for arm in arms if arm != "forced"],
+        costs=costs,
     )
