@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    LlamaForCausalLM,
+    MistralForCausalLM,
+    PreTrainedModel,
+    Qwen2ForCausalLM,
+    Qwen3ForCausalLM,
+)
 
 from whiflash_engine.checkpoints.weights import (
     decoder_shapes,
@@ -27,6 +34,10 @@ SIZES = {
 LLAMA_JSON: dict[str, object] = {"model_type": "llama", **SIZES}
 
 
+MODELS: dict[str, type[PreTrainedModel]] = {
+    "llama": LlamaForCausalLM, "qwen2": Qwen2ForCausalLM, "qwen3": Qwen3ForCausalLM,
+    "mistral": MistralForCausalLM,
+}  # fmt: skip
 EXTRA: dict[str, dict[str, object]] = {
     "llama": {"attention_bias": True, "mlp_bias": True},
     "qwen2": {"tie_word_embeddings": True},
@@ -38,8 +49,7 @@ EXTRA: dict[str, dict[str, object]] = {
 def _saved(kind: str, folder: Path) -> PreTrainedModel:
     """A random tiny model of that kind, written by transformers."""
     config = AutoConfig.for_model(kind, **SIZES, **EXTRA[kind])
-    model: object = AutoModelForCausalLM.from_config(config)
-    assert isinstance(model, PreTrainedModel)
+    model = MODELS[kind](config)
     model.save_pretrained(folder)
     return model
 

