@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.fake_engine import byte_tokenizer
-from whiflash_adapters.formats.hermes import Tool, system_block, write_call
 from whiflash_adapters.formats.hermes_grammar import ToolMode, bounded, grammar
 from whiflash_adapters.formats.hermes_parser import (
     CallArgs,
@@ -25,6 +24,7 @@ from whiflash_adapters.formats.hermes_parser import (
     TextPiece,
     parse,
 )
+from whiflash_adapters.formats.hermes_text import Tool, system_block, write_call
 
 CALL = write_call("calculate", {"expression": "2 * 3"})
 TRICKY = write_call("say", {"text": 'a "quoted" </tool_call> \\ { [ é', "n": [1, {"x": {}}]})

@@ -1,6 +1,6 @@
 """whiflash-agents: a local engine for LLM agents, behind a LangChain chat model.
 
-    from whiflash_agents import ChatWhiFlash, Engine
+from whiflash_agents import ChatWhiFlash, Engine
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 __all__ = ["ChatWhiFlash", "Engine"]
 
+if not TYPE_CHECKING:
+    # `Engine` brings torch with it, which takes seconds; whoever imports only the chat model
+    # should not wait for it. Type checkers see the import above and nothing of this.
+    def __getattr__(name: str) -> type[Engine]:
+        if name == "Engine":
+            from whiflash_engine.engine import Engine
 
-# `Engine` brings torch with it, which takes seconds; whoever imports only the chat model, or
-# asks the command line for help, should not wait for it. Type checkers see the import above.
-def __getattr__(name: str) -> type[Engine]:
-    if name == "Engine":
-        from whiflash_engine.engine import Engine
-
-        return Engine
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+            return Engine
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -70,7 +70,8 @@ def evaluate(expression: str) -> Number:
     """The value of an expression of numbers; anything else is refused with ValueError."""
     if len(expression) > MAX_EXPRESSION:
         raise ValueError(f"the expression is longer than {MAX_EXPRESSION} characters")
-    text = expression.strip().rstrip("=").replace("×", "*").replace("÷", "/").replace("^", "**")
+    text = expression.strip().rstrip("=").replace("^", "**")
+    text = text.replace("\u00d7", "*").replace("\u00f7", "/")  # the signs of a schoolbook
     text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)
     return _value(ast.parse(text, mode="eval").body)
 
@@ -130,6 +131,3 @@ def find_zone(name: str) -> ZoneInfo:
     close = [cities[city] for city in get_close_matches(wanted.split("/")[-1], cities, n=2)]
     hint = " or ".join(close) or "Europe/Paris"
     raise ValueError(f"unknown time zone {name!r}; try a name such as {hint}")
-
-
-DEMO_TOOLS: tuple[Callable[[str], str], ...] = (calculate, current_time, search_docs)

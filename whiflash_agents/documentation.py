@@ -18,7 +18,7 @@ PASSAGE = 300  # characters, about
 class Passage:
     source: str
     text: str
-    terms: Mapping[str, int]
+    terms: Counter[str]
 
 
 class Library:
@@ -64,10 +64,10 @@ class Library:
 
 def _readme_of_wheel() -> dict[str, str]:
     try:
-        payload = metadata.metadata("whiflash-agents").get("Description", "")
+        payload = metadata.metadata("whiflash-agents").json.get("description", "")
     except metadata.PackageNotFoundError:
         return {}
-    return {"README.md": payload} if payload else {}
+    return {"README.md": str(payload)} if payload else {}
 
 
 def _split(document: str) -> list[tuple[str, str]]:
@@ -98,8 +98,11 @@ def _plain(text: str) -> str:
 
 
 _COMMON = frozenset(
-    "a an and are as at be by can do does for from has have how i in is it its me my of on or "
-    "that the there this to up was what when where which who why will with you your".split()
+    re.findall(
+        r"\w+",
+        "a an and are as at be by can do does for from has have how i in is it its me my of on"
+        " or that the there this to up was what when where which who why will with you your",
+    )
 )
 
 

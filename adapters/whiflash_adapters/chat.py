@@ -20,8 +20,8 @@ from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import Field, PrivateAttr, SkipValidation, model_validator
 
-from whiflash_adapters.formats.hermes import Tool
 from whiflash_adapters.formats.hermes_grammar import grammar
+from whiflash_adapters.formats.hermes_text import Tool
 from whiflash_adapters.generation import Answer, Request, Trace
 from whiflash_adapters.messages import to_template
 from whiflash_adapters.ports import TokenEngine

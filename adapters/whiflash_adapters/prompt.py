@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 from jinja2 import TemplateError
 
-from whiflash_adapters.formats.hermes import START, THINK, Tool, in_plain_turns
+from whiflash_adapters.formats.hermes_text import START, THINK, Tool, in_plain_turns, in_usual_order
 from whiflash_adapters.messages import TemplateMessage
 from whiflash_engine.errors import ConfigError
 
@@ -38,6 +38,7 @@ class Prompter:
         Control tokens inside messages are encoded as the plain text they are, so that no tool
         result can open a turn of its own.
         """
+        tools = [in_usual_order(tool) for tool in tools]
         if not self._renders_tools():
             messages, tools = in_plain_turns(messages, tools), ()
         return self._apply(messages, tools, sanitize=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from whiflash_adapters.formats.hermes import END, START, THINK, THINK_END
+from whiflash_adapters.formats.hermes_text import END, START, THINK, THINK_END
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

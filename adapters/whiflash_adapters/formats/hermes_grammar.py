@@ -14,7 +14,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from whiflash_adapters.formats.hermes import (
+from whiflash_adapters.formats.hermes_text import (
     END,
     START,
     THINK,

@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from whiflash_adapters.formats.hermes import END, START, THINK, THINK_END
+from whiflash_adapters.formats.hermes_text import END, START, THINK, THINK_END
 from whiflash_adapters.text import overlap
 
 

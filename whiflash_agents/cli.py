@@ -1,0 +1,41 @@
+"""The command line: `whiflash-agents demo|train|bench|lossless`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from langchain_core.exceptions import ContextOverflowError
+
+from whiflash_agents.bench_cli import add_bench_parsers
+from whiflash_agents.demo import add_demo_parser
+from whiflash_agents.train_cli import add_train_parser
+from whiflash_engine.errors import WhiFlashError
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="whiflash-agents", description="A local engine for LLM agents."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    add_demo_parser(commands)
+    add_bench_parsers(commands)
+    add_train_parser(commands)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code of a command. What we raise on purpose is one line, not a traceback."""
+    args = build_parser().parse_args(argv)
+    try:
+        return int(args.run(args))
+    except (WhiFlashError, ContextOverflowError) as error:
+        print(f"whiflash-agents: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
