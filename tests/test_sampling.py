@@ -1,0 +1,190 @@
+"""Warping against a naive reference and against transformers; the random stream."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from transformers.generation.logits_process import (
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from whiflash_engine.config import SamplingConfig
+from whiflash_engine.errors import NumericsError
+from whiflash_engine.sampling import Sampler, argmax, draw, penalise, uniform, warp
+
+VOCAB = 12
+
+configs = st.builds(
+    SamplingConfig,
+    temperature=st.sampled_from([0.05, 0.7, 1.0, 3.0]),
+    top_k=st.integers(0, VOCAB + 3),
+    top_p=st.sampled_from([0.1, 0.5, 0.9, 1.0]),
+    min_p=st.sampled_from([0.0, 0.05, 0.5]),
+    repetition_penalty=st.sampled_from([0.8, 1.0, 1.3]),
+)
+token_lists = st.lists(st.integers(0, VOCAB - 1), max_size=6)
+seeds = st.integers(0, 2**31)
+
+
+def _logits(rows: int, seed: int, vocab: int = VOCAB) -> Tensor:
+    return torch.randn(rows, vocab, generator=torch.Generator().manual_seed(seed)) * 3
+
+
+def _naive(row: list[float], config: SamplingConfig, seen: list[int]) -> tuple[list[float], float]:
+    """One row, straight from the definitions; and how near an edge any decision was."""
+    x = list(row)
+    for token in set(seen):
+        penalty = config.repetition_penalty
+        x[token] = x[token] / penalty if x[token] > 0 else x[token] * penalty
+    kept = sorted(range(len(x)), key=lambda i: -x[i])
+    if config.top_k:
+        kept = kept[: config.top_k]
+    peak = max(x)
+    p = {i: math.exp((x[i] - peak) / config.temperature) for i in kept}
+    p = {i: w / sum(p.values()) for i, w in p.items()}
+    slack = 1.0
+    if config.top_p < 1:
+        mass = 0.0
+        nucleus: list[int] = []
+        for i in kept:
+            slack = min(slack, abs(mass - config.top_p))
+            if nucleus and mass >= config.top_p:
+                break
+            nucleus.append(i)
+            mass += p[i]
+        kept = nucleus
+    edge = config.min_p * p[kept[0]]
+    slack = min([slack, *(abs(p[i] - edge) for i in kept if edge)])
+    kept = [i for i in kept if p[i] >= edge]
+    total = sum(p[i] for i in kept)
+    return [p[i] / total if i in kept else 0.0 for i in range(len(x))], slack
+
+
+@given(config=configs, seed=seeds, seen=token_lists, draft=token_lists)
+@settings(max_examples=300, deadline=None)
+def test_warp_is_the_naive_reference_at_every_draft_position(
+    config: SamplingConfig, seed: int, seen: list[int], draft: list[int]
+) -> None:
+    logits = _logits(len(draft) + 1, seed)
+    got = warp(logits, config, seen, draft)
+    for i, row in enumerate(logits.tolist()):
+        want, slack = _naive(row, config, seen + draft[:i])
+        if slack > 1e-6:  # nearer than that, float32 may decide otherwise
+            assert got[i].tolist() == pytest.approx(want, abs=1e-6)
+
+
+@given(config=configs, seed=seeds, seen=token_lists)
+@settings(max_examples=100, deadline=None)
+def test_warp_is_what_transformers_does(config: SamplingConfig, seed: int, seen: list[int]) -> None:
+    logits = _logits(1, seed)
+    if _naive(logits[0].tolist(), config, seen)[1] < 1e-5:
+        return
+    chain = LogitsProcessorList([RepetitionPenaltyLogitsProcessor(config.repetition_penalty)])
+    chain.append(TemperatureLogitsWarper(config.temperature))
+    if config.top_k:
+        chain.append(TopKLogitsWarper(config.top_k))
+    if config.top_p < 1:
+        chain.append(TopPLogitsWarper(config.top_p))
+    if config.min_p:
+        chain.append(MinPLogitsWarper(config.min_p))
+    ids = torch.LongTensor([seen or [0]])
+    want = chain(ids, logits.clone()).softmax(-1)
+    torch.testing.assert_close(warp(logits, config, seen or [0]), want, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [0.01, 8.0])
+def test_top_p_over_a_large_vocabulary(scale: float) -> None:
+    """Flat rows need the full sort, peaked ones do not; one batch may hold both."""
+    logits = torch.cat([_logits(1, 1, 3000) * scale, _logits(1, 2, 3000) * 8.0])
+    config = SamplingConfig(temperature=1.0, top_p=0.9)
+    got = warp(logits, config)
+    for row, probs in zip(logits.tolist(), got, strict=True):
+        want, slack = _naive(row, config, [])
+        assert slack > 1e-7
+        assert int((probs > 0).sum()) == sum(p > 0 for p in want)
+        assert probs.tolist() == pytest.approx(want, abs=1e-5)
+
+
+def test_ties_at_an_edge_all_stay() -> None:
+    logits = torch.tensor([[2.0, 1.0, 1.0, 1.0, 0.0]])
+    for config in (
+        SamplingConfig(temperature=1.0, top_k=2),
+        SamplingConfig(temperature=1.0, top_p=0.5),
+    ):
+        assert (warp(logits, config) > 0).tolist() == [[True, True, True, True, False]]
+
+
+def test_a_tiny_temperature_neither_overflows_nor_loses_the_peak() -> None:
+    probs = warp(_logits(2, 3) * 100, SamplingConfig(temperature=1e-8, top_k=5, min_p=0.1))
+    assert probs.sum(1).tolist() == [1.0, 1.0] and probs.amax(1).tolist() == [1.0, 1.0]
+
+
+def test_penalty_off_copies_nothing_and_on_leaves_the_input_alone() -> None:
+    logits = _logits(2, 4)
+    before = logits.clone()
+    assert penalise(logits, 1.0, [1, 2]) is logits
+    assert not torch.equal(penalise(logits, 1.5, [1, 2], [3]), before)
+    assert torch.equal(logits, before)
+
+
+def test_argmax_takes_the_first_among_equals() -> None:
+    rows = torch.tensor([[0.0, 5.0, 5.0], [-math.inf, -3.0, -math.inf]])
+    assert argmax(rows) == [1, 1] == rows.double().argmax(1).tolist()
+
+
+def test_the_stream_is_known_and_even() -> None:
+    # Written down once: the same seed must give the same text in every release.
+    assert uniform(0, 0, "sample") == 0.6493586340438232
+    numbers = [uniform(s, p, w) for s in range(20) for p in range(50) for w in ("draft", "accept")]
+    assert len(set(numbers)) == len(numbers) and min(numbers) >= 0 and max(numbers) < 1
+    counts = np.histogram(numbers, bins=20, range=(0, 1))[0]
+    assert float(((counts - 100) ** 2 / 100).sum()) < 43.8  # chi-square, 19 df, p = 0.001
+
+
+@given(weights=st.lists(st.sampled_from([0.0, 1e-30, 0.3, 1.0, 7.0]), min_size=1, max_size=9))
+def test_draw_inverts_the_cdf_and_never_returns_weight_zero(weights: list[float]) -> None:
+    w = torch.tensor(weights)
+    if not sum(weights):
+        with pytest.raises(NumericsError):
+            draw(w, 0.5)
+        return
+    for number in (0.0, 0.25, 0.5, 1 - 2.0**-53):
+        index = draw(w, number)
+        assert weights[index] > 0
+        below = float(w[:index].double().sum()) / float(w.double().sum())
+        assert below <= number + 1e-12
+
+
+def test_choose_draws_from_the_distribution_it_reports() -> None:
+    config = SamplingConfig(temperature=0.8, top_k=4, repetition_penalty=2.0, seed=7)
+    sampler = Sampler(config)
+    logits = _logits(1, 5)[0]
+    counts = [0] * VOCAB
+    for position in range(3000):
+        token, q = sampler.choose(logits, position)
+        counts[token] += 1
+    assert q is not None and int((q > 0).sum()) == 4
+    expected = (q * 3000).tolist()
+    terms = [(c - e) ** 2 / e for c, e in zip(counts, expected, strict=True) if e > 0]
+    assert all(c == 0 for c, e in zip(counts, expected, strict=True) if e == 0)
+    assert sum(terms) < 16.3  # chi-square, 3 df, p = 0.001
+    again = Sampler(config)
+    assert [sampler.choose(logits, p)[0] for p in range(20)] == [
+        again.choose(logits, p)[0] for p in range(20)
+    ]
+
+
+def test_choose_greedy_is_argmax_without_a_distribution() -> None:
+    logits = _logits(1, 6)[0]
+    assert Sampler(SamplingConfig()).choose(logits, 3) == (int(logits.argmax()), None)
