@@ -160,6 +160,7 @@ def test_merging_rounds_once() -> None:
         ({"rank_pattern": {"q_proj": 2}}, "rank_pattern: is not supported"),
         ({"r": 0}, "r: must be positive"),
         ({"r": 5}, "does not have rank 5"),
+        ({"target_modules": ["q_proj", "lm_head"]}, "nothing for target module 'lm_head'"),
         ({"lora_alpha": None}, "lora_alpha: is missing"),
     ],
 )

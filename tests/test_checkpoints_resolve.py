@@ -206,6 +206,12 @@ def test_local_folders(tmp_path: Path, toy: Toy) -> None:
         toy.resolve(tmp_path / "shards")
 
 
+def test_a_cache_that_cannot_be_written(toy: Toy) -> None:
+    toy.cache.write_text("a file where the folder should be")
+    with pytest.raises(ModelNotFoundError, match=r"cannot be kept in .*cache"):
+        toy.resolve()
+
+
 @pytest.mark.parametrize("spec", ["smollm3", "./nowhere", "nowhere/x.gguf", "a/b/c", ""])
 def test_what_does_not_exist(spec: str, toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(toy.shipped.root / "adapter")
@@ -222,7 +228,15 @@ class Hub:
         self.folder, self.cached, self.online = folder, cached, online
         self.network = 0
 
-    def __call__(self, spec: str, *, allow_patterns: list[str], local_files_only: bool) -> str:
+    def __call__(
+        self,
+        spec: str,
+        *,
+        allow_patterns: list[str],
+        ignore_patterns: list[str],
+        local_files_only: bool,
+    ) -> str:
+        assert "*/*" in ignore_patterns
         assert not any("bin" in pattern or "py" in pattern for pattern in allow_patterns)
         if local_files_only:
             if not self.cached:

@@ -116,6 +116,13 @@ def test_an_index_cannot_point_outside(tmp_path: Path) -> None:
         load_weights(tmp_path, torch.float32, CPU)
 
 
+def test_other_files_beside_the_weights_are_left_alone(tmp_path: Path) -> None:
+    _saved("qwen3", tmp_path)
+    save_file({"layers.0.wq": torch.ones(2)}, tmp_path / "consolidated.safetensors")
+    save_file({"x.lora_A": torch.ones(2)}, tmp_path / "adapter_model.safetensors")
+    assert len(load_weights(tmp_path, torch.float32, CPU)) == 3 + 2 * 11
+
+
 @pytest.mark.parametrize("keep", [0, 5, 200, -64])
 def test_a_truncated_file_is_named(tmp_path: Path, keep: int) -> None:
     _saved("llama", tmp_path)

