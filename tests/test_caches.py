@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
-from toys import TINY, tiny_dflash, tiny_eagle3, tiny_target
 
+from tests.toys import TINY, tiny_dflash, tiny_eagle3, tiny_target
 from whiflash_engine.cache import KVCache
 from whiflash_engine.config import SamplingConfig
 from whiflash_engine.drafters.dflash import DFlashDrafter, DFlashState

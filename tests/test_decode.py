@@ -9,7 +9,9 @@ from collections import Counter
 import pytest
 import torch
 from torch import Tensor
-from toys import (
+
+import whiflash_engine.verify as verification
+from tests.toys import (
     ToyTarget,
     new_router,
     new_sequence,
@@ -19,8 +21,6 @@ from toys import (
     tokens_of,
     toy_drafters,
 )  # fmt: skip
-
-import whiflash_engine.verify as verification
 from whiflash_engine.config import RouterConfig, RouterName, SamplingConfig
 from whiflash_engine.decode import decode
 from whiflash_engine.drafters.base import Proposal

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from toys import tiny_target
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -19,6 +18,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )  # fmt: skip
 
+from tests.toys import tiny_target
 from whiflash_engine.checkpoints.weights import load_config, load_weights
 from whiflash_engine.errors import PromptTooLongError
 from whiflash_engine.target.native import NativeTarget

@@ -89,7 +89,7 @@ class ToyState:
 
 
 class ToyDrafter:
-    """q(next | last token) from a table over the first `draft_vocab` tokens.
+    """q(next | last two tokens) from a table over the first `draft_vocab` tokens.
 
     blend: how much of the target's own table is mixed in, so that drafts get accepted.
     Checks on every call that its state was fed what the protocol promises.
@@ -104,8 +104,9 @@ class ToyDrafter:
         vocab = target.config.vocab_size
         self.draft_vocab = draft_vocab or vocab
         generator = torch.Generator().manual_seed(seed)
-        noise = torch.randn(vocab, self.draft_vocab, generator=generator)
-        self.table = (1 - blend) * noise + blend * target.table.mean(0)[:, : self.draft_vocab]
+        known = target.table[:, :, : self.draft_vocab]
+        noise = torch.randn(known.shape, generator=generator)
+        self.table = (1 - blend) * noise + blend * known
         self.vocab = vocab
 
     def new_state(self, capacity: int) -> ToyState:
@@ -123,8 +124,8 @@ class ToyDrafter:
         draft: list[int] = []
         rows: list[Tensor | None] = []
         for i in range(count):
-            last = [*tokens, *draft][-1]
-            index, q = chooser.choose(self.table[last], len(tokens) + i)
+            a, b = [0, *tokens, *draft][-2:]
+            index, q = chooser.choose(self.table[a, b], len(tokens) + i)
             draft.append(index)
             rows.append(q)
         ids = None if self.draft_vocab == self.vocab else torch.arange(self.draft_vocab)

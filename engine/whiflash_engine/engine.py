@@ -13,7 +13,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from whiflash_engine.calibrate import calibrate
-from whiflash_engine.checkpoints.resolve import resolve_model, shipped_drafters
+from whiflash_engine.checkpoints.resolve import resolve_model, shipped_drafters, silent
 from whiflash_engine.config import ArmName, RouterConfig, RouterName, SamplingConfig, Span
 from whiflash_engine.constraint import Constraint, GrammarFactory
 from whiflash_engine.decode import decode
@@ -87,7 +87,7 @@ class Engine:
         chosen = RouterConfig(router, balance, span_bias, seed=seed)
         place = choose_device(device)
         kind = choose_dtype(dtype, place)
-        folder = resolve_model(None if model is None else str(model), report=report)
+        folder = resolve_model(None if model is None else str(model), report=report or silent)
         shipped = shipped_drafters(folder)
         if shipped is not None:
             ar_drafter, diffusion_drafter = (
@@ -175,7 +175,9 @@ class Engine:
     def _factory(self) -> GrammarFactory:
         if self._grammars is None:
             self._grammars = GrammarFactory(
-                self.tokenizer, self.target.config.vocab_size, self.stop_token_ids
+                self.tokenizer.backend_tokenizer,
+                self.target.config.vocab_size,
+                self.stop_token_ids,
             )
         return self._grammars
 

@@ -120,29 +120,37 @@ def _yarn(config: RopeConfig, head_dim: int, inverse: Tensor) -> tuple[Tensor, f
     return inverse / config.factor * stretched + inverse * (1 - stretched), scale
 
 
-def causal_mask(
-    rows: int, keys: int, dtype: torch.dtype, device: torch.device, window: int | None = None
+def attention_mask(
+    rows: int,
+    keys: int,
+    group: int,
+    like: Tensor,
+    *,
+    window: int | None = None,
+    causal: bool = True,
 ) -> Tensor | None:
-    """(rows, keys) additive: the last row sees all keys, each earlier row one less.
+    """(group * rows, keys) additive, for `attention`; None when nothing would be masked.
 
-    window: how many keys, itself included, a row may see (sliding attention).
-    None when nothing would be masked.
+    The rows are the last of the keys' positions. causal: a row sees no later key. window: it
+    sees that many keys back, itself included. group: query heads per key head. like: gives
+    dtype and device.
     """
-    if rows == 1 and (window is None or window >= keys):
+    if (rows == 1 or not causal) and (window is None or window >= keys):
         return None
-    own = torch.arange(keys - rows, keys, device=device)[:, None]
-    other = torch.arange(keys, device=device)[None]
-    hidden = other > own
+    own = torch.arange(keys - rows, keys, device=like.device)[:, None]
+    other = torch.arange(keys, device=like.device)[None]
+    hidden = other > own if causal else torch.zeros_like(other > own)
     if window is not None:
         hidden |= other <= own - window
-    return torch.zeros(rows, keys, dtype=dtype, device=device).masked_fill_(hidden, -math.inf)
+    mask = torch.zeros(rows, keys, dtype=like.dtype, device=like.device)
+    return mask.masked_fill_(hidden, -math.inf).repeat(group, 1)
 
 
 def attention(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
     """Grouped-query attention of one sequence.
 
-    q: (n, heads, head_dim); keys, values: (kv_heads, length, head_dim); mask: (n, length)
-    additive or None (every row sees every key). -> (n, heads * head_dim).
+    q: (n, heads, head_dim); keys, values: (kv_heads, length, head_dim); mask: from
+    `attention_mask`, or None (every row sees every key). -> (n, heads * head_dim).
 
     The query heads of one group become extra rows of their key head: no key is repeated,
     and it is three times as fast on a CPU as the operator's own grouping.
@@ -151,6 +159,5 @@ def attention(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> T
     kv_heads = keys.shape[0]
     group = heads // kv_heads
     grouped = q.transpose(0, 1).reshape(1, kv_heads, group * n, head_dim)
-    wide = None if mask is None else mask.repeat(group, 1)
-    out = F.scaled_dot_product_attention(grouped, keys[None], values[None], attn_mask=wide)
+    out = F.scaled_dot_product_attention(grouped, keys[None], values[None], attn_mask=mask)
     return out.reshape(heads, n, head_dim).transpose(0, 1).reshape(n, heads * head_dim)

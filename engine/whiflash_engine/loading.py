@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +92,7 @@ def load_target(
     folder: Path, taps: tuple[int, ...], dtype: torch.dtype, device: torch.device
 ) -> Target:
     """The native runner where the family is known, transformers for every other model."""
-    if not is_native(folder):
+    if not is_native(json.loads((folder / "config.json").read_text(encoding="utf-8"))):
         return HFTarget(folder, taps=taps, dtype=dtype, device=device)
     config = load_config(folder)
     return NativeTarget(config, load_weights(folder, dtype, device), taps)

@@ -29,7 +29,8 @@ class TokenBytes:
         piece = self._tokenizer.convert_ids_to_tokens(token)
         if isinstance(piece, str) and all(c in self._alphabet for c in piece):
             return bytes(self._alphabet[c] for c in piece)  # byte-level BPE, exact
-        return self._tokenizer.decode([token]).encode()
+        text: str = self._tokenizer.decode([token])
+        return text.encode()
 
 
 def _byte_alphabet() -> dict[str, int]:

@@ -23,7 +23,7 @@ from whiflash_engine.checkpoints.dflash import DFlashConfig
 from whiflash_engine.config import ArmName, require
 from whiflash_engine.drafters.base import Chooser, DraftState, Proposal, scatter
 from whiflash_engine.features import FeatureLog
-from whiflash_engine.layers import Linear, Rope, attention, rms_norm, swiglu
+from whiflash_engine.layers import Linear, Rope, attention, attention_mask, rms_norm, swiglu
 from whiflash_engine.target.base import Target
 
 
@@ -153,21 +153,11 @@ class _Layer:
         c, eps, n = self._config, self._config.rms_norm_eps, x.shape[0]
         qkv = self._qkv(rms_norm(x, self._norm_in, eps))
         qkv = qkv.view(n, c.num_heads + 2 * c.num_kv_heads, c.head_dim)
-        q, k, v = qkv.split((c.num_heads, c.num_kv_heads, c.num_kv_heads), 1)
+        q, k, v = torch.split(qkv, [c.num_heads, c.num_kv_heads, c.num_kv_heads], 1)  # type: ignore[no-untyped-call]
         q = rope(rms_norm(q, self._q_norm, eps), kv.length)
         keys, values = kv.write(index, rope(rms_norm(k, self.k_norm, eps), kv.length), v)
-        x = x + self._o(attention(q, keys, values, self._mask(n, keys.shape[1], x)))
+        group = c.num_heads // c.num_kv_heads
+        # a full layer has no mask: the block sees the context and itself both ways
+        mask = attention_mask(n, keys.shape[1], group, x, window=self._window, causal=self._causal)
+        x = x + self._o(attention(q, keys, values, mask))
         return x + self._down(swiglu(self._gate_up(rms_norm(x, self._norm_mlp, eps))))
-
-    def _mask(self, rows: int, keys: int, x: Tensor) -> Tensor | None:
-        """None on full layers: the block sees the context and itself both ways."""
-        if self._window is None and not self._causal:
-            return None
-        own = torch.arange(keys - rows, keys, device=x.device)[:, None]
-        other = torch.arange(keys, device=x.device)[None]
-        hidden = (other > own) if self._causal else torch.zeros_like(other > own)
-        if self._window is not None:
-            hidden |= other <= own - self._window
-        return torch.zeros(rows, keys, dtype=x.dtype, device=x.device).masked_fill_(
-            hidden, float("-inf")
-        )

@@ -3,7 +3,9 @@
     embed -> n x [norm -> qkv -> (q/k norm) -> RoPE -> attention -> o -> +
                   norm -> gate/up -> SwiGLU -> down -> +] -> norm -> head
 
-q, k, v are one product, gate and up another; taps are copied on the way.
+q, k, v are one product, gate and up another; taps are copied on the way. The stream between
+the layers stays in float32 whatever the weights are: it is a small part of the cost, and in
+bfloat16 it would lose the low bits of every layer's contribution.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from torch import Tensor
 
 from whiflash_engine.cache import KVCache
 from whiflash_engine.config import ModelConfig, require
-from whiflash_engine.layers import Linear, Rope, attention, causal_mask, rms_norm, swiglu
+from whiflash_engine.layers import Linear, Rope, attention, attention_mask, rms_norm, swiglu
 from whiflash_engine.target.base import TargetCache, TargetOutput
 
 # Longer inputs are run in pieces: the mask of a piece stays small, whatever the prompt.
@@ -41,7 +43,7 @@ class NativeTarget:
         self._embedding = weights["model.embed_tokens.weight"]
         self._head_weight = self._embedding if config.tie_embeddings else weights["lm_head.weight"]
         self._head = Linear(self._head_weight)
-        self._norm = weights["model.norm.weight"]
+        self._norm = weights["model.norm.weight"].float()
         self._layers = [
             _Layer(config, weights, f"model.layers.{i}.") for i in range(config.num_layers)
         ]
@@ -67,20 +69,21 @@ class NativeTarget:
         ids = torch.tensor(tokens, dtype=torch.long, device=self.device)
         width = len(self.taps) * self.config.hidden_size
         features = torch.empty(len(tokens), width, dtype=self.dtype, device=self.device)
-        last = self._embedding[:0]
+        last = self._embedding[:0].float()
         for start in range(0, len(tokens), _PIECE):
             piece = ids[start : start + _PIECE]
             x = self._run(piece, cache, features[start : start + _PIECE])
             last = torch.cat((last, x))[-rows:] if rows else last
-        hidden = rms_norm(last, self._norm, self.config.rms_norm_eps)
+        hidden = rms_norm(last, self._norm, self.config.rms_norm_eps).to(self.dtype)
         return TargetOutput(self._head(hidden).float(), features, hidden)
 
     def _run(self, ids: Tensor, cache: KVCache, features: Tensor) -> Tensor:
-        """ids: (n,) -> (n, hidden) before the last norm; fills features (n, taps * hidden)."""
+        """ids: (n,) -> (n, hidden) float32, before the last norm. Fills features."""
         c = self.config
         n, keys = ids.shape[0], cache.length + ids.shape[0]
-        mask = causal_mask(n, keys, self.dtype, self.device, c.sliding_window)
-        x = F.embedding(ids, self._embedding)
+        group = c.num_heads // c.num_kv_heads
+        mask = attention_mask(n, keys, group, self._embedding, window=c.sliding_window)
+        x = F.embedding(ids, self._embedding).float()
         for i, layer in enumerate(self._layers):
             self._tap(i, x, features)
             x = layer(x, i, cache, self._rope, mask)
@@ -112,8 +115,9 @@ class _Layer:
             )
 
         self._config = config
-        self._norm_in = get("input_layernorm.weight")
-        self._norm_mlp = get("post_attention_layernorm.weight")
+        self._norm_in = get("input_layernorm.weight").float()
+        self._norm_mlp = get("post_attention_layernorm.weight").float()
+        self._dtype = get("self_attn.o_proj.weight").dtype
         self._qkv = fused([f"self_attn.{x}_proj" for x in "qkv"], config.qkv_bias)
         self._o = fused(["self_attn.o_proj"], config.o_bias)
         self._gate_up = fused(["mlp.gate_proj", "mlp.up_proj"], config.mlp_bias)
@@ -126,7 +130,7 @@ class _Layer:
     ) -> Tensor:
         c = self._config
         heads, kv = c.num_heads, c.num_kv_heads
-        qkv = self._qkv(rms_norm(x, self._norm_in, c.rms_norm_eps))
+        qkv = self._qkv(rms_norm(x, self._norm_in, c.rms_norm_eps).to(self._dtype))
         qkv = qkv.view(x.shape[0], heads + 2 * kv, c.head_dim)
         qk, v = qkv[:, : heads + kv], qkv[:, heads + kv :]
         if self._q_norm is not None and self._k_norm is not None:
@@ -136,5 +140,5 @@ class _Layer:
         qk = rope(qk, cache.length)
         keys, values = cache.write(index, qk[:, heads:], v)
         x = x + self._o(attention(qk[:, :heads], keys, values, mask))
-        inner = self._gate_up(rms_norm(x, self._norm_mlp, c.rms_norm_eps))
-        return x + self._down(swiglu(inner))
+        normed = rms_norm(x, self._norm_mlp, c.rms_norm_eps).to(self._dtype)
+        return x + self._down(swiglu(self._gate_up(normed)))
