@@ -1,0 +1,228 @@
+"""The router: the formula on hand-computed numbers, the paper's rule, probes, bad names."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from math import inf, log
+from typing import cast
+
+import pytest
+
+from whiflash_engine.config import ArmName, RouterConfig, RouterName, Span
+from whiflash_engine.errors import ConfigError
+from whiflash_engine.events import Round, Seconds
+from whiflash_engine.router.costs import CostModel
+from whiflash_engine.router.router import Decision, RouteContext, Router, build_router
+
+ARMS: tuple[ArmName, ...] = ("ar", "diffusion", "plain")
+WIDTH: dict[ArmName, int] = {"ar": 5, "diffusion": 8, "plain": 1}
+DRAFT: dict[ArmName, float] = {"ar": 0.006, "diffusion": 0.003, "plain": 0.0}
+VERIFY = 0.012
+
+
+class Table:
+    """A policy whose expectations are written down."""
+
+    def __init__(self, **expected: float) -> None:
+        self.expected = expected
+
+    def candidates(self, arms: Sequence[ArmName]) -> Sequence[ArmName]:
+        return arms
+
+    def expect(self, arm: ArmName, context: RouteContext) -> float:
+        return self.expected[arm]
+
+    def learn(self, round: Round) -> None:
+        pass
+
+
+def _context(entropy: float = 0.5, span: Span = "text", position: int = 7) -> RouteContext:
+    return RouteContext(entropy, span, position, backlog=dict.fromkeys(ARMS, 1), width=WIDTH)
+
+
+def _costs() -> CostModel:
+    costs = CostModel()
+    for arm in ARMS[:2]:
+        costs.seed(arm, DRAFT[arm])
+    costs.seed_verify(5, VERIFY)
+    return costs
+
+
+def _round(decision: Decision, tokens: int, span: Span = "text", slow: float = 1.0) -> Round:
+    arm = decision.arm
+    seconds = Seconds(draft=DRAFT[arm] * slow, verify=VERIFY * slow)
+    proposed = (0,) * (WIDTH[arm] - 1)
+    return Round(arm, 9, (0,) * tokens, proposed, tokens - 1, span, 0.5, 1, seconds)
+
+
+# ---------------------------------------------------------------- the formula
+
+
+def test_balance_zero_asks_for_tokens_a_round() -> None:
+    router = Router(Table(ar=3.0, diffusion=2.9, plain=1.0), costs=_costs())
+    decision = router.pick(_context(), ARMS)
+    assert decision.arm == "ar"
+    assert decision.scores == pytest.approx({"ar": log(3.0), "diffusion": log(2.9), "plain": 0.0})
+
+
+def test_balance_one_asks_for_tokens_a_second() -> None:
+    router = Router(Table(ar=3.0, diffusion=2.9, plain=1.0), balance=1.0, costs=_costs())
+    decision = router.pick(_context(), ARMS)
+    assert decision.arm == "diffusion"  # 2.9 / 15 ms beats 3.0 / 18 ms
+    assert decision.scores == pytest.approx(
+        {"ar": log(3.0 / 0.018), "diffusion": log(2.9 / 0.015), "plain": log(1 / 0.012)}
+    )
+
+
+def test_balance_between() -> None:
+    router = Router(Table(ar=3.0, diffusion=2.0, plain=1.0), balance=0.5, costs=_costs())
+    scores = router.pick(_context(), ARMS).scores
+    assert scores["ar"] == pytest.approx(log(3.0) - 0.5 * log(0.018))
+
+
+@pytest.mark.parametrize(
+    ("span", "favoured"),
+    [("json", "diffusion"), ("tool_call", "diffusion"), ("reasoning", "ar"), ("text", None)],
+)
+def test_the_span_bias_is_a_log_unit_prior(span: Span, favoured: ArmName | None) -> None:
+    # A tenth more tokens is what a bias of ln 1.1 can make up for.
+    for rival_lead, wins in ((1.09, True), (1.11, False)):
+        expected = {"ar": rival_lead, "diffusion": rival_lead, "plain": 0.5}
+        if favoured:
+            expected[favoured] = 1.0
+        router = Router(Table(**expected), span_bias=log(1.1))
+        decision = router.pick(_context(span=span), ARMS)
+        if favoured:
+            assert (decision.arm == favoured) is wins
+            assert decision.scores[favoured] == pytest.approx(log(1.1))
+        else:
+            assert decision.scores["ar"] == decision.scores["diffusion"]
+
+
+def test_plain_where_drafting_does_not_pay() -> None:
+    router = Router(Table(ar=1.3, diffusion=1.1, plain=1.0), balance=1.0, costs=_costs())
+    assert router.pick(_context(), ARMS).arm == "plain"
+    assert Router(Table(ar=1.3, diffusion=1.1, plain=1.0)).pick(_context(), ARMS).arm == "ar"
+
+
+# ---------------------------------------------------------------- by name
+
+
+@pytest.mark.parametrize(
+    ("entropy", "tau", "arm"),
+    [(0.51, 0.5, "ar"), (0.5, 0.5, "diffusion"), (0.4, 0.5, "diffusion"), (0.1, 0.0, "ar"),
+     (9.0, 1e6, "diffusion"), (9.0, inf, "diffusion")],
+)  # fmt: skip
+def test_entropy_is_the_papers_rule(entropy: float, tau: float, arm: ArmName) -> None:
+    config = RouterConfig("entropy", entropy_threshold=tau, span_bias=0.0)
+    router = build_router(config, ARMS)
+    assert router.pick(_context(entropy), ARMS).arm == arm
+
+
+def test_a_span_bias_shifts_the_papers_threshold() -> None:
+    router = build_router(RouterConfig("entropy", entropy_threshold=0.5, span_bias=0.2), ARMS)
+    decision = router.pick(_context(0.55, "json"), ARMS)
+    assert decision.arm == "diffusion"
+    assert decision.scores == pytest.approx({"ar": 0.05, "diffusion": 0.15})
+    assert router.pick(_context(0.61, "json"), ARMS).arm == "ar"
+
+
+@pytest.mark.parametrize("name", ["ar", "diffusion", "plain"])
+def test_static_routers_have_no_choice(name: RouterName) -> None:
+    router = build_router(RouterConfig(name), ARMS)
+    assert router.pick(_context(), ARMS) == Decision(cast(ArmName, name), {})
+    assert router.pick(_context(), ("plain",)) == Decision("plain", {})
+
+
+def test_random_uses_every_arm_and_is_known() -> None:
+    picks = [
+        build_router(RouterConfig("random", seed=5), ARMS).pick(_context(position=p), ARMS).arm
+        for p in range(300)
+    ]
+    assert min(Counter(picks).values()) > 70 and len({*picks}) == 3
+    router = build_router(RouterConfig("random", seed=5), ARMS)
+    assert picks == [router.pick(_context(position=p), ARMS).arm for p in range(300)]
+
+
+def test_names_that_cannot_work() -> None:
+    with pytest.raises(ConfigError, match="router='ar'"):
+        build_router(RouterConfig("ar"), ("diffusion", "plain"))
+    with pytest.raises(ConfigError, match="router='entropy'"):
+        build_router(RouterConfig("entropy"), ("ar", "plain"))
+    with pytest.raises(ConfigError, match="arm='medusa'"):
+        build_router(RouterConfig("auto"), cast("tuple[ArmName, ...]", ("ar", "medusa")))
+    with pytest.raises(ConfigError, match="router='medusa'"):
+        RouterConfig(cast(RouterName, "medusa"))
+
+
+# ---------------------------------------------------------------- learning
+
+
+def _play(
+    router: Router, tokens: Callable[[ArmName, int], int], rounds: int, slow: float = 1.0
+) -> list[ArmName]:
+    picks: list[ArmName] = []
+    for i in range(rounds):
+        decision = router.pick(_context(), ARMS)
+        router.learn(_round(decision, tokens(decision.arm, i), slow=slow))
+        picks.append(decision.arm)
+    return picks
+
+
+@pytest.mark.parametrize(
+    ("lengths", "best"),
+    [
+        ({"ar": 4, "diffusion": 2, "plain": 1}, "ar"),
+        ({"ar": 3, "diffusion": 6, "plain": 1}, "diffusion"),
+        ({"ar": 1, "diffusion": 1, "plain": 1}, "plain"),
+    ],
+)
+def test_auto_finds_the_arm_that_pays(lengths: dict[ArmName, int], best: ArmName) -> None:
+    router = build_router(RouterConfig("auto"), ARMS, _costs())
+    picks = _play(router, lambda arm, i: lengths[arm], 400)
+    assert Counter(picks[30:])[best] >= 0.95 * 370
+    assert len({*picks}) == 3  # each was tried
+
+
+def test_auto_notices_that_the_text_has_changed() -> None:
+    router = build_router(RouterConfig("auto"), ARMS, _costs())
+    _play(router, lambda arm, i: {"ar": 4, "diffusion": 2, "plain": 1}[arm], 300)
+    after = _play(router, lambda arm, i: {"ar": 2, "diffusion": 8, "plain": 1}[arm], 600)
+    assert Counter(after[300:])["diffusion"] > 270
+
+
+def test_auto_goes_by_what_the_machine_costs_now() -> None:
+    """Equal tokens; then drafting of one arm becomes slow."""
+    router = build_router(RouterConfig("auto"), ARMS, _costs())
+    lengths: dict[ArmName, int] = {"ar": 4, "diffusion": 4, "plain": 1}
+    before = _play(router, lambda arm, i: lengths[arm], 100)
+    assert Counter(before[20:])["diffusion"] > 70
+    for _ in range(40):
+        router.costs.learn(
+            Round("diffusion", 9, (0,), (0,) * 7, 3, "text", 0.5, 1, Seconds(draft=0.05))
+        )
+    after = _play(router, lambda arm, i: lengths[arm], 10)
+    assert Counter(after)["ar"] >= 8
+
+
+def test_probes_become_rare_and_are_known() -> None:
+    def picks() -> list[ArmName]:
+        router = build_router(RouterConfig("auto"), ARMS, _costs())
+        return _play(router, lambda arm, i: {"ar": 4, "diffusion": 1, "plain": 1}[arm], 1000)
+
+    first = picks()
+    assert first == picks()
+    assert sum(arm != "ar" for arm in first[:100]) >= 4
+    assert 2 <= sum(arm != "ar" for arm in first[500:]) <= 10
+
+
+def test_a_router_without_probes_never_strays() -> None:
+    router = Router(Table(ar=3.0, diffusion=2.0, plain=1.0))
+    assert {*_play(router, lambda arm, i: 1, 300)} == {"ar"}
+
+
+def test_picking_changes_nothing() -> None:
+    router = build_router(RouterConfig("auto"), ARMS, _costs())
+    _play(router, lambda arm, i: 2, 17)
+    assert len({router.pick(_context(), ARMS).arm for _ in range(50)}) == 1
