@@ -169,6 +169,24 @@ def test_an_idle_drafter_does_nothing_and_catches_up_in_one_go() -> None:
     assert done.seconds.catch_up > 0
 
 
+@pytest.mark.parametrize("name", ["plain", "ar", "diffusion"])
+def test_a_rewound_sequence_decodes_the_same_again(name: RouterName) -> None:
+    target = tiny_target()
+    drafters = tiny_drafters(target)
+    router = new_router(RouterConfig(name), drafters)
+    sampling = SamplingConfig(max_tokens=30)
+    sequence = new_sequence(target, drafters, [1, 2, 3], 30)
+    list(decode(target, drafters, router, sequence, sampling))
+    whole = list(sequence.tokens)
+    for length in (3, 20, 1):
+        sequence.rewind(length)
+        assert sequence.cache.length == sequence.log.length <= sequence.processed
+        list(decode(target, drafters, router, sequence, sampling))
+        assert sequence.tokens == whole or length < 3  # less than the prompt: another text
+    with pytest.raises(ConfigError, match="length=99"):
+        sequence.rewind(99)
+
+
 def test_it_stops_at_the_stop_token_and_at_the_limit() -> None:
     target = ToyTarget(9, seed=5)
     drafters = toy_drafters(target)

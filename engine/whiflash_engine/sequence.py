@@ -107,6 +107,21 @@ class SequenceState:
             self.finish_reason = "length"
         return tuple(kept)
 
+    def rewind(self, length: int) -> None:
+        """Go back to the first `length` tokens, to decode on from there once more.
+
+        The last processed position is given up too: the next prefill runs it again, for the
+        entropy and the hidden state that the router wants to see.
+        """
+        if not 1 <= length <= len(self.tokens):
+            raise ConfigError("length", length, f"must lie in 1..{len(self.tokens)}")
+        # the detector follows what was generated; of the prompt it knows nothing
+        self.spans.rollback(min(len(self.tokens) - length, self.spans.length))
+        del self.tokens[length:]
+        self.finish_reason = self.last_arm = None
+        self.cache.crop(max(length - 2, 0))
+        self.settle()
+
     def settle(self) -> None:
         """Make the invariants hold, whatever was broken off."""
         covered = min(self.processed, self.log.length, self.cache.length)

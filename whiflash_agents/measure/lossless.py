@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 
 from whiflash_agents.measure.prompts import Prompt
 from whiflash_engine.config import RouterConfig, SamplingConfig
+from whiflash_engine.decode import decode
+from whiflash_engine.events import Round
 
 if TYPE_CHECKING:
     from whiflash_engine.engine import Engine
-    from whiflash_engine.events import Completion
 
 TIE = 1e-4
 ARMS: Mapping[str, RouterConfig] = {
@@ -38,24 +39,26 @@ class Tally:
     differences: int = 0
 
 
-@dataclass(frozen=True, slots=True)
 class _Case:
-    """One prompt, with or without its grammar."""
+    """One prompt. Its pass through the target is made once; every run starts from there."""
 
-    engine: Engine
-    prompt: Prompt
-    ids: Sequence[int]
-    grammar: bool
+    def __init__(self, engine: Engine, prompt: Prompt, tokens: int) -> None:
+        self.engine, self.prompt = engine, prompt
+        self.ids = prompt.token_ids(engine)
+        self.sampling = SamplingConfig(max_tokens=tokens, stop_token_ids=engine.stop_token_ids)
+        self.sequence = engine.sequence(self.ids, tokens)
 
-    def run(self, router: RouterConfig, tokens: int) -> Completion:
-        return self.engine.complete(
-            self.ids,
-            sampling=SamplingConfig(max_tokens=tokens),
-            constraint=self.prompt.constraint(self.engine) if self.grammar else None,
-            router=router,
-        )
+    def run(self, router: RouterConfig, grammar: bool) -> list[Round]:
+        engine, sequence = self.engine, self.sequence
+        sequence.rewind(len(self.ids))
+        for state in sequence.drafts.values():
+            state.crop(0)  # each run ingests the prompt anew, as lazily as ever
+        constraint = self.prompt.constraint(engine) if grammar else None
+        chosen = engine.router(router)
+        loop = decode(engine.target, engine.drafters, chosen, sequence, self.sampling, constraint)
+        return list(loop)
 
-    def gap(self, plain: Sequence[int], routed: Sequence[int]) -> float:
+    def gap(self, plain: Sequence[int], routed: Sequence[int], grammar: bool) -> float:
         """How far apart the target holds the two tokens where the outputs part."""
         pairs = enumerate(zip(plain, routed, strict=False))
         at = next((i for i, (a, b) in pairs if a != b), None)
@@ -63,7 +66,7 @@ class _Case:
             return float("inf")  # one is the beginning of the other: no tie explains that
         before, target = [*self.ids, *plain[:at]], self.engine.target
         logits = target.forward(before, target.new_cache(len(before)), rows=1).logits[0]
-        if self.grammar:
+        if grammar:
             constraint = self.prompt.constraint(self.engine)
             constraint.commit(plain[:at])
             logits = logits.masked_fill(~constraint.masks(())[1][0], float("-inf"))
@@ -78,17 +81,18 @@ def prove(
     tallies = {f"{arm}{g}": Tally() for g in ("", " grammar") for arm in ARMS}
     different: list[str] = []
     for number, prompt in enumerate(prompts, 1):
+        case = _Case(engine, prompt, tokens)
         for grammar in (False, True):
-            case = _Case(engine, prompt, prompt.token_ids(engine), grammar)
-            plain = case.run(RouterConfig("plain"), tokens).tokens
+            plain = _tokens(case.run(RouterConfig("plain"), grammar))
             for arm, router in ARMS.items():
-                routed = case.run(router, tokens)
+                rounds = case.run(router, grammar)
+                routed = _tokens(rounds)
                 tally = tallies[f"{arm}{' grammar' if grammar else ''}"]
                 tally.prompts += 1
-                tally.tokens += len(routed.tokens)
-                tally.rounds += len(routed.rounds)
-                if routed.tokens != plain:
-                    gap = case.gap(plain, routed.tokens)
+                tally.tokens += len(routed)
+                tally.rounds += len(rounds)
+                if routed != plain:
+                    gap = case.gap(plain, routed, grammar)
                     tally.ties += gap <= TIE
                     tally.differences += gap > TIE
                     different.append(f"{prompt.id} {arm} grammar={grammar} gap={gap:.2e}")
@@ -103,3 +107,7 @@ def prove(
         "arms": {name: asdict(tally) for name, tally in tallies.items()},
         "explained": different,
     }
+
+
+def _tokens(rounds: Sequence[Round]) -> list[int]:
+    return [token for r in rounds for token in r.tokens]
