@@ -105,6 +105,15 @@ def test_a_call_is_parsed_and_streamed_in_pieces() -> None:
     assert '"calculate"' in engine.prompts[0] and len(engine.grammars) == 2
 
 
+def test_standard_content_blocks_keep_text_reasoning_and_calls_apart() -> None:
+    answer = f"<think>\nhm\n</think>\n\nLet me see.\n{CALL}\n{CALL}"
+    bound = chat_of(answer, output_version="v1")[0].bind_tools(TOOLS)
+    chunks = [c for c in bound.stream("hi") if isinstance(c, AIMessageChunk)]
+    for message in (bound.invoke("hi"), merged(chunks)):
+        kinds = [block["type"] for block in message.content_blocks]
+        assert kinds == ["reasoning", "text", "tool_call", "tool_call"]
+
+
 def test_a_cut_call_is_never_valid() -> None:
     answer = f"{CALL}\n{CALL}"
     total = len(answer.encode())

@@ -110,6 +110,7 @@ def test_markup_and_escapes_in_model_text_are_only_text() -> None:
         ("2^10", "1024"),
         ("1,234 + 1", "1235"),
         ("17 % 5", "2"),
+        ("17% of 2350", "399.5"),
         ("6 \u00d7 7 =", "42"),
         ("2 ** 0.5", "1.41421356237"),
     ],
@@ -208,8 +209,8 @@ def test_tools_have_schemas() -> None:
     ChatWhiFlash(engine=engine).bind_tools(DEMO_TOOLS).invoke("hi")
     block = engine.prompts[0].split("<tools>\n")[1].split("</tools>")[0]
     listed = [json.loads(line) for line in block.splitlines()]
-    assert [tool["name"] for tool in listed] == ["calculate", "current_time", "search_docs"]
-    assert listed[0]["parameters"] == {
+    assert [tool["name"] for tool in listed] == ["current_time", "calculate", "search_docs"]
+    assert listed[1]["parameters"] == {
         "type": "object",
         "properties": {
             "expression": {

@@ -32,7 +32,7 @@ QUESTIONS = (
     "Look it up in the docs: which license does whiflash-agents have?",
 )
 STEPS = 4
-DEMO_TOOLS = [tool(f, parse_docstring=True) for f in (calculate, current_time, search_docs)]
+DEMO_TOOLS = [tool(f, parse_docstring=True) for f in (current_time, calculate, search_docs)]
 Message = AIMessage | ToolMessage
 
 

@@ -73,6 +73,7 @@ def evaluate(expression: str) -> Number:
     text = expression.strip().rstrip("=").replace("^", "**")
     text = text.replace("\u00d7", "*").replace("\u00f7", "/")  # the signs of a schoolbook
     text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)
+    text = re.sub(r"% of\b", " / 100 *", text)
     return _value(ast.parse(text, mode="eval").body)
 
 

@@ -58,7 +58,8 @@ class Answer:
         self._engine, self._request = engine, request
         self._rounds: list[Round] = []
         self._calls = 0  # complete ones
-        self._index = -1  # of the call that is open
+        self._index = -1  # of the block being told: a stretch of text or reasoning, or a call
+        self._kind: type[Event] | None = None
         self.trace: Trace | None = None
 
     def chunks(self) -> Iterator[AIMessageChunk]:
@@ -97,14 +98,18 @@ class Answer:
         yield self._last(guard.hit, self.trace.stats)
 
     def _told(self, events: Iterable[Event]) -> Iterator[AIMessageChunk]:
-        # Text and calls never share a chunk: LangChain's content blocks would lose one.
+        # Text and calls never share a chunk, nor an index with one another: LangChain's content
+        # blocks would lose one of them.
         for event in events:
+            if isinstance(event, CallStart) or (
+                isinstance(event, TextPiece | ReasoningPiece) and type(event) is not self._kind
+            ):
+                self._index, self._kind = self._index + 1, type(event)
             if isinstance(event, TextPiece):
                 yield _chunk(content=event.text)
             elif isinstance(event, ReasoningPiece):
                 yield _chunk(additional_kwargs={"reasoning_content": event.text})
             elif isinstance(event, CallStart):
-                self._index += 1
                 call_id = f"call_{uuid.uuid4().hex}"
                 yield _call(self._index, event.name, call_id, "")
             elif isinstance(event, CallArgs | CallBroken):
