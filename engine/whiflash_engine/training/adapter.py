@@ -14,11 +14,19 @@ from torch import Tensor, nn
 
 from whiflash_engine.training.adapter_data import AdapterMix, LessonBuilder, tokenise
 from whiflash_engine.training.chat import HubTokenizer, Taught
+from whiflash_engine.training.composed_words import SMALL_TALK
 from whiflash_engine.training.generate import BatchGenerator, Job
 from whiflash_engine.training.llama import Llama, load_llama
-from whiflash_engine.training.lora import LoraConfig, LoraLinear, adapter_tensors, inject, save_adapter
+from whiflash_engine.training.lora import (
+    LoraConfig,
+    LoraLinear,
+    adapter_tensors,
+    inject,
+    load_adapter_tensors,
+    save_adapter,
+)
 from whiflash_engine.training.loop import LoopOptions, Report, train
-from whiflash_engine.training.model_files import fingerprint, write_json
+from whiflash_engine.training.model_files import fingerprint, read_tensors, write_json
 from whiflash_engine.training.rows import PromptRow, load_rows
 
 
@@ -31,6 +39,8 @@ class AdapterOptions:
     """Checkpoints and the learning curve; a second start with the same folder goes on there."""
     output: Path
     template: Path
+    start: Path | None = None
+    """Adapter folder to go on from; None starts a new one."""
     base_name: str = "SmolLM2-135M-Instruct"
     lora: LoraConfig = field(default_factory=LoraConfig)
     mix: AdapterMix = field(default_factory=AdapterMix)
@@ -48,6 +58,8 @@ class AdapterTrainee:
         torch.manual_seed(options.seed)
         self.options, self.model = options, model
         parameters = inject(model, options.lora)
+        if options.start is not None:
+            load_adapter_tensors(model, read_tensors(options.start / "adapter_model.safetensors"))
         self._optimiser = torch.optim.AdamW(
             parameters, lr=options.learning_rate, weight_decay=0.0, betas=(0.9, 0.98)
         )
@@ -56,6 +68,7 @@ class AdapterTrainee:
             "base": fingerprint(options.model), "lora": asdict(options.lora),
             "mix": asdict(options.mix), "seed": options.seed, "batch": options.batch,
             "epochs": options.epochs, "learning_rate": options.learning_rate,
+            "start": None if options.start is None else fingerprint(options.start),
         }  # fmt: skip
 
     def trained(self) -> Mapping[str, nn.Parameter]:
@@ -123,6 +136,11 @@ def plain_replies(
         if len(json.dumps(row.messages)) < 500
     ]
     picked = rng.sample(rows, min(options.mix.plain, len(rows)))
+    if options.mix.small_talk:
+        picked += [
+            PromptRow(f"small_talk-{i}", "chat", "small_talk", ({"role": "user", "content": text},), ())
+            for i, text in enumerate(SMALL_TALK)
+        ]
     path = options.run / "plain_replies.json"
     if not path.exists():
         jobs = [
@@ -152,3 +170,19 @@ def train_adapter(options: AdapterOptions, report: Report) -> None:
     trainee = AdapterTrainee(options, model, taught)
     loop = LoopOptions(steps=len(trainee.batches), minutes=options.minutes, report_every=5)
     train(trainee, loop, options.run, report)
+
+
+def measure_adapter(options: AdapterOptions, report: Report) -> None:
+    """Tool calls of the untouched and of the adapted model on held-out rows."""
+    from whiflash_engine.checkpoints.lora import merge_lora, read_lora
+    from whiflash_engine.training.adapter_eval import evaluate_adapter
+    from whiflash_engine.training.model_files import read_tensors, write_tensors
+
+    merged = options.run / "merged"
+    weights = merge_lora(read_lora(options.output), read_tensors(options.model))
+    write_tensors(merged / "model.safetensors", weights)
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        (merged / name).write_bytes((options.model / name).read_bytes())
+    for label, folder in (("before", options.model), ("after", merged)):
+        for kind, values in evaluate_adapter(folder, options.template, options.data).items():
+            report({"model": label, "kind": kind, **values})

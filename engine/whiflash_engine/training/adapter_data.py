@@ -40,10 +40,24 @@ class AdapterMix:
     searches: int = 50
     documentation: int = 50
     plain: int = 90
+    small_talk: bool = False
+    """Plain replies to small talk too, with the composed tools on offer (not to be called)."""
     max_prompt: int = 420
     max_tokens: int = 560
     max_tools: int = 4
     max_tool_chars: int = 1200
+
+
+BROAD = AdapterMix()
+"""The first round: many tools, once."""
+
+LOOPS = AdapterMix(
+    gold={"bfcl": 70, "seal_tools": 25, "acebench": 15}, irrelevant=10, word_problems=50, sums=45,
+    dates=210, searches=35, documentation=45, plain=60, small_talk=True,
+)  # fmt: skip
+"""The second round: whole loops with everyday tools, and when not to call one."""
+
+MIXES = {"broad": BROAD, "loops": LOOPS}
 
 
 @dataclass(frozen=True)
@@ -179,6 +193,11 @@ class LessonBuilder:
 
     def _plain(self, row: PromptRow, reply: str) -> Lesson:
         """A plain reply, in a third of the cases although tools (of other topics) are offered."""
+        if self.mix.small_talk:
+            count = self.rng.choice((0, 1, 2, 3))
+            makers = self.rng.sample(composed.FAMILIES, count)
+            tools = self._distinct([make(self.rng).tools[0] for make in makers])
+            return Lesson("plain", row.messages, tools, ((reply, ()),))
         count = self.rng.choice((0, 0, 1, 2))
         tools = self._distinct(self.rng.sample(self.spare_tools, count))
         return Lesson("plain", row.messages, tools, ((reply, ()),))

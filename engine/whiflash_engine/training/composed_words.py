@@ -84,3 +84,15 @@ DECLINES = [
     "I can't answer this with the given tools.",
     "No tool here fits this request, so I cannot carry it out.",
 ]
+
+SMALL_TALK = [
+    "Hi!", "Hello there.", "Good morning!", "Good evening.", "Hey, how are you?",
+    "What is your name?", "Who made you?", "What can you help me with?", "Thanks a lot!",
+    "Thank you, that was helpful.", "Goodbye!", "See you later.", "Tell me a joke.",
+    "Can you keep a secret?", "I'm feeling tired today.", "I had a great day today!",
+    "Do you like music?", "What is your favourite colour?", "Write a short poem about rain.",
+    "Give me a tip for staying focused.", "Say something nice.", "Are you a robot?",
+    "Explain what a friend is in one sentence.", "Suggest a name for a cat.",
+    "Write one sentence about autumn.", "How should I greet my new neighbour?",
+    "Recommend a hobby for rainy days.", "What makes a good teacher?",
+]  # fmt: skip

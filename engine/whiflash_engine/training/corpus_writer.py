@@ -29,6 +29,9 @@ from whiflash_engine.training.rows import KINDS, Json, PromptRow, load_by_ids
 
 Report = Callable[[Mapping[str, float | str]], None]
 
+KEPT_FOR_DEMONSTRATION = ("Tokyo",)
+"""What demonstrations ask about is not drafted from memory."""
+
 
 @dataclass(frozen=True)
 class CorpusOptions:
@@ -100,7 +103,10 @@ def composed_prompts(
     prompts: list[Prompt] = []
     while len(prompts) < count:
         family = rng.choice(composed.FAMILIES)
-        lesson = builder.loop(family.__name__, family(builder.rng), family)
+        loop = family(builder.rng)
+        if any(city in loop.question for city in KEPT_FOR_DEMONSTRATION):
+            continue
+        lesson = builder.loop(family.__name__, loop, family)
         after: Sequence[Json] = lesson.replies[0][1] if rng.random() < 0.5 else ()
         ids = tokenizer.encode(tokenizer.render([*lesson.messages, *after], lesson.tools))
         if len(ids) <= options.max_prompt:

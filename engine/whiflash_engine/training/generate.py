@@ -81,7 +81,7 @@ class BatchGenerator:
         waiting = list(jobs)[::-1]
         while waiting or any(job is not None for job in self.jobs):
             free = [slot for slot, job in enumerate(self.jobs) if job is None]
-            if waiting and len(free) >= min(refill, len(waiting)):
+            if waiting and len(free) >= min(refill, len(waiting), self.slots):
                 batch = free[: min(len(free), len(waiting), 16)]
                 self._admit(batch, [waiting.pop() for _ in batch])
             else:

@@ -1,0 +1,243 @@
+"""Rows, gold calls, lessons, adapter and corpus on toy data."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from training_toys import TAPS, toy_corpus, toy_data, toy_model, toy_tokenizer
+from whiflash_engine.checkpoints.lora import merge_lora, read_lora
+from whiflash_engine.errors import CheckpointError
+from whiflash_engine.training import composed
+from whiflash_engine.training.chat import HubTokenizer, teach
+from whiflash_engine.training.corpus import Corpus
+from whiflash_engine.training.corpus_writer import CorpusOptions, write_corpus
+from whiflash_engine.training.generate import BatchGenerator, Job
+from whiflash_engine.training.gold import Call, gold_calls, parse_calls, render_calls
+from whiflash_engine.training.llama import load_llama
+from whiflash_engine.training.lora import LoraConfig, adapter_tensors, inject, save_adapter
+from whiflash_engine.training.model_files import read_tensors, write_tensors
+from whiflash_engine.training.rows import PromptRow, load_by_ids, load_rows
+from whiflash_engine.training.vocab import always_needed, choose_vocab
+
+
+def silent(_: Mapping[str, float | str]) -> None:
+    pass
+
+
+def write_rows(path: Path, *lines: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with gzip.open(path, "wt", encoding="utf-8") as stream:
+        stream.write("\n".join(lines) + "\n")
+
+
+GOOD = '{"id": "a-1", "kind": "chat", "source": "a", "messages": [{"role": "user"}], "tools": null}'
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("{oops", "not valid JSON"),
+        ("[1]", "should be a JSON object"),
+        ('{"id": "a-1", "kind": "poem", "source": "a", "messages": []}', "'kind'"),
+        ('{"id": "a-1", "kind": "chat", "source": "a", "messages": []}', "'messages'"),
+        ('{"id": "a-1", "kind": "chat", "source": "a", "messages": [{}]}', "'role'"),
+        ('{"id": "", "kind": "chat", "source": "a", "messages": [{"role": "user"}]}', "'id'"),
+    ],
+)
+def test_a_malformed_row_is_named_by_file_and_line(line: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "train" / "a.jsonl.gz"
+    write_rows(path, GOOD, line)
+    with pytest.raises(CheckpointError) as caught:
+        load_rows(tmp_path, "train", "a")
+    assert f"{path}:2" in str(caught.value)
+    assert said in str(caught.value)
+
+
+def test_an_unknown_id_in_a_mix_is_named(tmp_path: Path) -> None:
+    write_rows(tmp_path / "train" / "a.jsonl.gz", GOOD)
+    (tmp_path / "mixes").mkdir()
+    (tmp_path / "mixes" / "m.ids").write_text("a-1\na-2\n")
+    with pytest.raises(CheckpointError, match=r"m\.ids:2.*a-2"):
+        load_by_ids(tmp_path, "train", "m")
+
+
+def row(source: str, parameters: Mapping[str, object]) -> PromptRow:
+    schema: dict[str, object] = {"type": "object", **parameters}
+    tool = {"type": "function", "function": {"name": "f", "parameters": schema}}
+    return PromptRow("x-1", "tool", source, ({"role": "user"},), (json.loads(json.dumps(tool)),))
+
+
+def test_gold_calls_take_the_first_accepted_value_and_skip_optional_ones() -> None:
+    known = row("bfcl", {"properties": {"a": {}, "b": {}, "c": {}}, "required": ["a"]})
+    truth = {"ground_truth": [{"f": {"a": [5, 6], "b": ["", "x"], "c": [{"k": ["v", "w"]}]}}]}
+    found = gold_calls(known, json.loads(json.dumps(truth)))
+    assert found == [Call("f", {"a": 5, "c": {"k": "v"}})]
+    assert gold_calls(known, {"ground_truth": [{"g": {}}]}) is None, "unknown tool"
+    assert gold_calls(known, {"ground_truth": [{"f": {"b": ["x"]}}]}) is None, "a is required"
+
+
+def test_calls_survive_rendering_and_parsing() -> None:
+    calls = [Call("f", {"a": 'ü "quoted"', "b": [1, {"c": None}]}), Call("g", {})]
+    assert parse_calls(render_calls(calls)) == calls
+    assert render_calls(calls[1:]) == '<tool_call>\n{"name": "g", "arguments": {}}\n</tool_call>'
+    assert parse_calls("<tool_call>\n{broken\n</tool_call>") is None
+
+
+@pytest.mark.parametrize("family", sorted(set(composed.FAMILIES), key=lambda f: f.__name__))
+def test_composed_loops_are_consistent_and_repeatable(family: composed.Family) -> None:
+    for seed in range(20):
+        loop = family(random.Random(seed))
+        assert loop == family(random.Random(seed))
+        names = [composed.tool_name_of(tool) for tool in loop.tools]
+        assert loop.call.name in names
+        assert loop.question and loop.result and loop.answer
+
+
+def test_a_word_problem_needs_an_equation_that_is_plain_arithmetic() -> None:
+    rng = random.Random(0)
+    found = composed.word_problem(rng, "How many?", {"equations": ["x=(56.0*9.0)"]})
+    assert found is not None and found.result == "504"
+    assert composed.word_problem(rng, "?", {"equations": ["2*x+1=5"]}) is None
+    assert composed.word_problem(rng, "?", {"equations": ["x=2", "y=3"]}) is None
+    assert composed.evaluate("__import__('os')") is None
+
+
+def test_only_the_assistants_tokens_are_learned(tmp_path: Path) -> None:
+    toy_tokenizer(tmp_path)
+    tokenizer = HubTokenizer(tmp_path)
+    turn = {"role": "assistant", "content": "", "tool_calls": [
+        {"function": {"name": "f", "arguments": {"a": 1}}}]}  # fmt: skip
+    reply = render_calls([Call("f", {"a": 1})])
+    one = teach(
+        tokenizer, [{"role": "user", "content": "q"}], [],
+        [(reply, [json.loads(json.dumps(turn)), {"role": "tool", "content": "r"}]), ("done", [])],
+    )  # fmt: skip
+    learned = tokenizer.decode([t for t, keep in zip(one.ids, one.learn, strict=True) if keep])
+    assert learned == reply + "<|im_end|>done<|im_end|>"
+    assert tokenizer.decode(one.ids).count("<|im_start|>") == 4
+
+
+def test_a_merged_adapter_equals_the_adapted_forward(tmp_path: Path) -> None:
+    folder = toy_model(tmp_path / "base")
+    torch.manual_seed(0)
+    model, ids = load_llama(folder, torch.float32), torch.randint(0, 61, (2, 9))
+    config = LoraConfig(rank=3, alpha=6.0)
+    parameters = inject(model, config)
+    with torch.no_grad():
+        for parameter in parameters:
+            # what bfloat16 can hold, because that is how adapters are saved
+            parameter.copy_((torch.randn(parameter.shape) * 0.2).bfloat16())
+    save_adapter(tmp_path / "adapter", adapter_tensors(model), config, "toy")
+    merged = merge_lora(read_lora(tmp_path / "adapter"), read_tensors(folder))
+    write_tensors(tmp_path / "merged" / "model.safetensors", merged)
+    (tmp_path / "merged" / "config.json").write_bytes((folder / "config.json").read_bytes())
+    plain = load_llama(tmp_path / "merged", torch.float32)
+    torch.testing.assert_close(plain(ids), model(ids), atol=1e-4, rtol=1e-4)
+    assert len(parameters) == 2 * 7 * 4
+
+
+def test_batched_generation_equals_a_full_forward_per_token(tmp_path: Path) -> None:
+    model = load_llama(toy_model(tmp_path), torch.float32)
+    jobs = [Job(str(n), tuple(range(1 + n, 6 + 2 * n)), 8) for n in range(5)]
+    generator = BatchGenerator(
+        model, slots=2, length=40, stop_ids=frozenset(), seed=0, taps=TAPS
+    )  # fmt: skip
+    for answer in generator.run(jobs, refill=1):
+        ids = list(answer.job.prompt)
+        for token in answer.tokens:
+            logits = model(torch.tensor([ids]))[0, -1] @ model.head_weight.T
+            assert int(logits.argmax()) == token
+            ids.append(token)
+        last, taps = model.states(torch.tensor([ids[:-1]]), TAPS)
+        wanted = torch.stack([*taps, last], 2)[0].half()
+        assert answer.features is not None
+        torch.testing.assert_close(answer.features, wanted, atol=2e-2, rtol=1e-2)
+
+
+def test_sampled_tokens_do_not_depend_on_the_batch(tmp_path: Path) -> None:
+    model = load_llama(toy_model(tmp_path), torch.float32)
+    jobs = [Job(str(n), (3, 4, 5 + n), 12, 0.9) for n in range(4)]
+
+    def tokens(slots: int) -> dict[str, tuple[int, ...]]:
+        generator = BatchGenerator(model, slots=slots, length=20, stop_ids=frozenset(), seed=7)
+        return {answer.job.key: answer.tokens for answer in generator.run(jobs, refill=1)}
+
+    assert tokens(1) == tokens(4)
+
+
+def corpus_options(root: Path, seed: int = 0) -> CorpusOptions:
+    if not (root / "model").exists():
+        vocab = toy_tokenizer(root / "model")
+        toy_model(root / "model", vocab=vocab)
+        toy_data(root / "data")
+    return CorpusOptions(
+        model=root / "model", data=root / "data", output=root / f"corpus{seed}",
+        mix="train_mix", dev_mix="dev_mix", rows=12, dev_rows=8, composed_tools=0.0,
+        max_prompt=200, max_new=6, taps=TAPS, slots=4, chunk=5, seed=seed,
+    )  # fmt: skip
+
+
+def rows_of(folder: Path) -> str:
+    return "".join(p.read_text() for p in sorted(folder.rglob("rows-*.jsonl")))
+
+
+def test_the_same_seed_gives_the_same_corpus_also_when_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = corpus_options(tmp_path / "a")
+    write_corpus(options, silent)
+    again = corpus_options(tmp_path / "b")
+    calls = 0
+
+    def stop_at_second_chunk(_: Mapping[str, float | str]) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_corpus(again, stop_at_second_chunk)
+    assert not (again.output / "manifest.json").exists()
+    write_corpus(again, silent)
+    assert rows_of(options.output) == rows_of(again.output)
+    assert rows_of(options.output)
+    other = corpus_options(tmp_path / "a", seed=1)
+    write_corpus(other, silent)
+    assert rows_of(options.output) != rows_of(other.output)
+    kinds = {sample.kind for sample in Corpus(options.output, "train").samples}
+    assert kinds == {"tool", "json", "reason", "chat"}
+
+
+def test_a_corpus_made_otherwise_is_not_overwritten(tmp_path: Path) -> None:
+    options = corpus_options(tmp_path)
+    write_corpus(options, silent)
+    different = CorpusOptions(**{**vars(options), "max_new": 4})
+    with pytest.raises(CheckpointError, match="max_new"):
+        write_corpus(different, silent)
+
+
+def test_a_corpus_of_another_target_is_refused(tmp_path: Path) -> None:
+    first, second = toy_model(tmp_path / "m1"), toy_model(tmp_path / "m2", seed=1)
+    corpus = Corpus(toy_corpus(tmp_path / "c", first, rows=2), "train")
+    corpus.require_target(first)
+    with pytest.raises(CheckpointError, match="was made with target"):
+        corpus.require_target(second)
+
+
+def test_the_draft_vocabulary_is_what_is_written_plus_what_must_be_there() -> None:
+    from collections import Counter
+
+    texts = ["<s>", "a", "the", " 12", "{\"", "word", " other"]
+    needed = always_needed(texts, [0])
+    assert needed == {0, 1, 3, 4}
+    vocab = choose_vocab(Counter({6: 9, 5: 1}), Counter(), needed, size=5, vocab_size=7)
+    assert vocab.ids.tolist() == [0, 1, 3, 4, 6]
+    assert (torch.arange(5) + vocab.d2t).tolist() == vocab.ids.tolist()
+    assert vocab.t2d.nonzero().flatten().tolist() == vocab.ids.tolist()
+    assert vocab.coverage([6, 6, 5, 5]) == 0.5

@@ -1,0 +1,179 @@
+"""`whiflash-agents train adapter|corpus|eagle3|dflash`: parse options, run, show progress.
+
+Every command can be stopped and started again; it goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from whiflash_engine.checkpoints.resolve import resolve_model
+
+Line = Mapping[str, float | str]
+
+
+def add_train_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `train` with its four steps, in the order in which they are run."""
+    train = subparsers.add_parser("train", help="train the tool adapter or a drafter")
+    steps = train.add_subparsers(required=True, metavar="STEP")
+    _adapter_parser(steps)
+    _corpus_parser(steps)
+    for name, what, run in (
+        ("eagle3", "train the EAGLE-3 drafter on a corpus", _eagle3),
+        ("dflash", "train the DFlash drafter on a corpus", _dflash),
+    ):
+        _drafter_parser(steps, name, what, run)
+
+
+def _adapter_parser(steps: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = steps.add_parser("adapter", help="a LoRA adapter that teaches tool calls")
+    _common(parser, model="smollm2-135m")
+    parser.add_argument("--data", type=Path, required=True, help="folder of prompt rows")
+    parser.add_argument("--run-dir", type=Path, required=True, help="checkpoints, learning curve")
+    parser.add_argument("--minutes", type=float, help="wall-clock budget")
+    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--batch", type=int, default=8, help="conversations a step")
+    parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument(
+        "--mix", choices=("broad", "loops"), default="broad", help="which conversations to teach"
+    )
+    parser.add_argument("--start", type=Path, help="folder of an adapter to go on from")
+    parser.add_argument("--learning-rate", type=float, default=5e-4)
+    parser.add_argument("--evaluate", action="store_true", help="measure before and after")
+    parser.set_defaults(run=_adapter)
+
+
+def _corpus_parser(steps: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = steps.add_parser("corpus", help="the target's own responses and its features")
+    _common(parser, model="default")
+    parser.add_argument("--data", type=Path, required=True, help="folder of prompt rows")
+    parser.add_argument("--mix", default="train_8k", help="id list under mixes/ to take rows from")
+    parser.add_argument("--rows", type=int, default=1600, help="training prompts")
+    parser.add_argument("--dev-rows", type=int, default=80, help="held-out prompts")
+    parser.add_argument("--max-new", type=int, default=144, help="new tokens a response")
+    parser.add_argument("--slots", type=int, default=48, help="responses generated at once")
+    parser.set_defaults(run=_corpus)
+
+
+def _drafter_parser(
+    steps: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    what: str,
+    run: Callable[[argparse.Namespace], int],
+) -> None:
+    parser = steps.add_parser(name, help=what)
+    _common(parser, model="default")
+    parser.add_argument("--corpus", type=Path, required=True, help="folder of `train corpus`")
+    parser.add_argument("--run-dir", type=Path, required=True, help="checkpoints, learning curve")
+    parser.add_argument("--minutes", type=float, help="wall-clock budget")
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--batch", type=int, default=8, help="responses a step")
+    parser.add_argument("--draft-vocab", type=int, default=8192)
+    parser.add_argument("--muon-rate", type=float, help="learning rate of the matrices")
+    parser.add_argument("--adam-rate", type=float, help="learning rate of the vectors")
+    parser.add_argument("--float32", action="store_true", help="compute in float32")
+    parser.set_defaults(run=run)
+
+
+def _common(parser: argparse.ArgumentParser, model: str) -> None:
+    parser.add_argument(
+        "--model", default=model, help=f"name, folder, GGUF file or hub id; default: {model}"
+    )
+    parser.add_argument("--output", type=Path, required=True, help="folder of the result")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, help="CPU threads; default: what torch picks")
+
+
+def _adapter(args: argparse.Namespace) -> int:
+    from whiflash_engine.checkpoints.shipped import SMOLLM2_TOOLS
+    from whiflash_engine.training.adapter import AdapterOptions, measure_adapter, train_adapter
+    from whiflash_engine.training.adapter_data import MIXES
+    from whiflash_engine.training.lora import LoraConfig
+
+    model = _prepare(args)
+    options = AdapterOptions(
+        model=model, data=args.data, run=args.run_dir, output=args.output,
+        template=SMOLLM2_TOOLS.template, lora=LoraConfig(rank=args.rank, alpha=2.0 * args.rank),
+        batch=args.batch, epochs=args.epochs, minutes=args.minutes, seed=args.seed,
+        mix=MIXES[args.mix], start=args.start, learning_rate=args.learning_rate,
+    )  # fmt: skip
+    with _progress() as show:
+        train_adapter(options, show)
+        if args.evaluate:
+            measure_adapter(options, show)
+    return 0
+
+
+def _corpus(args: argparse.Namespace) -> int:
+    from whiflash_engine.training.corpus_writer import CorpusOptions, write_corpus
+
+    model = _prepare(args)
+    options = CorpusOptions(
+        model=model, data=args.data, output=args.output, mix=args.mix, rows=args.rows,
+        dev_rows=args.dev_rows, max_new=args.max_new, slots=args.slots, seed=args.seed,
+    )  # fmt: skip
+    with _progress() as show:
+        write_corpus(options, show)
+    return 0
+
+
+def _eagle3(args: argparse.Namespace) -> int:
+    from whiflash_engine.training.eagle3 import Eagle3Options, train_eagle3
+
+    options = Eagle3Options(
+        model=_prepare(args), corpus=args.corpus, run=args.run_dir, output=args.output,
+        draft_vocab=args.draft_vocab, epochs=args.epochs, minutes=args.minutes,
+        batch=args.batch, seed=args.seed, float32=args.float32,
+        **_rates(args),
+    )  # fmt: skip
+    with _progress() as show:
+        train_eagle3(options, show)
+    return 0
+
+
+def _dflash(args: argparse.Namespace) -> int:
+    from whiflash_engine.training.dflash import DFlashOptions, train_dflash
+
+    options = DFlashOptions(
+        model=_prepare(args), corpus=args.corpus, run=args.run_dir, output=args.output,
+        draft_vocab=args.draft_vocab, epochs=args.epochs, minutes=args.minutes,
+        batch=args.batch, seed=args.seed, float32=args.float32,
+        **_rates(args),
+    )  # fmt: skip
+    with _progress() as show:
+        train_dflash(options, show)
+    return 0
+
+
+def _rates(args: argparse.Namespace) -> dict[str, float]:
+    """The rates that were given; the library knows the others."""
+    given = {"muon_rate": args.muon_rate, "adam_rate": args.adam_rate}
+    return {name: float(value) for name, value in given.items() if value is not None}
+
+
+def _prepare(args: argparse.Namespace) -> Path:
+    """Set the threads and find the model's folder."""
+    import torch
+
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    return resolve_model(args.model, report=print).path
+
+
+class _progress:  # noqa: N801  (a context manager, used like a function)
+    """One line per report, numbers dimmed by rich; the last one stays on screen."""
+
+    def __enter__(self) -> Callable[[Line], None]:
+        from rich.console import Console
+
+        console = Console()
+
+        def show(values: Line) -> None:
+            console.print("  ".join(f"{name} {value}" for name, value in values.items()))
+
+        return show
+
+    def __exit__(self, *_: object) -> None:
+        pass
