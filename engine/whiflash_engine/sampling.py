@@ -21,10 +21,6 @@ from torch import Tensor
 from whiflash_engine.config import SamplingConfig
 from whiflash_engine.errors import NumericsError
 
-# Mass is looked for among this many largest tokens before a whole row is sorted: the full sort
-# of a row costs twenty times as much, and only very flat distributions need it.
-_HEAD = 256
-
 
 def uniform(seed: int, position: int, purpose: str) -> float:
     """A number in [0, 1), a pure function of its arguments, equal on every platform."""
@@ -83,36 +79,38 @@ def distribution(logits: Tensor, config: SamplingConfig) -> Tensor:
     on the order in which a sort leaves equals.
     """
     # The peak goes first, or a tiny temperature would overflow.
-    logits = (logits - logits.amax(dim=1, keepdim=True)) / config.temperature
-    vocab = logits.shape[1]
-    if 0 < config.top_k < vocab:
-        edge = logits.topk(config.top_k, dim=1).values[:, -1:]
-        logits = logits.masked_fill(logits < edge, float("-inf"))
-    probs = logits.softmax(dim=1)
-    if config.top_p < 1.0:
-        probs = torch.where(probs < _nucleus_edge(probs, config.top_p), 0.0, probs)
-    if config.min_p > 0.0:
-        edge = config.min_p * probs.amax(dim=1, keepdim=True)
-        probs = torch.where(probs < edge, 0.0, probs)
-    if config.top_p < 1.0 or config.min_p > 0.0:
+    probs = ((logits - logits.amax(dim=1, keepdim=True)) / config.temperature).softmax(dim=1)
+    if config.top_k or config.top_p < 1.0 or config.min_p:
+        for row in probs:
+            row.masked_fill_(row < _edge(row, config), 0.0)
         probs /= probs.sum(dim=1, keepdim=True)
     return probs
 
 
-def _nucleus_edge(probs: Tensor, top_p: float) -> Tensor:
-    """(r, 1): the smallest probability that top-p keeps.
+def _edge(probs: Tensor, config: SamplingConfig) -> Tensor:
+    """The smallest of (V,) probabilities that top-k, top-p and min-p all keep.
 
-    A token stays while the mass of the larger ones is below top_p (arXiv 1904.09751, section
-    3.1); the largest always stays.
+    top-p (arXiv 1904.09751, section 3.1): a token stays while the larger ones together have
+    less than top_p of what top-k has left. min-p (arXiv 2407.01082): it stays if it has at
+    least min_p times the probability of the largest. The largest always stays.
     """
-    vocab = probs.shape[1]
-    for size in (min(_HEAD, vocab), vocab):
-        largest = probs.topk(size, dim=1).values
-        mass = largest.cumsum(dim=1, dtype=torch.float64)
-        if size == vocab or bool((mass[:, -1] >= top_p).all()):
-            break
-    kept = ((mass - largest) < top_p).sum(dim=1, keepdim=True)
-    return largest.gather(1, kept.clamp_(min=1) - 1)
+    vocab = probs.shape[0]
+    if 0 < config.top_k < vocab:
+        head = probs.topk(config.top_k).values
+        edge, total = head[-1], head.sum()
+    elif config.top_p < 1.0:
+        # All the tokens below this floor have less than half of the mass that top-p drops, so
+        # that it cuts above them. Sorting what is left is a small fraction of a full sort.
+        floor = (1.0 - config.top_p) / (2 * vocab)
+        head = probs[probs >= floor].sort(descending=True).values
+        edge, total = head[-1], probs.sum()
+    else:
+        head = probs.amax(dim=0, keepdim=True)
+        edge, total = probs.new_zeros(()), head
+    if config.top_p < 1.0:
+        before = head.cumsum(dim=0, dtype=torch.float64) - head
+        edge = head[(before < config.top_p * total).sum().clamp(min=1) - 1]
+    return torch.maximum(edge, config.min_p * head[0])
 
 
 def draw(weights: Tensor, number: float) -> int:

@@ -15,7 +15,7 @@ Either way every committed token has exactly the law p, whatever the drafter doe
 A draft token that the masks forbid has p_i(x) = 0 and is rejected like any other: pass the
 whole proposal together with the logits of the rows up to and including that token's. Cutting
 it off the proposal instead would draw the bonus token from p where the residual is due, and
-p is what the rejected draws of q have already been taken out of.
+favour the tokens that q prefers.
 """
 
 from __future__ import annotations
