@@ -14,6 +14,7 @@ from tests.fake_engine import FakeEngine
 from whiflash_adapters.chat import ChatWhiFlash
 from whiflash_adapters.formats.hermes import write_call
 from whiflash_adapters.loop import run_agent
+from whiflash_agents.cli import main
 from whiflash_agents.demo import DEMO_TOOLS, STEPS, _langchain_loop, _plain_loop, demo
 from whiflash_agents.demo_tools import calculate, current_time, find_zone, search_docs
 from whiflash_agents.documentation import Library
@@ -223,3 +224,12 @@ def test_tools_have_schemas() -> None:
     for tool in listed:
         (argument,) = tool["parameters"]["properties"].values()
         assert tool["description"] and argument["type"] == "string" and argument["description"]
+
+
+@pytest.mark.model
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_the_demo_with_the_real_model(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--max-tokens", "80"]) == 0
+    shown = capsys.readouterr().out
+    assert 'calculate(expression="1234 * 56")' in shown and "69104" in shown

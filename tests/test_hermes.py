@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import itertools
 import json
+from datetime import datetime
+from typing import Literal
 
 import llguidance
 import llguidance.hf
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from langchain_core.utils.function_calling import convert_to_openai_tool
+from pydantic import BaseModel
 
 from tests.fake_engine import byte_tokenizer
 from whiflash_adapters.formats.hermes_grammar import ToolMode, bounded, grammar
@@ -248,3 +252,29 @@ def test_bounds_do_not_touch_data() -> None:
 def test_system_block_names_every_tool() -> None:
     block = system_block(TOOLS)
     assert all(name in block for name in ("calculate", "search", "now", "<tool_call>"))
+
+
+class Place(BaseModel):
+    """Somewhere."""
+
+    city: str
+    kind: Literal["town", "village"] = "town"
+    inside: Place | None = None
+
+
+class Trip(BaseModel):
+    """A way from place to place."""
+
+    stops: list[Place]
+    costs: dict[str, float]
+    when: datetime
+    note: str | None = None
+
+
+def test_nested_optional_and_recursive_schemas() -> None:
+    lark = grammar([convert_to_openai_tool(Trip)], "required")
+    oslo = {"city": "Oslo", "kind": "town", "inside": {"city": "Norway"}}
+    trip = {"stops": [oslo], "costs": {"train": 3.5}, "when": "2026-01-02T03:04:05Z", "note": None}
+    assert accepts(lark, write_call("Trip", trip), tags=False)
+    wrong = trip | {"stops": [{"city": "Oslo", "kind": "city"}]}
+    assert not accepts(lark, write_call("Trip", wrong), tags=False)

@@ -40,6 +40,8 @@ def add_demo_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> Non
     parser = commands.add_parser("demo", help="ask an agent with three local tools")
     parser.add_argument("question", nargs="*", help="your own questions; else three of ours")
     parser.add_argument("--model", help="folder, GGUF file or hub id (default: the embedded one)")
+    parser.add_argument("--ar-drafter", help="folder of an EAGLE-3 checkpoint")
+    parser.add_argument("--diffusion-drafter", help="folder of a DFlash checkpoint")
     parser.add_argument("--router", default="auto", choices=get_args(RouterName))
     parser.add_argument("--max-tokens", type=int, default=160, help="per answer (%(default)s)")
     parser.set_defaults(run=run)
@@ -52,7 +54,13 @@ def run(args: argparse.Namespace) -> int:
     from whiflash_engine.engine import Engine  # torch: only now
 
     with console.status("Loading the model ..."):
-        engine = Engine.load(model=args.model, router=args.router, report=console.print)
+        engine = Engine.load(
+            args.model,
+            ar_drafter=args.ar_drafter,
+            diffusion_drafter=args.diffusion_drafter,
+            router=args.router,
+            report=lambda said: console.print(Text(said)),
+        )
     return demo(
         engine,
         args.question or QUESTIONS,

@@ -38,9 +38,10 @@ class Library:
     def of_this_project(cls) -> Library:
         """README and docs of the source tree, or the README that an installed wheel carries."""
         root = Path(__file__).resolve().parent.parent
+        if not (root / "pyproject.toml").is_file():  # installed: whose README lies here, who knows
+            return cls(_readme_of_wheel())
         paths = [root / "README.md", *sorted((root / "docs").glob("*.md"))]
-        found = {p.name: p.read_text(encoding="utf-8") for p in paths if p.is_file()}
-        return cls(found or _readme_of_wheel())
+        return cls({p.name: p.read_text(encoding="utf-8") for p in paths if p.is_file()})
 
     def search(self, query: str, limit: int = 1) -> str:
         """The best passages, each as `file: text`; empty when no word occurs."""

@@ -92,7 +92,7 @@ def speed_lines(replays: Sequence[Replay]) -> list[str]:
     ratio = f"{routed / plain:.2f}x plain decoding" if plain else "no plain figure"
     same = sum(r.same_tokens for r in replays)
     lines = [
-        f"{routed:.1f} tokens/s routed, {plain:.1f} tokens/s plain: {ratio} of the same prompts",
+        f"{routed:.1f} tokens/s routed, {plain:.1f} plain: {ratio} of the same prompts",
         f"{same} of {len(replays)} generations have the very same tokens both ways",
     ]
     if same < len(replays):

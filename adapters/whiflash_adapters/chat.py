@@ -98,7 +98,7 @@ class ChatWhiFlash(BaseChatModel):
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         params = super()._get_ls_params(stop=stop, **kwargs)
-        params["ls_model_name"] = str(self.model or "default")
+        params.setdefault("ls_model_name", str(self.model or "default"))
         return params
 
     def _resolve_model_profile(self) -> ModelProfile:
