@@ -16,18 +16,17 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import BaseModel
 
 from tests.fake_engine import byte_tokenizer
-from whiflash_adapters.formats.hermes_grammar import ToolMode, bounded, grammar
-from whiflash_adapters.formats.hermes_parser import (
+from whiflash_adapters.formats.events import (
     CallArgs,
     CallBroken,
     CallEnd,
     CallStart,
     Event,
-    HermesParser,
     ReasoningPiece,
     TextPiece,
-    parse,
 )
+from whiflash_adapters.formats.hermes_grammar import ToolMode, bounded, grammar
+from whiflash_adapters.formats.hermes_parser import HermesParser, parse
 from whiflash_adapters.formats.hermes_text import Tool, system_block, write_call
 
 CALL = write_call("calculate", {"expression": "2 * 3"})

@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from time import perf_counter
 
 from langchain_core.messages import AIMessageChunk
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.messages.tool import tool_call_chunk
 
-from whiflash_adapters.formats.hermes_parser import (
+from whiflash_adapters.figures import as_data
+from whiflash_adapters.formats.events import (
     CallArgs,
     CallBroken,
     CallEnd,
     CallStart,
     Event,
-    HermesParser,
     ReasoningPiece,
     TextPiece,
 )
+from whiflash_adapters.formats.hermes_parser import HermesParser
 from whiflash_adapters.ports import TokenEngine
 from whiflash_adapters.text import Detokenizer, StopGuard
-from whiflash_engine.config import ArmName, RouterConfig, SamplingConfig
-from whiflash_engine.events import ArmStats, Round, Stats
+from whiflash_engine.config import RouterConfig, SamplingConfig
+from whiflash_engine.events import Round, Stats
 
 PROVIDER = "whiflash"
 
@@ -135,38 +136,10 @@ class Answer:
                 "model_name": self._engine.model_name,
                 "model_provider": PROVIDER,
                 "finish_reason": reason,
-                "whiflash": told(stats),
+                "whiflash": as_data(stats),
             },
             chunk_position="last",
         )
-
-
-def told(stats: Stats) -> dict[str, object]:
-    """The figures of one answer as plain data, for `response_metadata["whiflash"]`."""
-    return {
-        "rounds": stats.rounds,
-        "tokens": stats.tokens,
-        "acceptance_length": stats.acceptance_length,
-        "tokens_per_second": stats.tokens_per_second,
-        "time_to_first_token": stats.time_to_first_token,
-        "seconds": stats.seconds,
-        "switch_seconds": stats.switch_seconds,
-        "phases": asdict(stats.phases),
-        "arms": _arms(stats.arms.items()),
-        "spans": {span: _arms(arms.items()) for span, arms in stats.spans.items()},
-    }
-
-
-def _arms(arms: Iterable[tuple[ArmName, ArmStats]]) -> dict[str, dict[str, float]]:
-    return {
-        name: {
-            "rounds": arm.rounds,
-            "tokens": arm.tokens,
-            "seconds": arm.seconds,
-            "acceptance_length": arm.acceptance_length,
-        }
-        for name, arm in arms
-    }
 
 
 def _chunk(content: str = "", additional_kwargs: dict[str, object] | None = None) -> AIMessageChunk:

@@ -9,54 +9,20 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 from typing import Literal
 
+from whiflash_adapters.formats.events import (
+    CallArgs,
+    CallBroken,
+    CallEnd,
+    CallStart,
+    Event,
+    ReasoningPiece,
+    TextPiece,
+)
 from whiflash_adapters.formats.hermes_text import END, START, THINK, THINK_END
+from whiflash_adapters.formats.json_scan import JsonScan
 from whiflash_adapters.text import overlap
-
-
-@dataclass(frozen=True, slots=True)
-class TextPiece:
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class ReasoningPiece:
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class CallStart:
-    """A call begins; the name is empty when the text was too broken to have one."""
-
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class CallArgs:
-    """The next piece of the arguments, as JSON text."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class CallEnd:
-    """The open call is complete and its arguments are a JSON object."""
-
-
-@dataclass(frozen=True, slots=True)
-class CallBroken:
-    """The open call is not to be executed.
-
-    `text` goes behind the pieces so far. It makes them impossible to complete: LangChain
-    closes open brackets of streamed arguments by itself, and would run half a call.
-    """
-
-    text: str
-
-
-Event = TextPiece | ReasoningPiece | CallStart | CallArgs | CallEnd | CallBroken
 
 # A name with "<" in it takes the slower way over `_whole`, so that the closing tag is
 # found at the same place however the text is cut.
@@ -77,7 +43,7 @@ class HermesParser:
         self._buffer = ""
         self._trim = reasoning  # whitespace behind a tag belongs to the tag
         self._out: list[Event] = []
-        self._args = _JsonScan()
+        self._args = JsonScan()
 
     def feed(self, text: str) -> list[Event]:
         self._buffer += text
@@ -159,7 +125,7 @@ class HermesParser:
         if head is not None:
             self._out.append(CallStart(_loads_name(head.group(1))))
             self._buffer = self._buffer[head.end() :]
-            self._state, self._args = "args", _JsonScan()
+            self._state, self._args = "args", JsonScan()
             return True
         body, end, rest = self._buffer.partition(END)
         if not end:
@@ -211,54 +177,6 @@ def parse(text: str) -> list[Event]:
     return parser.feed(text) + parser.finish()
 
 
-class _JsonScan:
-    """Finds where a JSON object ends, and whether it is one."""
-
-    def __init__(self) -> None:
-        self.state: Literal["open", "complete", "broken"] = "open"
-        self._text = ""
-        self._stack = ""
-        self._in_string = False
-        self._escaped = False
-
-    def feed(self, text: str) -> int:
-        """Read on; the number of characters that belong to the object."""
-        for i, char in enumerate(text):
-            self._read(char)
-            if self.state != "open":
-                self._text += text[: i + 1]
-                if self.state == "complete" and not _is_object(self._text):
-                    self.state = "broken"
-                return i + 1
-        self._text += text
-        return len(text)
-
-    def _read(self, char: str) -> None:
-        if self._in_string:
-            self._in_string = char != '"' or self._escaped
-            self._escaped = char == "\\" and not self._escaped
-        elif char == '"':
-            self._in_string = True
-        elif char in "{[":
-            self._stack += char
-        elif char in "}]":
-            matches = self._stack[-1] + char in ("{}", "[]")
-            self._stack = self._stack[:-1]
-            if not matches:
-                self.state = "broken"
-            elif not self._stack:
-                self.state = "complete"
-        elif char == "<":  # not JSON: the closing tag stands where a value should
-            self.state = "broken"
-
-    def poison(self, why: str) -> str:
-        """Text that no guess at the missing end can turn into valid JSON."""
-        escape = "\\" if self._escaped else ""
-        quote = '"' if self._in_string else ""
-        wrong = "}" if self._stack.endswith("[") else "]"
-        return f"{escape}{quote} <{why}> {wrong}"
-
-
 def _whole(body: str) -> list[Event]:
     """A body that could not be streamed: other key order, a list of calls, or no call at all."""
     try:
@@ -281,10 +199,3 @@ def _loads_name(quoted: str) -> str:
         return str(json.loads(quoted))
     except ValueError:  # a bad escape; the agent will say that there is no such tool
         return quoted[1:-1]
-
-
-def _is_object(text: str) -> bool:
-    try:
-        return isinstance(json.loads(text), dict)
-    except ValueError:
-        return False
