@@ -21,7 +21,7 @@ from whiflash_adapters.ports import TokenEngine
 from whiflash_adapters.text import Detokenizer
 from whiflash_agents.demo_tools import calculate, current_time, search_docs
 from whiflash_agents.report import Piece, Replay, arms_table, coloured, legend, speed_lines
-from whiflash_engine.config import ArmName, RouterConfig, RouterName, SamplingConfig
+from whiflash_engine.config import RouterConfig, RouterName, SamplingConfig
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -97,8 +97,7 @@ def demo(
         # Interleaved, so that both ways of decoding see the same state of the machine.
         replays += [_replayed(engine, trace) for trace in traces[first:]]
         console.print()
-    arms: dict[ArmName, None] = {r.arm: None for trace in traces for r in trace.rounds}
-    console.print(Text("Colours: ") + legend(arms))
+    console.print(Text("Colours: ") + legend(r.arm for trace in traces for r in trace.rounds))
     console.print(arms_table(replays))
     for line in speed_lines(replays):
         console.print(Text(line))

@@ -56,7 +56,12 @@ def coloured(pieces: Iterable[Piece]) -> Text:
 
 def legend(arms: Iterable[ArmName]) -> Text:
     """Which colour is whose."""
-    return Text("  ").join(Text(NAMES[arm], style=STYLES[arm]) for arm in arms)
+    ordered = sorted(set(arms), key=_place)
+    return Text("  ").join(Text(NAMES[arm], style=STYLES[arm]) for arm in ordered)
+
+
+def _place(arm: ArmName) -> int:
+    return list(NAMES).index(arm)
 
 
 def arms_table(replays: Sequence[Replay]) -> Table:
@@ -72,7 +77,7 @@ def arms_table(replays: Sequence[Replay]) -> Table:
     table = Table(title="Who drafted what", title_justify="left")
     for name in ("arm", "text", "rounds", "share", "tokens", "AL"):
         table.add_column(name, justify="left" if name in ("arm", "text") else "right")
-    for arm, total in totals.items():
+    for arm, total in sorted(totals.items(), key=lambda item: _place(item[0])):
         style = STYLES[arm]
         table.add_row(Text(NAMES[arm], style=style), "all", *_figures(total, rounds))
         for (of_arm, span), part in spans.items():
@@ -96,7 +101,10 @@ def speed_lines(replays: Sequence[Replay]) -> list[str]:
         f"{same} of {len(replays)} generations have the very same tokens both ways",
     ]
     if same < len(replays):
-        lines.append("(where they differ: two tokens tied within rounding, or a fault to report)")
+        lines.append(
+            "(bfloat16 rounds a pass over several tokens differently from a pass over one, which "
+            "can tip a near tie; `whiflash-agents lossless` compares in float32)"
+        )
     switch = sum(r.routed.switch_seconds for r in replays)
     lines.append(f"{switch * 1000:.1f} ms were spent on switching between drafters")
     return lines
