@@ -11,7 +11,7 @@ from typing import Literal
 
 from whiflash_engine.config import ArmName, Span
 
-FinishReason = Literal["stop", "length", "grammar"]
+FinishReason = Literal["stop", "length"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Seconds:
 
     @property
     def total(self) -> float:
-        return sum(getattr(self, f.name) for f in fields(self))
+        return float(sum(getattr(self, f.name) for f in fields(self)))
 
     def __add__(self, other: Seconds) -> Seconds:
         return Seconds(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))

@@ -26,7 +26,7 @@ class Linear:
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         self.bias = bias
-        self._packed = weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
+        self._packed = weight.device.type == "cpu" and torch._C._has_mkldnn
         self._weight = (
             torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), 8)
             if self._packed

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from whiflash_agents.measure.prompts import Prompt
 from whiflash_engine.config import RouterConfig, SamplingConfig
 from whiflash_engine.decode import decode
+from whiflash_engine.errors import ConstraintError
 from whiflash_engine.events import Round
 
 if TYPE_CHECKING:
@@ -80,9 +81,16 @@ def prove(
     """Generate `tokens` tokens for every prompt, arm and grammar switch; compare."""
     tallies = {f"{arm}{g}": Tally() for g in ("", " grammar") for arm in ARMS}
     different: list[str] = []
+    refused: list[str] = []
     for number, prompt in enumerate(prompts, 1):
         case = _Case(engine, prompt, tokens)
-        for grammar in (False, True):
+        grammars: tuple[bool, ...] = (False, True)
+        try:
+            prompt.constraint(engine)
+        except ConstraintError as error:
+            grammars = (False,)
+            refused.append(f"{prompt.id}: {error}")
+        for grammar in grammars:
             plain = _tokens(case.run(RouterConfig("plain"), grammar))
             for arm, router in ARMS.items():
                 rounds = case.run(router, grammar)
@@ -106,6 +114,7 @@ def prove(
         "dtype": str(engine.target.dtype),
         "arms": {name: asdict(tally) for name, tally in tallies.items()},
         "explained": different,
+        "schemas_refused": refused,
     }
 
 

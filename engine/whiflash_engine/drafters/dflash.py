@@ -153,7 +153,7 @@ class _Layer:
         c, eps, n = self._config, self._config.rms_norm_eps, x.shape[0]
         qkv = self._qkv(rms_norm(x, self._norm_in, eps))
         qkv = qkv.view(n, c.num_heads + 2 * c.num_kv_heads, c.head_dim)
-        q, k, v = torch.split(qkv, [c.num_heads, c.num_kv_heads, c.num_kv_heads], 1)  # type: ignore[no-untyped-call]
+        q, k, v = torch.split(qkv, [c.num_heads, c.num_kv_heads, c.num_kv_heads], 1)
         q = rope(rms_norm(q, self._q_norm, eps), kv.length)
         keys, values = kv.write(index, rope(rms_norm(k, self.k_norm, eps), kv.length), v)
         group = c.num_heads // c.num_kv_heads
