@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_toys import TAPS, toy_corpus, toy_data, toy_model, toy_tokenizer
+
+from tests.training_toys import TAPS, toy_corpus, toy_data, toy_model, toy_tokenizer
 from whiflash_engine.checkpoints.lora import merge_lora, read_lora
 from whiflash_engine.errors import CheckpointError
 from whiflash_engine.training import composed
@@ -89,7 +90,7 @@ def test_calls_survive_rendering_and_parsing() -> None:
     assert parse_calls("<tool_call>\n{broken\n</tool_call>") is None
 
 
-@pytest.mark.parametrize("family", sorted(set(composed.FAMILIES), key=lambda f: f.__name__))
+@pytest.mark.parametrize("family", composed.FAMILIES)
 def test_composed_loops_are_consistent_and_repeatable(family: composed.Family) -> None:
     for seed in range(20):
         loop = family(random.Random(seed))
@@ -233,7 +234,7 @@ def test_a_corpus_of_another_target_is_refused(tmp_path: Path) -> None:
 def test_the_draft_vocabulary_is_what_is_written_plus_what_must_be_there() -> None:
     from collections import Counter
 
-    texts = ["<s>", "a", "the", " 12", "{\"", "word", " other"]
+    texts = ["<s>", "a", "the", " 12", '{"', "word", " other"]
     needed = always_needed(texts, [0])
     assert needed == {0, 1, 3, 4}
     vocab = choose_vocab(Counter({6: 9, 5: 1}), Counter(), needed, size=5, vocab_size=7)

@@ -9,7 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from training_toys import TAPS, toy_material
+
+from tests.training_toys import TAPS, toy_material
 from whiflash_engine.training.dflash import DFlashOptions, DFlashTrainee, draw_anchors
 from whiflash_engine.training.drafter_parts import make_batch
 from whiflash_engine.training.drafter_run import Material, acceptance

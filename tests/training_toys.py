@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
+
 from whiflash_engine.training.corpus import Corpus
 from whiflash_engine.training.drafter_parts import DrafterShape
 from whiflash_engine.training.drafter_run import Material
@@ -80,7 +81,7 @@ def toy_data(folder: Path) -> Path:
             ("bfcl", "tool"), ("seal_tools", "tool"), ("forms", "json"),
             ("sums", "reason"), ("talk", "chat"),
         ):  # fmt: skip
-            lines = []
+            lines: list[dict[str, object]] = []
             for number in range(4):
                 ids.append(f"{source}-{split}{number}")
                 lines.append({

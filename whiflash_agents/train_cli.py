@@ -71,8 +71,12 @@ def _drafter_parser(
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--batch", type=int, default=8, help="responses a step")
     parser.add_argument("--draft-vocab", type=int, default=8192)
-    parser.add_argument("--muon-rate", type=float, help="learning rate of the matrices")
-    parser.add_argument("--adam-rate", type=float, help="learning rate of the vectors")
+    parser.add_argument(
+        "--muon-rate", type=float, default=5e-3, help="learning rate of the matrices"
+    )
+    parser.add_argument(
+        "--adam-rate", type=float, default=1e-3, help="learning rate of the vectors"
+    )
     parser.add_argument("--float32", action="store_true", help="compute in float32")
     parser.set_defaults(run=run)
 
@@ -126,7 +130,7 @@ def _eagle3(args: argparse.Namespace) -> int:
         model=_prepare(args), corpus=args.corpus, run=args.run_dir, output=args.output,
         draft_vocab=args.draft_vocab, epochs=args.epochs, minutes=args.minutes,
         batch=args.batch, seed=args.seed, float32=args.float32,
-        **_rates(args),
+        muon_rate=args.muon_rate, adam_rate=args.adam_rate,
     )  # fmt: skip
     with _progress() as show:
         train_eagle3(options, show)
@@ -140,17 +144,11 @@ def _dflash(args: argparse.Namespace) -> int:
         model=_prepare(args), corpus=args.corpus, run=args.run_dir, output=args.output,
         draft_vocab=args.draft_vocab, epochs=args.epochs, minutes=args.minutes,
         batch=args.batch, seed=args.seed, float32=args.float32,
-        **_rates(args),
+        muon_rate=args.muon_rate, adam_rate=args.adam_rate,
     )  # fmt: skip
     with _progress() as show:
         train_dflash(options, show)
     return 0
-
-
-def _rates(args: argparse.Namespace) -> dict[str, float]:
-    """The rates that were given; the library knows the others."""
-    given = {"muon_rate": args.muon_rate, "adam_rate": args.adam_rate}
-    return {name: float(value) for name, value in given.items() if value is not None}
 
 
 def _prepare(args: argparse.Namespace) -> Path:
@@ -162,7 +160,7 @@ def _prepare(args: argparse.Namespace) -> Path:
     return resolve_model(args.model, report=print).path
 
 
-class _progress:  # noqa: N801  (a context manager, used like a function)
+class _progress:
     """One line per report, numbers dimmed by rich; the last one stays on screen."""
 
     def __enter__(self) -> Callable[[Line], None]:

@@ -17,6 +17,7 @@ from whiflash_engine.training.chat import HubTokenizer, Taught
 from whiflash_engine.training.composed_words import SMALL_TALK
 from whiflash_engine.training.generate import BatchGenerator, Job
 from whiflash_engine.training.llama import Llama, load_llama
+from whiflash_engine.training.loop import LoopOptions, Report, train
 from whiflash_engine.training.lora import (
     LoraConfig,
     LoraLinear,
@@ -25,7 +26,6 @@ from whiflash_engine.training.lora import (
     load_adapter_tensors,
     save_adapter,
 )
-from whiflash_engine.training.loop import LoopOptions, Report, train
 from whiflash_engine.training.model_files import fingerprint, read_tensors, write_json
 from whiflash_engine.training.rows import PromptRow, load_rows
 
@@ -104,9 +104,7 @@ class AdapterTrainee:
         )  # fmt: skip
 
 
-def _batches(
-    lessons: Sequence[Taught], size: int, epochs: int, seed: int
-) -> list[list[Taught]]:
+def _batches(lessons: Sequence[Taught], size: int, epochs: int, seed: int) -> list[list[Taught]]:
     """Batches of similar length (little padding), in random order."""
     rng = random.Random(seed)
     batches: list[list[Taught]] = []
@@ -138,7 +136,9 @@ def plain_replies(
     picked = rng.sample(rows, min(options.mix.plain, len(rows)))
     if options.mix.small_talk:
         picked += [
-            PromptRow(f"small_talk-{i}", "chat", "small_talk", ({"role": "user", "content": text},), ())
+            PromptRow(
+                f"small_talk-{i}", "chat", "small_talk", ({"role": "user", "content": text},), ()
+            )
             for i, text in enumerate(SMALL_TALK)
         ]
     path = options.run / "plain_replies.json"
@@ -153,7 +153,8 @@ def plain_replies(
         replies = {
             answer.job.key: tokenizer.decode(answer.tokens[:-1])
             for answer in generator.run(jobs)
-            if answer.tokens[-1] == tokenizer.stop_id  # a reply cut short would teach stopping early
+            if answer.tokens[-1]
+            == tokenizer.stop_id  # a reply cut short would teach stopping early
         }
         write_json(path, replies)
     saved: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))

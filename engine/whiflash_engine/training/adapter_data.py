@@ -74,7 +74,9 @@ def user(text: str) -> Json:
     return {"role": "user", "content": text}
 
 
-def loop_lesson(kind: str, loop: composed.Loop, tools: Sequence[Json], system: str | None) -> Lesson:
+def loop_lesson(
+    kind: str, loop: composed.Loop, tools: Sequence[Json], system: str | None
+) -> Lesson:
     """Two assistant turns: the call, and the answer after the tool's result."""
     arguments = dict(loop.call.arguments)
     turn: Json = {
@@ -154,7 +156,8 @@ class LessonBuilder:
         ]  # fmt: skip
 
     def word_problems(self) -> list[Lesson]:
-        refs, found = self._refs("mawps"), []
+        refs = self._refs("mawps")
+        found: list[Lesson] = []
         rows = load_rows(self.data, self.split, "mawps")
         self.rng.shuffle(rows)
         for row in rows:
@@ -166,7 +169,8 @@ class LessonBuilder:
         return found
 
     def searches(self) -> list[Lesson]:
-        source, found = "nq_search_tools", []
+        source = "nq_search_tools"
+        found: list[Lesson] = []
         refs, rows = self._refs(source), load_rows(self.data, self.split, source)
         self.rng.shuffle(rows)
         for row in rows:

@@ -69,9 +69,10 @@ class Taught:
 
 
 def teach(
-    tokenizer: HubTokenizer, messages: Sequence[Json], tools: Sequence[Json], replies: Sequence[
-        tuple[str, Sequence[Json]]
-    ]
+    tokenizer: HubTokenizer,
+    messages: Sequence[Json],
+    tools: Sequence[Json],
+    replies: Sequence[tuple[str, Sequence[Json]]],
 ) -> Taught:
     """A conversation whose assistant turns are learned.
 

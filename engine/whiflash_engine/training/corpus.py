@@ -56,7 +56,9 @@ class Corpus:
             self.samples += _read_samples(path, shard)
             end = self.samples[-1].offset + self.samples[-1].positions
             if end != len(self._features[shard]):
-                raise CheckpointError(features, f"holds {len(self._features[shard])} rows, not {end}")
+                raise CheckpointError(
+                    features, f"holds {len(self._features[shard])} rows, not {end}"
+                )
         if not self.samples:
             raise CheckpointError(self.folder, "holds no samples")
 

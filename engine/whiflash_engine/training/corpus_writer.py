@@ -57,6 +57,9 @@ class CorpusOptions:
     slots: int = 48
     chunk: int = 192
     seed: int = 0
+    part: tuple[int, int] = (0, 1)
+    """(i, n): write every n-th chunk from the i-th on. Single-threaded processes, one a core,
+    are the fastest way through; the one that finds all chunks written completes the corpus."""
 
     def __post_init__(self) -> None:
         for name in ("rows", "dev_rows", "max_prompt", "max_new", "slots", "chunk"):
@@ -122,7 +125,9 @@ def write_corpus(options: CorpusOptions, report: Report) -> None:
     for old in (path, plan):
         if old.exists():
             theirs = read_json(old).values
-            wrong = [key for key in manifest if theirs.get(key) != json.loads(json.dumps(manifest[key]))]
+            wrong = [
+                key for key in manifest if theirs.get(key) != json.loads(json.dumps(manifest[key]))
+            ]
             if wrong:
                 raise CheckpointError(
                     old, f"a corpus made otherwise is here ({', '.join(wrong)}); "
@@ -134,7 +139,7 @@ def write_corpus(options: CorpusOptions, report: Report) -> None:
     write_json(plan, manifest)
     model = load_llama(options.model)
     tokenizer = HubTokenizer(options.model, options.template)
-    counts: dict[str, object] = {}
+    counts: dict[str, dict[str, int]] = {}
     for split, mix, count in (
         ("dev", options.dev_mix, options.dev_rows), ("train", options.mix, options.rows),
     ):  # fmt: skip
@@ -145,14 +150,20 @@ def write_corpus(options: CorpusOptions, report: Report) -> None:
             options, split, tokenizer, round(count * share * options.composed_tools)
         )
         prompts = pick_prompts(rows, extra, tokenizer, options, count)
-        counts[split] = _write_split(options, split, prompts, model, tokenizer, report)
+        _write_split(options, split, prompts, model, tokenizer, report)
+        written = list((options.output / split).glob("rows-*.jsonl"))
+        missing = -(-len(prompts) // options.chunk) - len(written)
+        if missing:
+            report({"split": split, "chunks left to other parts": missing})
+            return
+        counts[split] = _count(options.output / split)
     write_json(path, {**manifest, "counts": counts})
-    plan.unlink()
+    plan.unlink(missing_ok=True)
 
 
 def _settings(options: CorpusOptions) -> dict[str, object]:
     values = asdict(options)
-    for place in ("model", "data", "output", "template"):
+    for place in ("model", "data", "output", "template", "part"):
         del values[place]
     return values
 
@@ -160,13 +171,12 @@ def _settings(options: CorpusOptions) -> dict[str, object]:
 def _write_split(
     options: CorpusOptions, split: str, prompts: Sequence[Prompt], model: Llama,
     tokenizer: HubTokenizer, report: Report,
-) -> dict[str, object]:  # fmt: skip
+) -> None:  # fmt: skip
     folder = options.output / split
     folder.mkdir(parents=True, exist_ok=True)
     # every chunk is a fair sample of the whole, so that a part of the corpus is usable as well
     order = list(prompts)
     random.Random(options.seed).shuffle(order)
-    tally: Counter[str] = Counter()
     generator = BatchGenerator(
         model, slots=options.slots, length=options.max_prompt + options.max_new,
         stop_ids=frozenset({tokenizer.stop_id}), seed=options.seed, taps=options.taps,
@@ -175,14 +185,22 @@ def _write_split(
         part = sorted(order[start : start + options.chunk], key=lambda p: len(p.ids))
         lines = folder / f"rows-{chunk:03d}.jsonl"
         if not lines.exists():
+            if chunk % options.part[1] != options.part[0]:
+                continue
             _write_chunk(options, lines, part, split, generator)
-        for line in lines.read_text(encoding="utf-8").splitlines():
+        report({"split": split, "rows": start + len(part), "of": len(order)})
+
+
+def _count(folder: Path) -> dict[str, int]:
+    """Rows and response tokens, in all and per kind, of what is written."""
+    tally: Counter[str] = Counter()
+    for path in sorted(folder.glob("rows-*.jsonl")):
+        for line in path.read_text(encoding="utf-8").splitlines():
             row = json.loads(line)
-            tally[row["kind"]] += len(row["response"])
-            tally[f"{row['kind']}_rows"] += 1
-        written = sum(tally[kind] for kind in KINDS)
-        report({"split": split, "rows": start + len(part), "of": len(order), "tokens": written})
-    return {"rows": len(order), "tokens": sum(tally[k] for k in KINDS), **tally}
+            for name in ("", f"{row['kind']}_"):
+                tally[f"{name}rows"] += 1
+                tally[f"{name}tokens"] += len(row["response"])
+    return dict(tally)
 
 
 def _write_chunk(

@@ -67,9 +67,10 @@ class DFlash(nn.Module):
         cos, sin = self._rope(places.flatten(1), context.dtype)
         rope_rows = (cos[:, None], sin[:, None])
         # [B,1,A*block,T]: context strictly before the anchor
-        visible = torch.arange(length) < anchors[:, :, None].expand(-1, -1, block).flatten(1)[
-            :, None, :, None
-        ]
+        visible = (
+            torch.arange(length)
+            < anchors[:, :, None].expand(-1, -1, block).flatten(1)[:, None, :, None]
+        )
         x = blocks.flatten(1, 2)
         for layer in self.layers:
             assert isinstance(layer, DFlashLayer)
@@ -125,7 +126,13 @@ def _attend(
 
 @torch.no_grad()
 def warm_start(
-    drafter: DFlash, target: Llama, *, layers: tuple[int, ...], last_tap: int, ids: Tensor, seed: int
+    drafter: DFlash,
+    target: Llama,
+    *,
+    layers: tuple[int, ...],
+    last_tap: int,
+    ids: Tensor,
+    seed: int,
 ) -> None:
     """Start from the target: its layers, an fc that passes the last tap through, that tap's
     input norm as hidden_norm. The target has no q and k norms; theirs start at the typical
@@ -145,7 +152,9 @@ def warm_start(
             layer.self_attn.get_submodule(f"{name}_norm").get_parameter("weight").fill_(float(size))
     source = target.layers[last_tap]
     assert isinstance(source, nn.Module)
-    drafter.hidden_norm.weight.copy_(source.get_submodule("input_layernorm").get_parameter("weight"))
+    drafter.hidden_norm.weight.copy_(
+        source.get_submodule("input_layernorm").get_parameter("weight")
+    )
     drafter.norm.weight.copy_(target.norm.weight)
     hidden, width = drafter.shape.hidden_size, drafter.fc.in_features
     drafter.fc.weight.copy_(torch.randn(hidden, width, generator=generator) * 0.002)

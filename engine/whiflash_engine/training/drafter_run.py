@@ -31,7 +31,7 @@ class DrafterOptions:
     epochs: int = 4
     minutes: float | None = None
     batch: int = 8
-    muon_rate: float = 1e-2
+    muon_rate: float = 5e-3
     adam_rate: float = 1e-3
     seed: int = 0
     float32: bool = False
@@ -121,9 +121,7 @@ def load_material(options: DrafterOptions) -> Material:
     )
 
 
-def make_optimisers(
-    model: nn.Module, options: DrafterOptions
-) -> dict[str, torch.optim.Optimizer]:
+def make_optimisers(model: nn.Module, options: DrafterOptions) -> dict[str, torch.optim.Optimizer]:
     """Muon for matrices, AdamW for vectors."""
     parameters = list(model.parameters())
     return {

@@ -29,7 +29,7 @@ class Rows:
 
 class _FrozenHeadLoss(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: torch.autograd.function.FunctionCtx,
         hidden: Tensor,
         head: Tensor,
@@ -54,7 +54,7 @@ class _FrozenHeadLoss(torch.autograd.Function):
         return total * scale
 
     @staticmethod
-    def backward(  # type: ignore[override]
+    def backward(
         ctx: torch.autograd.function.FunctionCtx, outer: Tensor
     ) -> tuple[Tensor, None, None, None, None]:
         (gradient,) = ctx.saved_tensors  # type: ignore[attr-defined]

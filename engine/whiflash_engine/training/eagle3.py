@@ -82,9 +82,7 @@ class Eagle3Trainee:
             weight.append(torch.full((int(use.sum()),), self.options.decay**i))
         joined = torch.cat(weight)
         normed = self.head.norm(torch.cat(hidden))
-        loss = frozen_head_loss(
-            normed, self.material.head, Rows(table, torch.cat(index), joined)
-        )
+        loss = frozen_head_loss(normed, self.material.head, Rows(table, torch.cat(index), joined))
         return loss, int(valid[0].sum())
 
     def states(self, batch: Batch, rows: Tensor) -> list[Tensor]:

@@ -70,9 +70,7 @@ class Eagle3(nn.Module):
         self.midlayer = Eagle3Layer(shape)
         self.norm = RMSNorm(shape.hidden_size, shape.rms_norm_eps)
 
-    def unroll(
-        self, taps: Tensor, embedded: Sequence[Tensor], rows: Tensor
-    ) -> list[Tensor]:
+    def unroll(self, taps: Tensor, embedded: Sequence[Tensor], rows: Tensor) -> list[Tensor]:
         """States (before `norm`) of training-time-test steps 0..n-1, each [B,R,H].
 
         taps [B,S,n_taps,H]: features of slots 0..S-1; `embedded[0]` [B,S,H]: embeddings of
@@ -113,7 +111,8 @@ class Eagle3(nn.Module):
         q = rotate(q, cos[:, None], sin[:, None]) * shape.head_dim**-0.5
         attended = _attend(q, keys, shape.num_key_value_heads)
         state = state + layer.self_attn.o_proj(ungroup(attended, shape.num_attention_heads))
-        return state + layer.mlp(layer.post_attention_layernorm(state))
+        out: Tensor = state + layer.mlp(layer.post_attention_layernorm(state))
+        return out
 
     def _rope(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         return rope_table(positions, self.shape.head_dim, self.shape.rope_theta, dtype)
@@ -131,8 +130,7 @@ def _attend(q: Tensor, keys: Keys, kv_heads: int) -> Tensor:
     scores = (grouped @ keys.true_k.transpose(-1, -2)).float()
     scores = scores.masked_fill(~keys.visible.repeat(1, 1, group, 1), float("-inf"))
     own = [
-        (grouped * k.repeat(1, 1, group, 1)).sum(-1, keepdim=True).float()
-        for k, _ in keys.diagonal
+        (grouped * k.repeat(1, 1, group, 1)).sum(-1, keepdim=True).float() for k, _ in keys.diagonal
     ]
     share = torch.softmax(torch.cat([scores, *own], dim=-1), dim=-1).to(q.dtype)
     slots = keys.true_k.shape[2]

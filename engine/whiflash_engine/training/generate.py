@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from whiflash_engine.training.llama import Llama, rope_table
+from whiflash_engine.training.llama import DecoderLayer, Llama, rope_table
 
 
 @dataclass(frozen=True)
@@ -118,17 +118,21 @@ class BatchGenerator:
     def _step(self) -> None:
         """One token for every busy slot."""
         busy = [slot for slot, job in enumerate(self.jobs) if job is not None]
-        rows = torch.tensor(busy)
-        position = torch.tensor([self._position(slot) for slot in busy])
-        x = self.model.embed_tokens(torch.tensor([self.out[slot][-1] for slot in busy]))
+        # where most slots are busy all of them run: reading the cache in place is cheaper than
+        # copying the busy rows; what idle rows compute and write is never looked at
+        full = len(busy) * 4 > self.slots * 3
+        ran = range(self.slots) if full else busy
+        rows = torch.tensor(list(ran))
+        position = torch.tensor([self._position(slot) for slot in ran])
+        x = self.model.embed_tokens(torch.tensor([(self.out[s] or [0])[-1] for s in ran]))
         cos, sin = self.cos[position][:, None, None], self.sin[position][:, None, None]
         span = int(position.max()) + 1
         # [B,1,1,span]: a slot sees its own positions only, whatever an earlier job left behind
         visible = (torch.arange(span) <= position[:, None])[:, None, None]
         shape = self.model.shape
         group = shape.num_attention_heads // shape.num_key_value_heads
-        full = len(busy) == self.slots
         for index, layer in enumerate(self.model.layers):
+            assert isinstance(layer, DecoderLayer)
             self._tap(index, rows, position, x)
             q, k, v = layer.self_attn.qkv(layer.input_layernorm(x)[:, None], cos, sin)
             self.keys[index, rows, :, position] = k[:, :, 0]
@@ -136,14 +140,15 @@ class BatchGenerator:
             keys, values = self.keys[index, :, :, :span], self.values[index, :, :, :span]
             if not full:
                 keys, values = keys[rows], values[rows]
-            q = q.reshape(len(busy), shape.num_key_value_heads, group, shape.head_dim)
+            q = q.reshape(len(rows), shape.num_key_value_heads, group, shape.head_dim)
             out = F.scaled_dot_product_attention(q, keys, values, attn_mask=visible)
-            x = x + layer.self_attn.o_proj(out.reshape(len(busy), -1))
+            x = x + layer.self_attn.o_proj(out.reshape(len(rows), -1))
             x = x + layer.mlp(layer.post_attention_layernorm(x))
         self._tap(len(self.model.layers), rows, position, x)
         x = self.model.norm(x)
         if self.taps:
             self.features[rows, position, -1] = x.half()
+        x = x[torch.tensor(busy)] if full else x
         self._choose(busy, F.linear(x, self.model.head_weight))
 
     def _tap(self, boundary: int, rows: Tensor, positions: Tensor, x: Tensor) -> None:
@@ -151,9 +156,9 @@ class BatchGenerator:
             self.features[rows, positions, self.taps.index(boundary)] = x.half()
 
     def _position(self, slot: int) -> int:
+        """Where the slot's next input token stands; an idle slot's is anywhere."""
         job = self.jobs[slot]
-        assert job is not None
-        return len(job.prompt) + len(self.out[slot]) - 1
+        return len(job.prompt) + len(self.out[slot]) - 1 if job is not None else 0
 
     def _choose(self, slots: list[int], logits: Tensor) -> None:
         best = logits.argmax(-1).tolist()

@@ -74,7 +74,9 @@ class Checkpoint:
         tensors = {f"weight/{name}": value for name, value in trainee.trained().items()}
         state = optimiser_tensors(trainee.optimisers())
         name = f"checkpoint-{step}.safetensors"
-        write_tensors(self.folder / name, {**tensors, **{f"state/{k}": v for k, v in state.items()}})
+        write_tensors(
+            self.folder / name, {**tensors, **{f"state/{k}": v for k, v in state.items()}}
+        )
         values = {"step": step, "tokens": tokens, "seconds": round(seconds, 3), "file": name}
         write_json(self.folder / "checkpoint.json", {**values, "settings": self.settings})
         for old in self.folder.glob("checkpoint-*.safetensors"):

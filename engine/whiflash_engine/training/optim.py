@@ -18,14 +18,15 @@ from torch import Tensor, nn
 def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
     """The orthogonal factor of `matrix`, approximately (singular values land in 0.7..1.2)."""
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = matrix.bfloat16()
+    x: Tensor = matrix.bfloat16()
     wide = x.shape[0] > x.shape[1]
     x = x.T if wide else x
     x = x / (x.norm() + 1e-7)
     for _ in range(steps):
         square = x @ x.T
         x = a * x + (b * square + c * square @ square) @ x
-    return (x.T if wide else x).to(matrix.dtype)
+    x = x.T if wide else x
+    return x.to(matrix.dtype)
 
 
 class Muon(torch.optim.Optimizer):

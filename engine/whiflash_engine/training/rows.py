@@ -33,11 +33,9 @@ class PromptRow:
 
 def read_lines(path: Path) -> Iterator[tuple[int, Json]]:
     """(line number, object) for every line; errors name file and line."""
-    try:
-        opened = gzip.open(path, "rt", encoding="utf-8")
-    except FileNotFoundError as error:
-        raise CheckpointError(path, "no such file") from error
-    with opened as stream:
+    if not path.exists():
+        raise CheckpointError(path, "no such file")
+    with gzip.open(path, "rt", encoding="utf-8") as stream:
         for number, line in enumerate(stream, start=1):
             try:
                 value = json.loads(line)
