@@ -53,6 +53,15 @@ def _corpus_parser(steps: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser.add_argument("--rows", type=int, default=1600, help="training prompts")
     parser.add_argument("--dev-rows", type=int, default=80, help="held-out prompts")
     parser.add_argument("--max-new", type=int, default=144, help="new tokens a response")
+    parser.add_argument(
+        "--composed", type=float, default=0.35, help="share of tool prompts made from templates"
+    )
+    parser.add_argument("--max-prompt", type=int, default=400, help="longest prompt in tokens")
+    parser.add_argument("--taps", type=_integers, help="feature boundaries, such as 2,9,15,21,27")
+    parser.add_argument(
+        "--part", type=_integers, default=(0, 1), metavar="I,N",
+        help="write every N-th chunk from the I-th on; run N single-threaded processes",
+    )  # fmt: skip
     parser.add_argument("--slots", type=int, default=48, help="responses generated at once")
     parser.set_defaults(run=_corpus)
 
@@ -117,6 +126,7 @@ def _corpus(args: argparse.Namespace) -> int:
     options = CorpusOptions(
         model=model, data=args.data, output=args.output, mix=args.mix, rows=args.rows,
         dev_rows=args.dev_rows, max_new=args.max_new, slots=args.slots, seed=args.seed,
+        taps=args.taps, composed_tools=args.composed, max_prompt=args.max_prompt, part=args.part,
     )  # fmt: skip
     with _progress() as show:
         write_corpus(options, show)
@@ -149,6 +159,10 @@ def _dflash(args: argparse.Namespace) -> int:
     with _progress() as show:
         train_dflash(options, show)
     return 0
+
+
+def _integers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
 
 
 def _prepare(args: argparse.Namespace) -> Path:

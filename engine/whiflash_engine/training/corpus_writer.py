@@ -13,7 +13,7 @@ import os
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from whiflash_engine.training import composed
 from whiflash_engine.training.adapter_data import AdapterMix, LessonBuilder
 from whiflash_engine.training.chat import HubTokenizer
 from whiflash_engine.training.generate import Answer, BatchGenerator, Job
-from whiflash_engine.training.llama import Llama, load_llama
+from whiflash_engine.training.llama import Llama, LlamaShape, load_llama
 from whiflash_engine.training.model_files import fingerprint, read_json, write_json
 from whiflash_engine.training.rows import KINDS, Json, PromptRow, load_by_ids
 
@@ -53,11 +53,12 @@ class CorpusOptions:
     max_new: int = 144
     temperature: float = 0.7
     """Of every second row; the others are greedy."""
-    taps: tuple[int, ...] = (2, 9, 15, 21, 27)
+    taps: tuple[int, ...] | None = None
+    """Boundary indices of the features; None spreads five, see `default_taps`."""
     slots: int = 48
     chunk: int = 192
     seed: int = 0
-    part: tuple[int, int] = (0, 1)
+    part: tuple[int, ...] = (0, 1)
     """(i, n): write every n-th chunk from the i-th on. Single-threaded processes, one a core,
     are the fastest way through; the one that finds all chunks written completes the corpus."""
 
@@ -65,8 +66,19 @@ class CorpusOptions:
         for name in ("rows", "dev_rows", "max_prompt", "max_new", "slots", "chunk"):
             if getattr(self, name) < 1:
                 raise ConfigError(name, getattr(self, name), "should be at least 1")
+        if len(self.part) != 2 or not 0 <= self.part[0] < self.part[1]:
+            raise ConfigError("part", self.part, "should be i,n with 0 <= i < n")
         if self.temperature < 0:
             raise ConfigError("temperature", self.temperature, "should not be negative")
+
+
+def default_taps(layers: int) -> tuple[int, ...]:
+    """EAGLE-3's three boundaries (2, the middle, three before the end) and what lies halfway
+    between them, so that one capture serves both drafters."""
+    low, middle, high = 2, layers // 2, layers - 3
+    if not low < middle < high:
+        raise ConfigError("taps", None, f"state them: {layers} layers are too few for the rule")
+    return (low, (low + middle + 1) // 2, middle, (middle + high + 1) // 2, high)
 
 
 @dataclass(frozen=True)
@@ -119,6 +131,9 @@ def composed_prompts(
 
 
 def write_corpus(options: CorpusOptions, report: Report) -> None:
+    if options.taps is None:
+        layers = LlamaShape.from_folder(options.model).num_hidden_layers
+        options = replace(options, taps=default_taps(layers))
     manifest: dict[str, object] = {"target": fingerprint(options.model), **_settings(options)}
     path = options.output / "manifest.json"
     plan = options.output / "plan.json"
@@ -179,7 +194,7 @@ def _write_split(
     random.Random(options.seed).shuffle(order)
     generator = BatchGenerator(
         model, slots=options.slots, length=options.max_prompt + options.max_new,
-        stop_ids=frozenset({tokenizer.stop_id}), seed=options.seed, taps=options.taps,
+        stop_ids=frozenset({tokenizer.stop_id}), seed=options.seed, taps=options.taps or (),
     )  # fmt: skip
     for chunk, start in enumerate(range(0, len(order), options.chunk)):
         part = sorted(order[start : start + options.chunk], key=lambda p: len(p.ids))

@@ -35,7 +35,8 @@ class DFlashOptions(DrafterOptions):
     gamma: float = 4.0
     """Row k weighs exp(-(k-1)/gamma); 4 is the paper's value for blocks of 8."""
     mask_token: int = 4
-    warm_layers: tuple[int, ...] = (25, 27, 29)
+    warm_layers: tuple[int, ...] = (-5, -3, -1)
+    """Target layers that the drafter's layers start from; negative ones count from the end."""
     dev_stride: int = 3
     """Every how many-th position of a held-out response starts a simulated round."""
 
@@ -54,8 +55,11 @@ class DFlashTrainee:
         self.taps = material.train.taps
         self.drafter = DFlash(material.shape, layers=options.layers, taps=len(self.taps))
         sample = material.train.samples[0]
+        depth = material.target.shape.num_hidden_layers
+        warm_layers = tuple(layer % depth for layer in options.warm_layers)
         warm_start(
-            self.drafter, material.target, layers=options.warm_layers, last_tap=self.taps[-1],
+            self.drafter, material.target, layers=warm_layers,
+            last_tap=min(self.taps[-1], depth - 1),
             ids=torch.tensor([sample.prompt + sample.response]), seed=options.seed,
         )  # fmt: skip
         self._optimisers = make_optimisers(self.drafter, options)
@@ -70,7 +74,7 @@ class DFlashTrainee:
             options, material,
             {"block": options.block, "layers": options.layers, "anchors": options.anchors,
              "gamma": options.gamma, "mask_token": options.mask_token,
-             "warm_layers": list(options.warm_layers)},
+             "warm_layers": list(warm_layers)},
         )  # fmt: skip
 
     def trained(self) -> Mapping[str, nn.Parameter]:

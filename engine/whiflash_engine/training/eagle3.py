@@ -28,8 +28,8 @@ from whiflash_engine.training.model_files import write_json, write_tensors
 
 @dataclass(frozen=True)
 class Eagle3Options(DrafterOptions):
-    aux: tuple[int, ...] = (2, 15, 27)
-    """Boundary indices, low to high; the corpus must hold them."""
+    aux: tuple[int, ...] | None = None
+    """Boundary indices, low to high; None takes first, middle and last of the corpus's taps."""
     steps: int = 5
     """Training-time-test steps."""
     decay: float = 0.8
@@ -42,11 +42,13 @@ class Eagle3Trainee:
     def __init__(self, options: Eagle3Options, material: Material) -> None:
         torch.manual_seed(options.seed)
         self.options, self.material = options, material
-        missing = set(options.aux) - set(material.train.taps)
+        taps = material.train.taps
+        self.aux = options.aux or (taps[0], taps[len(taps) // 2], taps[-1])
+        missing = set(self.aux) - set(taps)
         if missing:
-            raise ConfigError("aux", options.aux, f"the corpus has no tap {sorted(missing)}")
-        self.slices = [material.train.taps.index(tap) for tap in options.aux]
-        self.head = Eagle3(material.shape, len(options.aux))
+            raise ConfigError("aux", self.aux, f"the corpus has no tap {sorted(missing)}")
+        self.slices = [taps.index(tap) for tap in self.aux]
+        self.head = Eagle3(material.shape, len(self.aux))
         layer = options.warm_layer % material.target.shape.num_hidden_layers
         warm_start(self.head, material.target, layer=layer, seed=options.seed)
         self._optimisers = make_optimisers(self.head, options)
@@ -58,7 +60,7 @@ class Eagle3Trainee:
         self.draft_of = material.vocab.draft_of
         self.settings: Mapping[str, object] = run_settings(
             options, material,
-            {"aux": list(options.aux), "steps": options.steps, "decay": options.decay},
+            {"aux": list(self.aux), "steps": options.steps, "decay": options.decay},
         )  # fmt: skip
 
     def trained(self) -> Mapping[str, nn.Parameter]:
@@ -138,7 +140,7 @@ class Eagle3Trainee:
                 "draft_vocab_size": shape.draft_vocab_size,
                 "tie_word_embeddings": False,
                 "norm_before_residual": False,
-                "eagle_aux_hidden_state_layer_ids": list(self.options.aux),
+                "eagle_aux_hidden_state_layer_ids": list(self.aux),
                 "torch_dtype": "bfloat16",
             },
         )

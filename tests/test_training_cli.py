@@ -1,0 +1,55 @@
+"""The training commands from argument list to files, on toy material."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+
+from tests.training_toys import toy_data, toy_model, toy_tokenizer
+from whiflash_agents.train_cli import add_train_parser
+from whiflash_engine.errors import ConfigError
+from whiflash_engine.training.corpus_writer import default_taps
+
+
+def run(*arguments: str | Path) -> int:
+    parser = argparse.ArgumentParser()
+    add_train_parser(parser.add_subparsers(required=True))
+    args = parser.parse_args(["train", *map(str, arguments)])
+    return int(args.run(args))
+
+
+def test_corpus_and_both_drafters(tmp_path: Path) -> None:
+    vocab = toy_tokenizer(tmp_path / "model")
+    toy_model(tmp_path / "model", vocab=vocab, layers=6)
+    toy_data(tmp_path / "data")
+    (tmp_path / "data" / "mixes" / "train_mix.ids").rename(tmp_path / "data" / "mixes" / "m.ids")
+    mixes = tmp_path / "data" / "mixes"
+    (mixes / "dev_mix.ids").write_text((mixes / "dev_mix.ids").read_text())
+    corpus = (
+        "corpus", "--model", tmp_path / "model", "--data", tmp_path / "data", "--output",
+        tmp_path / "corpus", "--mix", "m", "--rows", "12", "--dev-rows", "8", "--max-new", "6",
+        "--max-prompt", "200", "--composed", "0", "--taps", "1,3,5", "--slots", "4",
+    )  # fmt: skip
+    assert run(*corpus, "--part", "1,2") == 0
+    assert not (tmp_path / "corpus" / "manifest.json").exists(), "the other part is missing"
+    assert run(*corpus) == 0
+    assert (tmp_path / "corpus" / "manifest.json").exists()
+    for name in ("eagle3", "dflash"):
+        assert run(
+            name, "--model", tmp_path / "model", "--corpus", tmp_path / "corpus", "--run-dir",
+            tmp_path / "run" / name, "--output", tmp_path / name, "--epochs", "1", "--batch", "4",
+            "--draft-vocab", "200", "--float32",
+        ) == 0  # fmt: skip
+        with safe_open(tmp_path / name / "model.safetensors", "pt") as file:
+            assert {"fc.weight", "norm.weight", "lm_head.weight", "d2t", "t2d"} <= set(file.keys())
+            assert list(file.get_tensor("lm_head.weight").shape) == [200, 32]
+
+
+def test_taps_follow_the_number_of_layers() -> None:
+    assert default_taps(30) == (2, 9, 15, 21, 27)
+    assert default_taps(36) == (2, 10, 18, 26, 33)
+    with pytest.raises(ConfigError, match="too few"):
+        default_taps(6)
