@@ -9,8 +9,6 @@ import argparse
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from whiflash_engine.checkpoints.resolve import resolve_model
-
 Line = Mapping[str, float | str]
 
 
@@ -167,7 +165,9 @@ def _integers(text: str) -> tuple[int, ...]:
 
 def _prepare(args: argparse.Namespace) -> Path:
     """Set the threads and find the model's folder."""
-    import torch
+    import torch  # here, not above: `--help` should not wait for it
+
+    from whiflash_engine.checkpoints.resolve import resolve_model
 
     if args.threads is not None:
         torch.set_num_threads(args.threads)
