@@ -9,6 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
     GPT2Config,
@@ -18,10 +20,15 @@ from transformers import (
     MambaConfig,
     MambaForCausalLM,
     PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
 )
 
+from whiflash_engine.checkpoints.resolve import resolve_model
 from whiflash_engine.errors import CheckpointError, ConfigError, PromptTooLongError
-from whiflash_engine.target.hf import HFTarget
+from whiflash_engine.target.hf import HFCache, HFTarget, causal_config
 
 CPU = torch.device("cpu")
 VOCAB = 48
@@ -56,7 +63,32 @@ def _gemma3() -> PreTrainedModel:
     )  # fmt: skip
 
 
-MODELS = {"llama": _llama, "gpt2": _gpt2, "gemma3": _gemma3}
+def _qwen2() -> PreTrainedModel:
+    """q, k and v with a bias, which is zero when it is new."""
+    model = Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=VOCAB, hidden_size=32, intermediate_size=48, num_hidden_layers=4,
+            num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,
+        )
+    )  # fmt: skip
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter)
+    return model
+
+
+def _qwen3() -> PreTrainedModel:
+    """Heads that are wider than hidden / heads, with norms of their own."""
+    return Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=VOCAB, hidden_size=32, intermediate_size=48, num_hidden_layers=4,
+            num_attention_heads=4, num_key_value_heads=2, head_dim=16,
+            max_position_embeddings=64, tie_word_embeddings=True,
+        )
+    )  # fmt: skip
+
+
+MODELS = {"llama": _llama, "gpt2": _gpt2, "gemma3": _gemma3, "qwen2": _qwen2, "qwen3": _qwen3}
 
 
 @pytest.fixture(params=sorted(MODELS))
@@ -115,6 +147,72 @@ def test_rejected_tokens_leave_no_trace(saved: tuple[Path, PreTrainedModel]) -> 
     torch.testing.assert_close(again.logits, out.logits, rtol=1e-4, atol=1e-5)
 
 
+class _Die:
+    """A hook that fails once, and remembers how long the layers were."""
+
+    def __init__(self, cache: HFCache) -> None:
+        self.cache = cache
+        self.lengths: list[int] = []
+
+    def __call__(self, *_: object) -> None:
+        if not self.lengths:
+            self.lengths = _lengths(self.cache)
+            raise RuntimeError("out of memory")
+
+
+def _lengths(cache: HFCache) -> list[int]:
+    return [layer.get_seq_length() for layer in cache.inner.layers]
+
+
+def test_a_pass_that_died_between_two_layers_leaves_no_trace(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = _llama()
+    model.train(False)
+    model.save_pretrained(tmp_path)
+    target, tokens = _target(tmp_path), _tokens(10)
+    cache = target.new_cache(20)
+    target.forward(tokens[:5], cache, rows=0)
+    die = _Die(cache)
+    second = target._model.get_submodule("model.layers.1")
+    with second.register_forward_pre_hook(die), pytest.raises(RuntimeError):
+        target.forward([1, 2], cache, rows=1)
+    assert die.lengths == [7, 5, 5, 5]
+    cache.crop(5)
+    assert _lengths(cache) == [5] * 4
+    out = target.forward(tokens[5:], cache, rows=5)
+    fresh = target.forward(tokens, target.new_cache(20), rows=5)
+    torch.testing.assert_close(out.logits, fresh.logits, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(out.logits, _reference(model, tokens)[0][5:], rtol=1e-4, atol=1e-5)
+
+
+def test_a_pass_that_died_between_keys_and_values_leaves_no_trace(tmp_path: Path) -> None:
+    """Growing a layer takes memory twice; the second time it may be missing."""
+    _llama().save_pretrained(tmp_path)
+    target, tokens = _target(tmp_path), _tokens(10)
+    cache = target.new_cache(20)
+    target.forward(tokens[:5], cache, rows=0)
+    layer = cache.inner.layers[0]
+    layer.keys = torch.cat([layer.keys, layer.keys[..., :2, :]], -2)
+    cache.crop(5)
+    out = target.forward(tokens[5:], cache, rows=5)
+    fresh = target.forward(tokens, target.new_cache(20), rows=5)
+    torch.testing.assert_close(out.logits, fresh.logits, rtol=1e-4, atol=1e-5)
+
+
+def test_a_prefill_that_died_can_be_begun_again(tmp_path: Path) -> None:
+    """Then the later layers do not exist yet."""
+    _llama().save_pretrained(tmp_path)
+    target, tokens = _target(tmp_path), _tokens(6)
+    cache = target.new_cache(20)
+    second = target._model.get_submodule("model.layers.1")
+    with second.register_forward_pre_hook(_Die(cache)), pytest.raises(RuntimeError):
+        target.forward(tokens, cache, rows=1)
+    cache.crop(0)
+    out = target.forward(tokens, cache, rows=6)
+    fresh = target.forward(tokens, target.new_cache(20), rows=6)
+    torch.testing.assert_close(out.logits, fresh.logits, rtol=1e-4, atol=1e-5)
+
+
 def test_drafters_can_share_embedding_and_head(saved: tuple[Path, PreTrainedModel]) -> None:
     folder, model = saved
     target, tokens = _target(folder), _tokens(6)
@@ -132,6 +230,7 @@ def test_geometry_is_told(saved: tuple[Path, PreTrainedModel]) -> None:
     assert (target.config.vocab_size, target.config.hidden_size) == (VOCAB, 32)
     assert (target.config.num_layers, target.dtype, target.device) == (4, torch.float32, CPU)
     assert target.forward([1, 2], target.new_cache(4), rows=1).features.shape == (2, 0)
+    assert causal_config(saved[0]) == target.config
 
 
 def test_capacity_is_kept(saved: tuple[Path, PreTrainedModel]) -> None:
@@ -169,3 +268,26 @@ def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-64])
     with pytest.raises(CheckpointError, match="damaged"):
         _target(tmp_path)
+
+
+@pytest.mark.model
+@pytest.mark.filterwarnings("ignore")
+def test_the_real_default_model_agrees_with_transformers() -> None:
+    """float32; tolerance 1e-3 absolute on logits of up to 40. Fed in pieces, with a rollback."""
+    folder = resolve_model(None).path
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    text = '{"name": "weather", "arguments": {"city": "Paris"}}\nThe quick brown fox jumps over it.'
+    ids = AutoTokenizer.from_pretrained(folder)(text)["input_ids"]
+    logits, states = _reference(model, ids)
+    target = _target(folder, taps=(2, 15, 27))
+    cache = target.new_cache(len(ids) + 4)
+    whole = target.forward(ids, cache, rows=len(ids))
+    torch.testing.assert_close(whole.logits, logits, atol=1e-3, rtol=0)
+    wanted = torch.cat([states[tap] for tap in target.taps], -1)
+    # boundaries reach into the thousands: the relative error counts
+    torch.testing.assert_close(whole.features, wanted, atol=1e-3, rtol=1e-4)
+    cache.crop(10)
+    target.forward([1, 2, 3], cache, rows=1)
+    cache.crop(10)
+    rest = target.forward(ids[10:], cache, rows=len(ids) - 10)
+    torch.testing.assert_close(rest.logits, logits[10:], atol=1e-3, rtol=0)

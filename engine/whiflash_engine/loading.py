@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,24 +13,29 @@ from torch import Tensor
 
 from whiflash_engine.checkpoints.dflash import DFlashConfig, load_dflash
 from whiflash_engine.checkpoints.eagle3 import Eagle3Config, load_eagle3
+from whiflash_engine.checkpoints.fields import Fields
 from whiflash_engine.checkpoints.weights import is_native, load_config, load_weights
-from whiflash_engine.config import ArmName, require
+from whiflash_engine.config import ArmName, ModelConfig, require
 from whiflash_engine.drafters.base import Drafter
 from whiflash_engine.drafters.dflash import DFlashDrafter
 from whiflash_engine.drafters.eagle3 import Eagle3Drafter
+from whiflash_engine.errors import ConfigError
 from whiflash_engine.target.base import Target
-from whiflash_engine.target.hf import HFTarget
+from whiflash_engine.target.hf import HFTarget, causal_config
 from whiflash_engine.target.native import NativeTarget
 
 
 def choose_device(name: str | None) -> torch.device:
-    """None takes a GPU when there is one."""
+    """One of "cpu", "cuda" and "cuda:N"; None takes a GPU when there is one."""
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    require(
-        name.split(":")[0] in ("cpu", "cuda"), "device", name, 'must be "cpu", "cuda" or "cuda:N"'
-    )
-    require(name == "cpu" or torch.cuda.is_available(), "device", name, "no such device here")
+    form = re.fullmatch(r"cpu|cuda(?::(0|[1-9][0-9]{0,3}))?", name)
+    if form is None:
+        raise ConfigError("device", name, 'must be "cpu", "cuda" or "cuda:N"')
+    if name != "cpu":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        index = int(form[1] or 0)
+        require(index < count, "device", name, f"no such device here, which has {count} GPUs")
     return torch.device(name)
 
 
@@ -57,13 +63,22 @@ class LoadedDrafters:
         taps = self.dflash[0].taps if self.dflash else ()
         return tuple(sorted({*aux, *taps}))
 
-    def build(self, target: Target) -> dict[ArmName, Drafter]:
+    @property
+    def arms(self) -> tuple[ArmName, ...]:
+        return (*(("ar",) if self.eagle3 else ()), *(("diffusion",) if self.dflash else ()))
+
+    def build(
+        self, target: Target, *, depth: int | None = None, block: int | None = None
+    ) -> dict[ArmName, Drafter]:
+        """depth: how many tokens EAGLE-3 drafts. block: rows of a DFlash block, the bonus
+        token's included. None leaves either as it usually is."""
         drafters: dict[ArmName, Drafter] = {}
         if self.eagle3:
-            drafters["ar"] = Eagle3Drafter(self.eagle3[0], _cast(self.eagle3[1], target), target)
+            chain = self.eagle3[0], _cast(self.eagle3[1], target), target
+            drafters["ar"] = Eagle3Drafter(*chain, *(() if depth is None else (depth,)))
         if self.dflash:
             drafters["diffusion"] = DFlashDrafter(
-                self.dflash[0], _cast(self.dflash[1], target), target
+                self.dflash[0], _cast(self.dflash[1], target), target, block
             )
         return drafters
 
@@ -81,18 +96,32 @@ def load_drafters(
     """Read drafter folders; a drafter of another hidden size or vocabulary is refused."""
     if ar is None and diffusion is None:
         return LoadedDrafters(None, None)
-    config = load_config(model)
+    config = _target_config(model)
     return LoadedDrafters(
-        load_eagle3(Path(ar), config) if ar else None,
-        load_dflash(Path(diffusion), config) if diffusion else None,
+        None if ar is None else load_eagle3(_home(ar), config),
+        None if diffusion is None else load_dflash(_home(diffusion), config),
     )
+
+
+def _home(folder: str | Path) -> Path:
+    """`~` as for models; of an unknown user it stays, and the folder is told not to exist."""
+    return Path(os.path.expanduser(folder))
+
+
+def _target_config(folder: Path) -> ModelConfig:
+    """What `load_target(folder, ...).config` will be, without its weights."""
+    return load_config(folder) if _is_native(folder) else causal_config(folder)
+
+
+def _is_native(folder: Path) -> bool:
+    return is_native(Fields.read(folder / "config.json").values)
 
 
 def load_target(
     folder: Path, taps: tuple[int, ...], dtype: torch.dtype, device: torch.device
 ) -> Target:
     """The native runner where the family is known, transformers for every other model."""
-    if not is_native(json.loads((folder / "config.json").read_text(encoding="utf-8"))):
+    if not _is_native(folder):
         return HFTarget(folder, taps=taps, dtype=dtype, device=device)
     config = load_config(folder)
     return NativeTarget(config, load_weights(folder, dtype, device), taps)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from whiflash_engine.checkpoints.fields import Fields
 from whiflash_engine.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -48,16 +48,22 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # the native parser of tokenizer.json raises just that
         raise CheckpointError(folder, f"the tokenizer cannot be read: {error}") from error
     return tokenizer
 
 
 def stop_token_ids(folder: Path, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Every id that the model's files name as an end of generation."""
+    """Every id that the model's files name as an end of generation.
+
+    Raises CheckpointError for a file that is no JSON object or names no whole numbers.
+    """
     ids: list[int] = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
     for name in ("generation_config.json", "config.json"):
         if (folder / name).is_file():
-            told = json.loads((folder / name).read_text(encoding="utf-8")).get("eos_token_id")
-            ids += told if isinstance(told, list) else [] if told is None else [int(told)]
+            fields, key = Fields.read(folder / name), "eos_token_id"
+            if isinstance(fields.get(key), list):
+                ids += fields.integers(key) or ()
+            elif fields.has(key):
+                ids.append(fields.integer(key))
     return tuple(dict.fromkeys(ids))

@@ -14,7 +14,13 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, DynamicCache, PretrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    DynamicCache,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 
 from whiflash_engine.checkpoints.fields import Fields
 from whiflash_engine.checkpoints.rope import rope_config
@@ -43,9 +49,12 @@ class HFCache:
         return int(self.inner.get_seq_length())
 
     def crop(self, length: int) -> None:
-        surplus = self.length - length
-        if surplus > 0:
-            self.inner.crop(-surplus)  # negative: how many to remove
+        """After a pass that broke off, layers differ in length, and keys from values: each
+        is cut to what it shall have, where the library's crop takes as much from all."""
+        for layer in self.inner.layers:
+            if layer.is_initialized:
+                layer.keys = layer.keys[..., :length, :]
+                layer.values = layer.values[..., :length, :]
 
 
 class HFTarget:
@@ -148,6 +157,19 @@ class HFTarget:
         require(grown and cache.length == 3, "model", name, "keeps a state of its own")
 
 
+def causal_config(folder: Path) -> ModelConfig:
+    """The geometry that `HFTarget` would have, from config.json alone.
+
+    Raises ConfigError for a family that the library does not know without code of the
+    folder's own, and for a model that is no decoder.
+    """
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (ValueError, KeyError, OSError, RuntimeError, ImportError, TypeError) as error:
+        raise _cannot_load(folder, error) from error
+    return _geometry(folder, config)
+
+
 def _load(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     """Weights that are missing are an error here; the library would invent them."""
     safetensors_files(folder)
@@ -163,8 +185,7 @@ def _load(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     except SafetensorError as error:
         raise CheckpointError(folder, f"a safetensors file is damaged ({error})") from error
     except (ValueError, KeyError, OSError, RuntimeError, ImportError) as error:
-        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ConfigError("model", str(folder), f"transformers cannot load it: {why}") from error
+        raise _cannot_load(folder, error) from error
     assert isinstance(loaded, tuple)
     model, info = loaded
     for problem in ("missing_keys", "mismatched_keys"):
@@ -173,6 +194,11 @@ def _load(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
             raise CheckpointError(folder, f"{problem.replace('_', ' ')}: {', '.join(names[:4])}")
     assert isinstance(model, PreTrainedModel)
     return model
+
+
+def _cannot_load(folder: Path, error: Exception) -> ConfigError:
+    why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return ConfigError("model", str(folder), f"transformers cannot load it: {why}")
 
 
 def _refuse_uncroppable(model: PreTrainedModel) -> None:
@@ -188,6 +214,16 @@ def _refuse_uncroppable(model: PreTrainedModel) -> None:
 
 def _geometry(folder: Path, config: PretrainedConfig) -> ModelConfig:
     """What the library calls by one name in all architectures, the rest as far as it goes."""
+    try:
+        return _told_geometry(folder, config)
+    except (AttributeError, TypeError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        why = f"its config says no usable geometry ({error})"
+        raise ConfigError("model", str(folder), why) from error
+
+
+def _told_geometry(folder: Path, config: PretrainedConfig) -> ModelConfig:
     text = config.get_text_config(decoder=True)
     hidden, heads = int(text.hidden_size), int(text.num_attention_heads)
     positions = int(getattr(text, "max_position_embeddings", None) or 2048)
