@@ -95,6 +95,7 @@ class FakeEngine:
                     tokens=tokens,
                     proposed=tokens[:-1],
                     accepted=len(tokens) - 1,
+                    verified=len(tokens),
                     span="tool_call" if n % 4 == 1 else "text",
                     entropy=0.5,
                     backlog=0,

@@ -6,13 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.toys import TINY, tiny_dflash, tiny_eagle3, tiny_target
+from tests.toys import TINY, tiny_dflash, tiny_eagle3, tiny_eagle3_parts, tiny_target
 from whiflash_engine.cache import KVCache
 from whiflash_engine.config import SamplingConfig
 from whiflash_engine.drafters.dflash import DFlashDrafter, DFlashState
 from whiflash_engine.drafters.eagle3 import Eagle3Drafter, Eagle3State
 from whiflash_engine.features import FeatureLog
 from whiflash_engine.sampling import Sampler
+from whiflash_engine.target.native import NativeTarget
 
 _PROMPT = 12
 _BACKLOGS = [1, 7, 64, 300]
@@ -62,16 +63,16 @@ def test_lazy_catch_up_equals_eager_ingestion(kind: str, backlog: int) -> None:
     assert drafter.propose(lazy, tokens, 4, chooser) == drafter.propose(eager, tokens, 4, chooser)
 
 
-def _full_layer(drafter: Eagle3Drafter, log: FeatureLog, tokens: list[int]) -> Tensor:
+def _full_layer(target: NativeTarget, log: FeatureLog, tokens: list[int]) -> Tensor:
     """The EAGLE-3 layer, all of it for every slot, in plain operations."""
-    w, c = drafter._weights, TINY
+    w, c = tiny_eagle3_parts(target)[1], TINY
 
     def norm(name: str, x: Tensor) -> Tensor:
         return torch.nn.functional.rms_norm(x, (c.hidden_size,), w[name], c.rms_norm_eps)
 
     n = log.length
     g = log.rows(0, n) @ w["fc.weight"].T
-    e = drafter._target.embed(torch.tensor(tokens[1:]))
+    e = target.embed(torch.tensor(tokens[1:]))
     a = torch.cat(
         (norm("midlayer.input_layernorm.weight", e), norm("midlayer.hidden_norm.weight", g)), -1
     )
@@ -97,13 +98,14 @@ def _full_layer(drafter: Eagle3Drafter, log: FeatureLog, tokens: list[int]) -> T
 
 @pytest.mark.parametrize("backlog", _BACKLOGS)
 def test_kv_only_prefill_equals_the_full_layer(backlog: int) -> None:
-    drafter = tiny_eagle3(tiny_target())
+    target = tiny_target()
+    drafter = tiny_eagle3(target)
     tokens = _tokens(backlog + 1)
     log = _log(tokens)
     state = drafter.new_state(512)
     drafter.ingest(state, log, tokens)
     assert state.newest is not None
-    full = _full_layer(drafter, log, tokens)
+    full = _full_layer(target, log, tokens)
     torch.testing.assert_close(state.newest[0], full[-1], atol=1e-4, rtol=1e-4)
 
 

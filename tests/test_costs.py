@@ -11,7 +11,8 @@ from whiflash_engine.router.costs import Average, CostModel, Curve
 
 def _round(arm: ArmName, seconds: Seconds, *, drafts: int = 3, backlog: int = 0) -> Round:
     return Round(
-        arm, position=9, tokens=(1,), proposed=(0,) * drafts, accepted=0, span="text",
+        arm, position=9, tokens=(1,), proposed=(0,) * drafts, accepted=0,
+        verified=drafts + 1, span="text",
         entropy=0.5, backlog=backlog, seconds=seconds,
     )  # fmt: skip
 

@@ -12,6 +12,9 @@ from torch import Tensor
 
 import whiflash_engine.verify as verification
 from tests.toys import (
+    TINY,
+    Prophet,
+    ToyConstraint,
     ToyTarget,
     new_router,
     new_sequence,
@@ -20,11 +23,12 @@ from tests.toys import (
     tiny_target,
     tokens_of,
     toy_drafters,
-)  # fmt: skip
-from whiflash_engine.config import RouterConfig, RouterName, SamplingConfig
+)
+from whiflash_engine.config import ArmName, RouterConfig, RouterName, SamplingConfig
 from whiflash_engine.decode import decode
-from whiflash_engine.drafters.base import Proposal
+from whiflash_engine.drafters.base import Drafter, Proposal
 from whiflash_engine.errors import ConfigError, NumericsError, PromptTooLongError
+from whiflash_engine.target.native import NativeTarget
 
 ROUTERS: list[RouterName] = ["ar", "diffusion", "random", "entropy", "auto"]
 
@@ -42,14 +46,43 @@ def test_greedy_output_equals_plain_decoding(name: RouterName, seed: int) -> Non
 
 
 @pytest.mark.parametrize("name", ROUTERS)
+@pytest.mark.parametrize("seed", range(4))
+def test_greedy_output_equals_plain_decoding_under_a_grammar(name: RouterName, seed: int) -> None:
+    target = ToyTarget(9, seed)
+    drafters = toy_drafters(target)
+    sampling = SamplingConfig(max_tokens=60)
+    rounds = {
+        router: run(
+            target, drafters, [1, 2, 3], sampling=sampling, router=RouterConfig(router),
+            constraint=ToyConstraint(9),
+        )
+        for router in (name, "plain")
+    }  # fmt: skip
+    texts = {router: tokens_of(rs) for router, rs in rounds.items()}
+    free = tokens_of(run(target, drafters, [1, 2, 3], sampling=sampling, router=RouterConfig(name)))
+    assert texts[name] == texts["plain"] != free
+    assert any(r.verified <= len(r.proposed) for r in rounds[name])  # drafts were cut short
+    assert sum(r.accepted for r in rounds[name]) > 10
+
+
+def _prophets(target: NativeTarget, prompt: list[int], count: int) -> dict[ArmName, Drafter]:
+    """Real drafters whose drafts are often right (see `Prophet`)."""
+    sampling = SamplingConfig(max_tokens=count)
+    plain = run(target, {}, prompt, sampling=sampling, router=RouterConfig("plain"))
+    known = [*prompt, *tokens_of(plain)]
+    return {name: Prophet(drafter, known) for name, drafter in tiny_drafters(target).items()}
+
+
+@pytest.mark.parametrize("name", ROUTERS)
 def test_greedy_output_of_real_networks_equals_plain_decoding(name: RouterName) -> None:
     target = tiny_target()
-    drafters = tiny_drafters(target)
     sampling = SamplingConfig(max_tokens=80)
     for prompt in ([5], [1, 2, 3], list(range(40))):
+        drafters = _prophets(target, prompt, 80)
         plain = run(target, drafters, prompt, sampling=sampling, router=RouterConfig("plain"))
         rounds = run(target, drafters, prompt, sampling=sampling, router=RouterConfig(name))
         assert tokens_of(rounds) == tokens_of(plain)
+        assert sum(r.accepted for r in rounds) > 0.3 * len(rounds)
 
 
 # ---------------------------------------------------------------- sampled output
@@ -57,13 +90,20 @@ def test_greedy_output_of_real_networks_equals_plain_decoding(name: RouterName) 
 _VOCAB, _LENGTH, _DRAWS = 6, 4, 3000
 
 
-def _exact(target: ToyTarget, prompt: list[int]) -> dict[tuple[int, ...], float]:
-    """Probability of every continuation of length 4."""
+def _exact(
+    target: ToyTarget, prompt: list[int], constraint: ToyConstraint | None
+) -> dict[tuple[int, ...], float]:
+    """Probability of every continuation of length 4; under a constraint, of the target
+    masked and renormalised at each token."""
     law: dict[tuple[int, ...], float] = {}
     for text in itertools.product(range(_VOCAB), repeat=_LENGTH):
         every, log_p = [*prompt], 0.0
-        for token in text:
-            log_p += float(target.table[every[-2], every[-1]].log_softmax(-1)[token])
+        for i, token in enumerate(text):
+            logits = target.table[every[-2], every[-1]]
+            if constraint is not None:
+                allowed = constraint.allowed(every[-1] if i else None)
+                logits = logits.masked_fill(~allowed, -math.inf)
+            log_p += float(logits.log_softmax(-1)[token])
             every.append(token)
         law[text] = math.exp(log_p)
     return law
@@ -88,23 +128,30 @@ def _chi_square_p(counts: Counter[tuple[int, ...]], law: dict[tuple[int, ...], f
     return 0.5 * math.erfc(z / math.sqrt(2))
 
 
-def _sampled_p(name: RouterName, draft_vocab: int) -> float:
+def _sampled_p(name: RouterName, draft_vocab: int, grammar: bool = False) -> float:
     target = ToyTarget(_VOCAB, seed=4)
     drafters = toy_drafters(target, draft_vocab=draft_vocab)
     router = new_router(RouterConfig(name, seed=1), drafters)
     counts: Counter[tuple[int, ...]] = Counter()
     for seed in range(_DRAWS):
         sampling = SamplingConfig(max_tokens=_LENGTH, temperature=1.0, seed=seed)
-        counts[
-            tuple(tokens_of(run(target, drafters, [2, 3], sampling=sampling, router=router)))
-        ] += 1
-    return _chi_square_p(counts, _exact(target, [2, 3]))
+        constraint = ToyConstraint(_VOCAB) if grammar else None
+        rounds = run(
+            target, drafters, [2, 3], sampling=sampling, router=router, constraint=constraint
+        )
+        counts[tuple(tokens_of(rounds))] += 1
+    return _chi_square_p(counts, _exact(target, [2, 3], ToyConstraint(_VOCAB) if grammar else None))
 
 
 @pytest.mark.parametrize("draft_vocab", [6, 4])
 @pytest.mark.parametrize("name", ["plain", "ar", "diffusion", "random"])
 def test_sampled_output_has_the_law_of_the_target(name: RouterName, draft_vocab: int) -> None:
     assert _sampled_p(name, draft_vocab) > 0.001
+
+
+@pytest.mark.parametrize("name", ["ar", "random"])
+def test_sampled_output_under_a_grammar_has_the_law_of_the_masked_target(name: RouterName) -> None:
+    assert _sampled_p(name, 6, grammar=True) > 0.001
 
 
 def test_a_wrong_residual_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,14 +167,60 @@ def test_a_wrong_residual_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 # ---------------------------------------------------------------- abandoned, stopped, refused
 
 
+class _Fault(Exception):
+    pass
+
+
+@pytest.mark.parametrize("where", ["forward", "ingest", "propose", "masks", "constrain", "spans"])
+def test_a_round_that_breaks_leaves_a_sequence_that_goes_on(
+    where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever raises, after its work was half done: going on gives the same text."""
+    target = tiny_target()
+    drafters = _prophets(target, [1, 2, 3], 40)
+    sampling = SamplingConfig(max_tokens=40)
+    plain = run(
+        target, {}, [1, 2, 3], sampling=sampling, router=RouterConfig("plain"),
+        constraint=ToyConstraint(TINY.vocab_size),
+    )  # fmt: skip
+    router = new_router(RouterConfig("ar"), drafters)
+    sequence = new_sequence(target, drafters, [1, 2, 3], 40, ToyConstraint(TINY.vocab_size))
+    owner, name = {
+        "forward": (target, "forward"),
+        "ingest": (drafters["ar"], "ingest"),
+        "propose": (drafters["ar"], "propose"),
+        "masks": (sequence.constraint, "masks"),
+        "constrain": (sequence.constraint, "commit"),
+        "spans": (sequence.spans, "advance"),
+    }[where]
+    real, calls = getattr(owner, name), itertools.count()
+
+    def faulty(*args: object, **kwargs: object) -> object:
+        result = real(*args, **kwargs)
+        if next(calls) % 4 == 3:
+            raise _Fault
+        return result
+
+    monkeypatch.setattr(owner, name, faulty)
+    faults = 0
+    while sequence.finish_reason is None:
+        try:
+            for _ in decode(target, drafters, router, sequence, sampling):
+                pass
+        except _Fault:
+            faults += 1
+            assert sequence.cache.length == sequence.log.length <= sequence.processed
+    assert faults > 2 and sequence.tokens[3:] == tokens_of(plain)
+
+
 def test_a_cancelled_generator_leaves_a_sequence_that_goes_on() -> None:
     target = tiny_target()
-    drafters = tiny_drafters(target)
+    drafters = _prophets(target, [1, 2, 3], 40)
     sampling = SamplingConfig(max_tokens=40)
     plain = tokens_of(
         run(target, drafters, [1, 2, 3], sampling=sampling, router=RouterConfig("plain"))
     )
-    for cancel_after in range(0, 25):
+    for cancel_after in range(12):
         router = new_router(RouterConfig("random", seed=cancel_after), drafters)
         sequence = new_sequence(target, drafters, [1, 2, 3], 40)
         first = decode(target, drafters, router, sequence, sampling)
@@ -142,7 +235,7 @@ def test_a_cancelled_generator_leaves_a_sequence_that_goes_on() -> None:
 
 def test_invariants_hold_between_rounds() -> None:
     target = tiny_target()
-    drafters = tiny_drafters(target)
+    drafters = _prophets(target, [1, 2, 3], 60)
     router = new_router(RouterConfig("random", seed=3), drafters)
     sequence = new_sequence(target, drafters, [1, 2, 3], 60)
     for done in decode(target, drafters, router, sequence, SamplingConfig(max_tokens=60)):
@@ -166,13 +259,13 @@ def test_an_idle_drafter_does_nothing_and_catches_up_in_one_go() -> None:
     router = new_router(RouterConfig("diffusion"), drafters)
     done = next(decode(target, drafters, router, sequence, sampling))
     assert done.backlog == done.position - 1
-    assert done.seconds.catch_up > 0
+    assert done.seconds.catch_up > 0 and done.seconds.prefill < done.seconds.catch_up
 
 
 @pytest.mark.parametrize("name", ["plain", "ar", "diffusion"])
 def test_a_rewound_sequence_decodes_the_same_again(name: RouterName) -> None:
     target = tiny_target()
-    drafters = tiny_drafters(target)
+    drafters = _prophets(target, [1, 2, 3], 30)
     router = new_router(RouterConfig(name), drafters)
     sampling = SamplingConfig(max_tokens=30)
     sequence = new_sequence(target, drafters, [1, 2, 3], 30)

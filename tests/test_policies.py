@@ -32,7 +32,16 @@ def _round(
     arm: ArmName, accepted: int, *, drafts: int = 7, entropy: float = 0.5, span: Span = "text"
 ) -> Round:
     return Round(
-        arm, 9, (0,) * (accepted + 1), (0,) * drafts, accepted, span, entropy, 1, Seconds()
+        arm,
+        9,
+        (0,) * (accepted + 1),
+        (0,) * drafts,
+        accepted,
+        drafts + 1,
+        span,
+        entropy,
+        1,
+        Seconds(),
     )
 
 

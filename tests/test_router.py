@@ -53,7 +53,9 @@ def _round(decision: Decision, tokens: int, span: Span = "text", slow: float = 1
     arm = decision.arm
     seconds = Seconds(draft=DRAFT[arm] * slow, verify=VERIFY * slow)
     proposed = (0,) * (WIDTH[arm] - 1)
-    return Round(arm, 9, (0,) * tokens, proposed, tokens - 1, span, 0.5, 1, seconds)
+    return Round(
+        arm, 9, (0,) * tokens, proposed, tokens - 1, len(proposed) + 1, span, 0.5, 1, seconds
+    )
 
 
 # ---------------------------------------------------------------- the formula
@@ -200,7 +202,7 @@ def test_auto_goes_by_what_the_machine_costs_now() -> None:
     assert Counter(before[20:])["diffusion"] > 70
     for _ in range(40):
         router.costs.learn(
-            Round("diffusion", 9, (0,), (0,) * 7, 3, "text", 0.5, 1, Seconds(draft=0.05))
+            Round("diffusion", 9, (0,), (0,) * 7, 3, 8, "text", 0.5, 1, Seconds(draft=0.05))
         )
     after = _play(router, lambda arm, i: lengths[arm], 10)
     assert Counter(after)["ar"] >= 8

@@ -20,7 +20,7 @@ from transformers import (
 
 from tests.toys import tiny_target
 from whiflash_engine.checkpoints.weights import load_config, load_weights
-from whiflash_engine.errors import PromptTooLongError
+from whiflash_engine.errors import ConfigError
 from whiflash_engine.target.native import NativeTarget
 
 _SIZES = {
@@ -106,5 +106,5 @@ def test_crop_is_absolute_and_idempotent() -> None:
 
 def test_more_than_the_cache_holds_is_refused() -> None:
     target = tiny_target()
-    with pytest.raises(PromptTooLongError, match="40 tokens"):
+    with pytest.raises(ConfigError, match="positions=40"):
         target.forward([1] * 40, target.new_cache(32), rows=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from whiflash_engine.errors import PromptTooLongError
+from whiflash_engine.errors import ConfigError
 
 
 class KVCache:
@@ -40,7 +40,8 @@ class KVCache:
     def reserve(self, count: int) -> None:
         """Raise unless `count` more positions fit."""
         if self._length + count > self.capacity:
-            raise PromptTooLongError(self._length + count, self.capacity)
+            total = self._length + count
+            raise ConfigError("positions", total, f"the cache holds {self.capacity}")
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """keys, values: (n, kv_heads, head_dim), stored at positions length..length+n-1.

@@ -18,10 +18,14 @@ _REPEATS = 3
 
 
 def calibrate(target: Target, drafters: Mapping[ArmName, Drafter], costs: CostModel) -> None:
-    """Measure verification at the widths in use, and one draft of each drafter."""
-    tokens = [i % target.config.vocab_size for i in range(_CONTEXT + 1)]
+    """Measure verification at the widths in use, and one draft of each drafter with the
+    ordinary ingest before it."""
     widths = sorted({1, *(d.max_draft + 1 for d in drafters.values())})
-    cache = target.new_cache(_CONTEXT + max(widths) + 1)
+    context = min(_CONTEXT, target.config.max_positions - max(widths))
+    if context < 2:
+        return  # a toy: the router learns as it goes
+    tokens = [i % target.config.vocab_size for i in range(context + 1)]
+    cache = target.new_cache(context + max(widths))
     output = target.forward(tokens[:-1], cache, rows=1)
     for width in widths:
         spent = []
@@ -29,17 +33,19 @@ def calibrate(target: Target, drafters: Mapping[ArmName, Drafter], costs: CostMo
             start = perf_counter()
             target.forward(tokens[:width], cache, rows=width)
             spent.append(perf_counter() - start)
-            cache.crop(_CONTEXT)
+            cache.crop(context)
         costs.seed_verify(width, median(spent))
     log = FeatureLog(output.features.shape[1], target.dtype, target.device)
     log.append(output.features)
     sampler = Sampler(SamplingConfig())
     for name, drafter in drafters.items():
-        state = drafter.new_state(_CONTEXT + 1)
+        state = drafter.new_state(context + 1)
         drafter.ingest(state, log, tokens)
         spent = []
         for _ in range(_REPEATS):
+            state.crop(context - 1)
             start = perf_counter()
+            drafter.ingest(state, log, tokens)
             drafter.propose(state, tokens, drafter.max_draft, sampler)
             spent.append(perf_counter() - start)
         costs.seed(name, median(spent))

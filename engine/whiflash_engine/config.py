@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from whiflash_engine.errors import ConfigError
 
@@ -78,8 +78,8 @@ class SamplingConfig:
     """How a token is chosen from the target's logits, and when to stop.
 
     temperature 0 is greedy. top_k 0, top_p 1, min_p 0 and repetition_penalty 1 are off.
-    The random stream is indexed by position: the same seed gives the same draws at the
-    same positions, whichever arm proposed what.
+    The random stream is indexed by position: the same seed gives the same draws at the same
+    positions. A text is the same again if the arms are; "auto" picks them by measured time.
     """
 
     max_tokens: int = 256
@@ -128,7 +128,7 @@ class RouterConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        names = ("auto", "ar", "diffusion", "plain", "entropy", "random")
+        names = get_args(RouterName)
         require(self.name in names, "router", self.name, f"must be one of {', '.join(names)}")
         require(0 <= self.balance <= 1, "balance", self.balance, "must lie in [0, 1]")
         require(

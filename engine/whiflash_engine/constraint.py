@@ -25,6 +25,11 @@ class Constraint(Protocol):
     """A matcher standing at the end of the committed text."""
 
     @property
+    def length(self) -> int:
+        """Tokens committed so far."""
+        ...
+
+    @property
     def stopped(self) -> bool:
         """The grammar is complete: nothing but a stop token may follow."""
         ...
@@ -105,7 +110,12 @@ class LLGuidanceConstraint:
         self._matcher = matcher
         self._vocab_size = vocab_size
         self._stops = stops
+        self._taken = 0
         self._past_stop = 0
+
+    @property
+    def length(self) -> int:
+        return self._taken + self._past_stop
 
     @property
     def stopped(self) -> bool:
@@ -119,23 +129,25 @@ class LLGuidanceConstraint:
         words = allocate_token_bitmask(len(draft) + 1, self._vocab_size)
         bits = words.view(np.uint32)
         ended, walked, legal = self._past_stop > 0, 0, 0
-        for row in range(len(draft) + 1):
-            if ended:
-                bits[row] = 0
-                for stop in self._stops:
-                    bits[row, stop // 32] |= np.uint32(1 << stop % 32)
-            else:
-                fill_next_token_bitmask(self._matcher, words, row)
-            # The mask decides, not whether the matcher could consume the token: where text is
-            # forced, the mask leaves its canonical tokens only.
-            if row == len(draft) or not bits[row, draft[row] // 32] >> (draft[row] % 32) & 1:
-                break
-            legal += 1
-            ended = ended or draft[row] in self._stops
-            if not ended:
-                walked += self._matcher.try_consume_tokens([draft[row]])
-        if walked:
-            self._matcher.rollback(walked)
+        try:
+            for row in range(len(draft) + 1):
+                if ended:
+                    bits[row] = 0
+                    for stop in self._stops:
+                        bits[row, stop // 32] |= np.uint32(1 << stop % 32)
+                else:
+                    fill_next_token_bitmask(self._matcher, words, row)
+                # The mask decides, not whether the matcher could consume the token: where text
+                # is forced, the mask leaves its canonical tokens only.
+                if row == len(draft) or not bits[row, draft[row] // 32] >> (draft[row] % 32) & 1:
+                    break
+                legal += 1
+                ended = ended or draft[row] in self._stops
+                if not ended:
+                    walked += self._matcher.try_consume_tokens([draft[row]])
+        finally:
+            if walked:
+                self._matcher.rollback(walked)
         self._check()
         rows = words[: legal + 1].view(np.uint8)
         flat = np.unpackbits(rows, axis=1, count=self._vocab_size, bitorder="little")
@@ -158,13 +170,17 @@ class LLGuidanceConstraint:
                 self._matcher.rollback(taken)
             self._check()
             raise ConstraintError(f"the grammar does not allow the tokens {tuple(tokens)}")
+        self._taken += taken
         self._past_stop += len(rest)
 
     def rollback(self, count: int) -> None:
+        if not 0 <= count <= self.length:
+            raise ValueError(f"cannot roll back {count} of {self.length} tokens")
         counted = min(count, self._past_stop)
         self._past_stop -= counted
         if count > counted and not self._matcher.rollback(count - counted):
             raise ValueError(f"cannot roll back {count} tokens: {self._matcher.get_error()}")
+        self._taken -= count - counted
 
     def _check(self) -> None:
         if self._matcher.is_error():

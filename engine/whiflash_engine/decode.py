@@ -9,7 +9,6 @@ from dataclasses import replace
 from time import perf_counter
 
 from whiflash_engine.config import ArmName, SamplingConfig
-from whiflash_engine.constraint import Constraint
 from whiflash_engine.drafters.base import Drafter, Proposal
 from whiflash_engine.events import Round, Seconds
 from whiflash_engine.router.router import RouteContext, Router
@@ -25,17 +24,16 @@ def decode(
     router: Router,
     sequence: SequenceState,
     sampling: SamplingConfig,
-    constraint: Constraint | None = None,
     turn: threading.Lock | None = None,
 ) -> Iterator[Round]:
     """Yield rounds until the sequence is finished.
 
     Between two rounds everything is consistent: the generator may be closed there, and the
     sequence be decoded on by another one. turn: held during each round, never between
-    rounds, so that several sequences may share one engine.
+    rounds; sequences that share a target or a router in several threads must share it too.
     """
     lock = turn or threading.Lock()
-    loop = _Loop(target, drafters, router, sequence, Sampler(sampling), sampling, constraint)
+    loop = _Loop(target, drafters, router, sequence, Sampler(sampling), sampling)
     sequence.settle()
     try:
         while sequence.finish_reason is None:
@@ -57,11 +55,9 @@ class _Loop:
         sequence: SequenceState,
         sampler: Sampler,
         sampling: SamplingConfig,
-        constraint: Constraint | None,
     ) -> None:
         self._target, self._drafters, self._router = target, drafters, router
         self._sequence, self._sampler, self._sampling = sequence, sampler, sampling
-        self._constraint = constraint
 
     def round(self) -> Round:
         sequence, clock = self._sequence, _Clock()
@@ -76,8 +72,8 @@ class _Loop:
 
         proposal = self._propose(decision.arm, context.width[decision.arm] - 1, clock)
         legal, masks = len(proposal.tokens), None
-        if self._constraint is not None:
-            legal, masks = self._constraint.masks(proposal.tokens)
+        if sequence.constraint is not None:
+            legal, masks = sequence.constraint.masks(proposal.tokens)
             clock.stop("mask")
 
         # the target never sees past the first token that the grammar forbids, but `verify`
@@ -93,14 +89,12 @@ class _Loop:
         position, before, span = len(sequence.tokens), sequence.entropy, sequence.spans.span
         tokens = sequence.commit(outcome.tokens, output, self._sampling.stop_token_ids)
         sequence.entropy, sequence.last_arm = outcome.entropy, decision.arm
-        if self._constraint is not None:
-            self._constraint.commit(tokens)
         clock.stop("commit")
 
         done = Round(
             arm=decision.arm, position=position, tokens=tokens, proposed=proposal.tokens,
-            accepted=min(outcome.accepted, len(tokens)), span=span, entropy=before,
-            backlog=context.backlog[decision.arm], seconds=clock.seconds,
+            accepted=min(outcome.accepted, len(tokens)), verified=legal + 1, span=span,
+            entropy=before, backlog=context.backlog[decision.arm], seconds=clock.seconds,
             scores=decision.scores, finish_reason=sequence.finish_reason,
         )  # fmt: skip
         self._router.learn(done)

@@ -18,7 +18,6 @@ from whiflash_engine.config import ArmName, RouterConfig, RouterName, SamplingCo
 from whiflash_engine.constraint import Constraint, GrammarFactory
 from whiflash_engine.decode import decode
 from whiflash_engine.drafters.base import Drafter
-from whiflash_engine.errors import ConfigError
 from whiflash_engine.events import Completion, Round, Stats
 from whiflash_engine.loading import choose_device, choose_dtype, load_drafters, load_target
 from whiflash_engine.router.costs import CostModel
@@ -59,7 +58,7 @@ class Engine:
         self._costs = CostModel()
         self._routers: dict[RouterConfig, Router] = {}
         self._default_router = router or RouterConfig()
-        self.router(self._default_router)  # an arm that is not there is told now
+        self.router(self._default_router)
         self._grammars: GrammarFactory | None = None
 
     @classmethod
@@ -94,6 +93,7 @@ class Engine:
                 ar_drafter or shipped[0], diffusion_drafter or shipped[1],
             )  # fmt: skip
         loaded = load_drafters(folder.path, ar_drafter, diffusion_drafter)
+        build_router(chosen, (*loaded.arms, "plain"))  # tells now if it lacks an arm
         target = load_target(folder.path, loaded.taps, kind, place)
         tokenizer = load_tokenizer(folder.path)
         engine = cls(
@@ -119,25 +119,29 @@ class Engine:
         """Yield one `Round` per target pass. Bad input raises here, before any work.
 
         The stop token, if one ends it, is the last token of the last round. The iterator
-        may be dropped at any point. span: the kind of text that the first token lies in.
+        may be dropped at any point. constraint: a fresh one. span: the kind of text that the
+        first token lies in.
         """
         sampling = sampling or SamplingConfig()
         stops = tuple(dict.fromkeys((*sampling.stop_token_ids, *self.stop_token_ids)))
         sampling = replace(sampling, stop_token_ids=stops)
         chosen = self.router(router or self._default_router)
-        sequence = self.sequence(token_ids, sampling.max_tokens, span)
-        return decode(
-            self.target, self.drafters, chosen, sequence, sampling, constraint, self._turn
-        )
+        sequence = self.sequence(token_ids, sampling.max_tokens, span=span, constraint=constraint)
+        return decode(self.target, self.drafters, chosen, sequence, sampling, self._turn)
 
     def sequence(
-        self, token_ids: Sequence[int], max_tokens: int, span: Span = "text"
+        self,
+        token_ids: Sequence[int],
+        max_tokens: int,
+        *,
+        span: Span = "text",
+        constraint: Constraint | None = None,
     ) -> SequenceState:
         """A fresh sequence, for callers that drive `whiflash_engine.decode.decode` themselves."""
-        spans = SpanDetector(self._bytes, initial=span)
         return SequenceState(
-            self.target, self.drafters, token_ids, max_tokens=max_tokens, spans=spans
-        )
+            self.target, self.drafters, token_ids, max_tokens=max_tokens,
+            spans=SpanDetector(self._bytes, initial=span), constraint=constraint,
+        )  # fmt: skip
 
     def complete(
         self,
@@ -183,9 +187,10 @@ class Engine:
 
     def router(self, config: RouterConfig) -> Router:
         """One router per configuration: what it has learned outlives a call."""
+        if config.name != "random":  # no other policy draws from the seed
+            config = replace(config, seed=0)
         if config not in self._routers:
-            if config.name in ("ar", "diffusion") and config.name not in self.drafters:
-                raise ConfigError("router", config.name, "no such drafter is loaded")
-            arms = (*self.drafters, "plain")
-            self._routers[config] = build_router(config, arms, costs=self._costs)
+            self._routers[config] = build_router(
+                config, (*self.drafters, "plain"), costs=self._costs
+            )
         return self._routers[config]

@@ -31,7 +31,8 @@ class PromptTooLongError(ConfigError):
     """The prompt, or prompt plus one token, does not fit into the context."""
 
     def __init__(self, length: int, limit: int) -> None:
-        super().__init__("prompt", f"{length} tokens", f"the context holds {limit} tokens")
+        why = f"the context holds {limit} tokens, and at least one must be generated"
+        super().__init__("prompt", f"{length} tokens", why)
         self.length = length
         self.limit = limit
 

@@ -5,7 +5,7 @@ The same types whether anybody looks or not. Tokens only; text is the caller's b
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
@@ -36,6 +36,11 @@ class Seconds:
     def total(self) -> float:
         return float(sum(getattr(self, f.name) for f in fields(self)))
 
+    @property
+    def decoding(self) -> float:
+        """All but the prompt's own pass."""
+        return self.total - self.prefill
+
     def __add__(self, other: Seconds) -> Seconds:
         return Seconds(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
@@ -50,6 +55,8 @@ class Round:
     arm: who proposed. `scores`: the router's score per arm, empty when it had no choice.
     entropy: nats, of the target distribution that the round started from (the one that
         produced the previous bonus token).
+    verified: rows of the target's pass, at most len(proposed) + 1; fewer where a grammar
+        forbade a draft token.
     backlog: positions the chosen drafter had to ingest before it could propose.
     """
 
@@ -58,6 +65,7 @@ class Round:
     tokens: tuple[int, ...]
     proposed: tuple[int, ...]
     accepted: int
+    verified: int
     span: Span
     entropy: float
     backlog: int
@@ -68,7 +76,7 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class ArmStats:
-    """Totals of one arm, or of one (arm, span) pair."""
+    """Totals of one arm, or of one (arm, span) pair; seconds without the prompt's pass."""
 
     rounds: int = 0
     tokens: int = 0
@@ -79,17 +87,32 @@ class ArmStats:
         """Tokens committed per round, bonus counted."""
         return self.tokens / self.rounds if self.rounds else 0.0
 
+    def __add__(self, other: ArmStats) -> ArmStats:
+        return ArmStats(
+            self.rounds + other.rounds, self.tokens + other.tokens, self.seconds + other.seconds
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """What one generation cost. Built from its rounds by `Stats.of`."""
+    """What one generation cost. Built from its rounds by `Stats.of`.
+
+    seconds: the whole call, prompt pass included; time_to_first_token: until the first
+        round's tokens were there.
+    decode_tokens: those of all rounds but the first, which took decode_seconds.
+    switches, caught_up, switch_seconds: how often a drafter that had been idle was picked, how
+        many positions it then had to ingest, and what that cost.
+    """
 
     prompt_tokens: int
     tokens: int
     rounds: int
     seconds: float
     time_to_first_token: float
-    switch_seconds: float
+    decode_tokens: int
+    decode_seconds: float
+    switches: int
+    caught_up: int
     phases: Seconds
     arms: Mapping[ArmName, ArmStats]
     spans: Mapping[Span, Mapping[ArmName, ArmStats]]
@@ -99,38 +122,48 @@ class Stats:
         return self.tokens / self.rounds if self.rounds else 0.0
 
     @property
-    def tokens_per_second(self) -> float:
-        """Decoding speed: tokens after the first over the time after the first.
+    def switch_seconds(self) -> float:
+        return self.phases.catch_up
 
-        The prompt's own pass is told by `time_to_first_token`, not mixed in here.
+    @property
+    def tokens_per_second(self) -> float:
+        """Decoding speed, from the second round on.
+
+        The first round came with the prompt's pass, and may have brought several tokens:
+        neither its time nor its tokens count. 0 when there was one round only.
         """
-        elapsed = self.seconds - self.time_to_first_token
-        return (self.tokens - 1) / elapsed if elapsed > 0 and self.tokens > 1 else 0.0
+        return self.decode_tokens / self.decode_seconds if self.decode_seconds > 0 else 0.0
 
     @staticmethod
     def of(
-        rounds: Iterable[Round], *, prompt_tokens: int, seconds: float, time_to_first_token: float
+        rounds: Sequence[Round], *, prompt_tokens: int, seconds: float, time_to_first_token: float
     ) -> Stats:
-        """Add rounds up. `seconds` is the whole call, prompt pass included."""
+        """Add rounds up."""
         arms: dict[ArmName, ArmStats] = {}
         spans: dict[Span, dict[ArmName, ArmStats]] = {}
         phases = Seconds()
-        count = tokens = 0
         for r in rounds:
-            count, tokens = count + 1, tokens + len(r.tokens)
-            arms[r.arm] = _plus(arms.get(r.arm), r)
+            one = ArmStats(1, len(r.tokens), r.seconds.decoding)
+            arms[r.arm] = arms.get(r.arm, ArmStats()) + one
             per_arm = spans.setdefault(r.span, {})
-            per_arm[r.arm] = _plus(per_arm.get(r.arm), r)
+            per_arm[r.arm] = per_arm.get(r.arm, ArmStats()) + one
             phases += r.seconds
+        tokens = sum(len(r.tokens) for r in rounds)
+        switched = [r.backlog for r in rounds if r.seconds.catch_up > 0]
         return Stats(
-            prompt_tokens, tokens, count, seconds, time_to_first_token, phases.catch_up,
-            phases, arms, spans,
-        )  # fmt: skip
-
-
-def _plus(stats: ArmStats | None, r: Round) -> ArmStats:
-    old = stats or ArmStats()
-    return ArmStats(old.rounds + 1, old.tokens + len(r.tokens), old.seconds + r.seconds.total)
+            prompt_tokens=prompt_tokens,
+            tokens=tokens,
+            rounds=len(rounds),
+            seconds=seconds,
+            time_to_first_token=time_to_first_token,
+            decode_tokens=sum(len(r.tokens) for r in rounds[1:]),
+            decode_seconds=seconds - time_to_first_token if len(rounds) > 1 else 0.0,
+            switches=len(switched),
+            caught_up=sum(switched),
+            phases=phases,
+            arms=arms,
+            spans=spans,
+        )
 
 
 @dataclass(frozen=True, slots=True)

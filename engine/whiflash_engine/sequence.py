@@ -3,8 +3,10 @@
 Committed tokens are x_0..x_m; x_m is the bonus token, not yet run through the target.
 Between rounds:
     1. the target's KV and the feature log cover the positions 0..m-1, exactly;
-    2. every drafter's watermark is at most m.
-`settle` restores both after a round that was broken off.
+    2. every drafter's watermark is at most m;
+    3. span detector and constraint stand behind x_m.
+`settle` restores all three after a round that was broken off, wherever that was: what a
+round adds to the list of tokens, it adds last.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from collections.abc import Collection, Mapping, Sequence
 from torch import Tensor
 
 from whiflash_engine.config import ArmName
+from whiflash_engine.constraint import Constraint
 from whiflash_engine.drafters.base import Drafter, DraftState
 from whiflash_engine.errors import ConfigError, PromptTooLongError
 from whiflash_engine.events import FinishReason
@@ -23,7 +26,10 @@ from whiflash_engine.target.base import Target, TargetOutput
 
 
 class SequenceState:
-    """prompt: token ids, at least one. max_tokens: how many may be committed after it."""
+    """prompt: token ids, at least one. max_tokens: how many may be committed after it.
+
+    constraint: a fresh one, or None.
+    """
 
     def __init__(
         self,
@@ -33,6 +39,7 @@ class SequenceState:
         *,
         max_tokens: int,
         spans: SpanDetector,
+        constraint: Constraint | None = None,
     ) -> None:
         limit, vocab = target.config.max_positions, target.config.vocab_size
         if not prompt:
@@ -44,6 +51,7 @@ class SequenceState:
             raise PromptTooLongError(len(prompt), limit)
         self._target = target
         self.tokens = list(prompt)
+        self._prompt = len(prompt)
         self.end = min(len(prompt) + max_tokens, limit)
         longest = max((d.max_draft for d in drafters.values()), default=0)
         self.cache = target.new_cache(self.end + longest + 1)
@@ -54,6 +62,8 @@ class SequenceState:
             name: drafter.new_state(self.end) for name, drafter in drafters.items()
         }
         self.spans = spans
+        self.constraint: Constraint | None = None
+        self.constrain(constraint)
         self.finish_reason: FinishReason | None = None
         self.last_arm: ArmName | None = None
         self.entropy = 0.0
@@ -68,6 +78,21 @@ class SequenceState:
     def room(self) -> int:
         """How many draft tokens could still be committed beside the bonus token."""
         return self.end - len(self.tokens) - 1
+
+    @property
+    def generated(self) -> int:
+        """Tokens committed after the prompt."""
+        return max(len(self.tokens) - self._prompt, 0)
+
+    def constrain(self, constraint: Constraint | None) -> None:
+        """From here on this constraint holds, or none; it must stand where the sequence does."""
+        if constraint is not None and constraint.length != self.generated:
+            raise ConfigError(
+                "constraint",
+                f"{constraint.length} tokens in",
+                f"must have followed the {self.generated} tokens generated so far",
+            )
+        self.constraint = constraint
 
     def backlog(self, arm: ArmName) -> int:
         """Positions that the arm would have to ingest before it could propose."""
@@ -92,18 +117,20 @@ class SequenceState:
         output: of the pass over [x_m, drafts...]; its rows up to the last committed draft
         enter the log, the rest is dropped. Returns what was committed.
         """
-        kept: list[int] = []
-        for token in tokens[: self.end - len(self.tokens)]:
-            kept.append(token)
-            if token in stop_ids:
-                self.finish_reason = "stop"
-                break
+        kept = list(tokens[: self.end - len(self.tokens)])
+        stop = next((i for i, token in enumerate(kept) if token in stop_ids), None)
+        if stop is not None:
+            kept = kept[: stop + 1]
+        if self.constraint is not None:
+            self.constraint.commit(kept)
+        self.spans.advance(kept)
         self.log.append(output.features[: len(kept)])
+        self.cache.crop(self.processed + len(kept))
         self.hidden = output.hidden[len(kept) - 1]
         self.tokens += kept
-        self.spans.advance(kept)
-        self.cache.crop(self.processed)
-        if self.finish_reason is None and len(self.tokens) >= self.end:
+        if stop is not None:
+            self.finish_reason = "stop"
+        elif len(self.tokens) >= self.end:
             self.finish_reason = "length"
         return tuple(kept)
 
@@ -115,10 +142,9 @@ class SequenceState:
         """
         if not 1 <= length <= len(self.tokens):
             raise ConfigError("length", length, f"must lie in 1..{len(self.tokens)}")
-        # the detector follows what was generated; of the prompt it knows nothing
-        self.spans.rollback(min(len(self.tokens) - length, self.spans.length))
         del self.tokens[length:]
-        self.finish_reason = self.last_arm = None
+        self.finish_reason = self.last_arm = self.hidden = None
+        self.entropy = 0.0
         self.cache.crop(max(length - 2, 0))
         self.settle()
 
@@ -129,3 +155,6 @@ class SequenceState:
         self.log.crop(covered)
         for state in self.drafts.values():
             state.crop(covered)
+        self.spans.rollback(self.spans.length - self.generated)
+        if self.constraint is not None:
+            self.constraint.rollback(self.constraint.length - self.generated)

@@ -66,7 +66,8 @@ class DFlashDrafter:
         self.max_draft = size - 1
         self._target = target
         self._picks = [target.taps.index(tap) for tap in config.taps]
-        self._weights = weights
+        self._hidden_norm = weights["hidden_norm.weight"]
+        self._norm = weights["norm.weight"]
         self._fc = Linear(weights["fc.weight"])
         prefixes = [f"layers.{i}." for i in range(config.num_layers)]
         self._context_kv = Linear(
@@ -96,7 +97,7 @@ class DFlashDrafter:
             return
         rows = log.rows(state.watermark, log.length)
         taps = rows.view(n, len(self._target.taps), -1)[:, self._picks].flatten(1)
-        context = rms_norm(self._fc(taps), self._weights["hidden_norm.weight"], c.rms_norm_eps)
+        context = rms_norm(self._fc(taps), self._hidden_norm, c.rms_norm_eps)
         fused = self._context_kv(context).view(n, c.num_layers, 2, c.num_kv_heads, c.head_dim)
         kv.reserve(n)
         for i, layer in enumerate(self._layers):
@@ -110,8 +111,8 @@ class DFlashDrafter:
     ) -> Proposal:
         assert isinstance(state, DFlashState)
         assert state.watermark == len(tokens) - 1, "ingest before you propose"
-        # every row sees the whole block, so the block keeps its trained size
-        # even when fewer tokens are wanted
+        # every row sees the whole block, so the block does not shrink when fewer tokens are
+        # wanted: the first ones would come out differently
         block = [tokens[-1]] + [self.config.mask_token_id] * self.max_draft
         ids = torch.tensor(block, device=self._target.device)
         x = (
@@ -121,7 +122,7 @@ class DFlashDrafter:
         )
         for i, layer in enumerate(self._layers):
             x = layer(x, i, state.kv, self._rope)  # rows past the length: nothing to undo
-        y = rms_norm(x[1 : count + 1], self._weights["norm.weight"], self.config.rms_norm_eps)
+        y = rms_norm(x[1 : count + 1], self._norm, self.config.rms_norm_eps)
         logits = self._head(y).float()
         # rows are marginals: given the context, each is drawn by itself, and so the
         # distribution of a draft token does not depend on the earlier ones

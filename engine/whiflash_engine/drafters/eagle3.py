@@ -62,7 +62,8 @@ class Eagle3Drafter:
         self.max_draft = depth
         self._target = target
         self._picks = [target.taps.index(tap) for tap in config.aux]
-        self._weights = weights
+        # the projections live on in their packed form only
+        self._weights = {name: weight for name, weight in weights.items() if weight.dim() == 1}
         w, attn = weights, "midlayer.self_attn."
         self._fc = Linear(w["fc.weight"])
         self._q = Linear(w[attn + "q_proj.weight"])
@@ -153,6 +154,7 @@ class Eagle3Drafter:
         q = self._rope(q, kv.length + n - 1)
         residual = normed[-1:] if c.norm_before_residual else g[-1:]
         h = residual + self._o(attention(q, keys, values, None))
-        kv.advance(n)
         inner = self._gate_up(self._norm("midlayer.post_attention_layernorm.weight", h))
-        return h + self._down(swiglu(inner))
+        y = h + self._down(swiglu(inner))
+        kv.advance(n)  # last: a slot counts once its output state is there
+        return y

@@ -79,7 +79,7 @@ class CostModel:
             known = self._draft.setdefault(round.arm, Average(seconds.draft))
             known.add(seconds.draft)
         if seconds.verify > 0:
-            self._verify.add(len(round.proposed) + 1, seconds.verify)
+            self._verify.add(round.verified, seconds.verify)
         if seconds.catch_up > 0:
             # Powers of two, because backlogs are rarely the same twice.
             curve = self._catch_up.setdefault(round.arm, Curve())

@@ -32,7 +32,8 @@ class RouteContext:
     span: where the next token lies. position: its absolute position.
     backlog: per arm, committed positions that its drafter has not ingested.
     width: per arm, rows of the target pass if it is picked: draft tokens + 1.
-    hidden: (hidden,), the target's final hidden state at the last committed position.
+    hidden: (hidden,), the target's final hidden state at the last position that it
+        has processed, the one before the bonus token's.
     """
 
     entropy: float

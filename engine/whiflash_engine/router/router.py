@@ -91,7 +91,8 @@ class Router:
     def learn(self, round: Round) -> None:
         """To be told every round, whoever picked it."""
         self._costs.learn(round)
-        self._policy.learn(round)
+        if round.finish_reason is None:  # a round that was cut says nothing about its arm
+            self._policy.learn(round)
         for arm, idle in self._idle.items():
             self._idle[arm] = 0 if arm == round.arm else idle + 1
             if arm == round.arm and idle >= self._patience[arm]:

@@ -1,0 +1,109 @@
+"""The engine around the loop: what it merges, refuses, shares between threads, adds up."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.fake_engine import byte_tokenizer
+from tests.toys import TINY, ToyConstraint, tiny_drafters, tiny_target
+from whiflash_engine.config import RouterConfig, SamplingConfig
+from whiflash_engine.engine import Engine
+from whiflash_engine.errors import ConfigError
+from whiflash_engine.events import Round, Seconds, Stats
+
+_SHORT = SamplingConfig(max_tokens=30)
+
+
+def _engine(stop_token_ids: tuple[int, ...] = ()) -> Engine:
+    target = tiny_target()
+    return Engine(target, tiny_drafters(target), byte_tokenizer(), stop_token_ids=stop_token_ids)
+
+
+def test_generate_and_complete_say_the_same() -> None:
+    engine = _engine()
+    router = RouterConfig("ar")
+    rounds = list(engine.generate([1, 2, 3], sampling=_SHORT, router=router))
+    done = engine.complete([1, 2, 3], sampling=_SHORT, router=router)
+    assert done.tokens == tuple(t for r in rounds for t in r.tokens)
+    assert done.finish_reason == "length" and len(done.tokens) == 30
+    assert done.stats.tokens == 30 and done.stats.rounds == len(done.rounds)
+    assert done.stats.prompt_tokens == 3 and done.stats.time_to_first_token > 0
+    assert sum(arm.tokens for arm in done.stats.arms.values()) == 30
+
+
+def test_the_models_stop_tokens_and_the_callers_both_stop() -> None:
+    free = _engine().complete([1, 2, 3], sampling=_SHORT).tokens
+    first, later = free[4], next(t for t in free[5:] if t not in free[:5])
+    for engine, sampling, stop in (
+        (_engine((first,)), _SHORT, first),
+        (_engine(), SamplingConfig(max_tokens=30, stop_token_ids=(later,)), later),
+    ):
+        done = engine.complete([1, 2, 3], sampling=sampling)
+        assert done.finish_reason == "stop"
+        assert done.tokens == free[: free.index(stop) + 1]
+
+
+def test_bad_input_is_told_before_any_work() -> None:
+    engine = _engine()
+    with pytest.raises(ConfigError, match="prompt="):
+        engine.generate([])
+    with pytest.raises(ConfigError, match=r"2000 tokens.*context holds 1024"):
+        engine.generate([1] * 2000)
+    target = tiny_target()
+    alone = Engine(target, {}, byte_tokenizer(), router=RouterConfig("plain"))
+    with pytest.raises(ConfigError, match="router='diffusion'"):
+        alone.generate([1], router=RouterConfig("diffusion"))
+    with pytest.raises(ConfigError, match="router='ar'"):
+        Engine(target, {}, byte_tokenizer(), router=RouterConfig("ar"))
+    used = ToyConstraint(TINY.vocab_size)
+    used.commit([1])
+    with pytest.raises(ConfigError, match="constraint='1 tokens in'"):
+        engine.generate([1], constraint=used)
+
+
+def test_threads_take_turns_and_get_what_they_would_get_alone() -> None:
+    engine = _engine()
+    prompts = [[i, i + 1, i + 2] for i in range(8)]
+    alone = [engine.complete(p, sampling=_SHORT).tokens for p in prompts]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda p: engine.complete(p, sampling=_SHORT).tokens, prompts))
+    assert together == alone
+
+
+def test_two_streams_in_one_thread_do_not_wait_for_each_other() -> None:
+    engine = _engine()
+    one, two = (engine.generate([i, 2, 3], sampling=_SHORT) for i in (1, 5))
+    rounds = [(next(one), next(two)) for _ in range(5)]
+    assert all(a.position >= 3 and b.position >= 3 for a, b in rounds)
+
+
+def test_a_seed_does_not_make_a_router_forget() -> None:
+    engine = _engine()
+    assert engine.router(RouterConfig("auto", seed=1)) is engine.router(RouterConfig("auto"))
+    assert engine.router(RouterConfig("random", seed=1)) is not engine.router(
+        RouterConfig("random", seed=2)
+    )
+
+
+def _round(tokens: int, *, seconds: Seconds, backlog: int = 1) -> Round:
+    return Round(
+        "ar", 9, (0,) * tokens, (0,) * 5, tokens - 1, 6, "text", 0.0, backlog, seconds
+    )  # fmt: skip
+
+
+def test_the_first_round_counts_neither_with_its_tokens_nor_with_its_time() -> None:
+    """6 tokens came with the prompt's pass; 2 tokens in 0.02 s are 100 a second."""
+    rounds = [
+        _round(6, seconds=Seconds(prefill=0.9, verify=0.1)),
+        _round(2, seconds=Seconds(catch_up=0.005, verify=0.015), backlog=40),
+    ]
+    stats = Stats.of(rounds, prompt_tokens=50, seconds=1.02, time_to_first_token=1.0)
+    assert stats.tokens_per_second == pytest.approx(100)
+    assert stats.acceptance_length == 4
+    assert stats.arms["ar"].seconds == pytest.approx(0.12)  # without the prompt's pass
+    assert (stats.switches, stats.caught_up) == (1, 40)
+    assert stats.switch_seconds == pytest.approx(0.005)
+    once = Stats.of(rounds[:1], prompt_tokens=50, seconds=1.0, time_to_first_token=1.0)
+    assert once.tokens_per_second == 0.0
