@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from tests.fake_engine import TOOLLESS_TEMPLATE, FakeEngine, byte_tokenizer
 from whiflash_adapters.chat import ChatWhiFlash
-from whiflash_adapters.formats.hermes import write_call
+from whiflash_adapters.formats.hermes_text import write_call
 from whiflash_adapters.generation import Trace
 from whiflash_engine.errors import ConfigError, PromptTooLongError
 
@@ -157,8 +160,42 @@ def test_usage_and_figures() -> None:
     assert told["rounds"] == 3 and told["acceptance_length"] == 2
     assert told["arms"]["ar"]["tokens"] == 2 and told["switch_seconds"] == pytest.approx(0.0015)
     assert {"tokens_per_second", "time_to_first_token", "spans"} <= told.keys()
+    assert told["switches"] == 3 and told["caught_up"] == 0
     assert message.response_metadata["model_name"] == "fake"
     assert message.response_metadata["model_provider"] == "whiflash"
+
+
+def test_the_first_token_waits_for_the_grammar(monkeypatch: pytest.MonkeyPatch) -> None:
+    chat, engine = chat_of("hello")
+    compiled = engine.grammar
+
+    def slowly(lark: str) -> Any:
+        time.sleep(0.05)
+        return compiled(lark)
+
+    monkeypatch.setattr(engine, "grammar", slowly)
+    message = chat.bind_tools(TOOLS).invoke("hi")
+    assert figures(message)["time_to_first_token"] >= 0.05
+
+
+def test_a_download_is_told_on_stderr_and_the_rest_to_who_listens(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from whiflash_engine.engine import Engine
+
+    def load(*, report: Callable[[str], None], **_: object) -> FakeEngine:
+        report("fetching x (93 MB)")
+        report("unpacking x")
+        return FakeEngine("hello")
+
+    monkeypatch.setattr(Engine, "load", load)
+    caplog.set_level(logging.INFO, logger="whiflash_agents")
+    ChatWhiFlash().invoke("hi")
+    told = [(r.name, r.levelname, r.getMessage()) for r in caplog.records]
+    assert told == [
+        ("whiflash_agents", "WARNING", "fetching x (93 MB)"),
+        ("whiflash_agents", "INFO", "unpacking x"),
+    ]
 
 
 def test_reasoning_is_told_apart_and_comes_back_in_the_prompt() -> None:
@@ -241,6 +278,13 @@ def test_structured_output_through_a_forced_call() -> None:
         ({"span_bias": -1}, "span_bias=-1"),
         ({"repetition_penalty": 0}, "repetition_penalty=0"),
         ({"stop": [""]}, "stop="),
+        ({"temperature": "hot"}, "temperature='hot'"),
+        ({"max_tokens": "5"}, "max_tokens='5'"),
+        ({"max_tokens": True}, "max_tokens=True"),
+        ({"top_k": 2.5}, "top_k=2.5"),
+        ({"seed": [1]}, r"seed=\[1\]"),
+        ({"balance": "much"}, "balance='much'"),
+        ({"router": 5}, "router=5"),
     ],
 )
 def test_bad_values_are_told_before_anything_is_loaded(fields: dict[str, Any], said: str) -> None:
@@ -248,6 +292,14 @@ def test_bad_values_are_told_before_anything_is_loaded(fields: dict[str, Any], s
         ChatWhiFlash(**fields)
     with pytest.raises(ConfigError, match=said):
         chat_of("hello")[0].invoke("hi", **fields)
+
+
+@pytest.mark.parametrize("stop", ["STOP", 5, [5]])
+def test_a_stop_that_is_no_list_of_strings(stop: Any) -> None:
+    with pytest.raises(ValidationError, match="stop"):
+        ChatWhiFlash(stop=stop)
+    with pytest.raises(ConfigError, match=r"stop=.*list of strings"):
+        chat_of("hello")[0].invoke("hi", stop=stop)
 
 
 def test_unknown_router() -> None:

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import io
 import json
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
-from langchain_core.messages import HumanMessage, ToolMessage
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from rich.console import Console
 
 from tests.fake_engine import FakeEngine
 from whiflash_adapters.chat import ChatWhiFlash
-from whiflash_adapters.formats.hermes import write_call
+from whiflash_adapters.formats.hermes_text import write_call
 from whiflash_adapters.loop import run_agent
 from whiflash_agents.cli import main
 from whiflash_agents.demo import DEMO_TOOLS, STEPS, _langchain_loop, _plain_loop, demo
 from whiflash_agents.demo_tools import calculate, current_time, find_zone, search_docs
 from whiflash_agents.documentation import Library
-from whiflash_agents.report import Piece, coloured
+from whiflash_agents.report import Piece, Replay, coloured, printable, speed_lines
+from whiflash_engine.events import Stats
+
+EMPTY = Stats.of([], prompt_tokens=1, seconds=0.0, time_to_first_token=0.0)
 
 ASK = write_call("calculate", {"expression": "6 * 7"})
 LOOPS = pytest.mark.parametrize("loop", [_plain_loop, _langchain_loop])
@@ -35,6 +41,7 @@ def printed(*answers: str, **options: object) -> tuple[int, str]:
         max_tokens=100,
         console=console,
         own=bool(options.pop("own", False)),
+        dtype=str(options.pop("dtype", "bfloat16")),
         loop=loop,  # type: ignore[arg-type]
     )
     assert isinstance(console.file, io.StringIO)
@@ -62,7 +69,14 @@ def test_transcript_and_table(loop: object) -> None:
 
 def test_different_tokens_are_told() -> None:
     _, text = printed(ASK, "It is 42.", ASK, "It is 43.")
-    assert "1 of 2 generations" in text and "near tie" in text.replace("\n", " ")
+    text = " ".join(text.split())
+    assert "1 of 2 generations" in text and "may be rounding" in text and "near tie" in text
+
+
+def test_float32_is_no_excuse() -> None:
+    _, text = printed(ASK, "It is 42.", ASK, "It is 43.", dtype="float32")
+    text = " ".join(text.split())
+    assert "routed and plain decoding differ" in text and "rounding" not in text
 
 
 def test_no_tool_call_is_a_failure_unless_the_questions_were_the_users() -> None:
@@ -97,6 +111,36 @@ def test_markup_and_escapes_in_model_text_are_only_text() -> None:
     assert isinstance(console.file, io.StringIO)
     shown = console.file.getvalue()
     assert "[bold]x[/bold] [/nope] \u241b[2J" in shown and "\x1b[2J" not in shown
+
+
+NASTY = "a\x1b[2J\x9b2J\x7f\r\x07b"
+
+
+def test_no_control_character_reaches_the_terminal() -> None:
+    told = printable(f"one\n\ttwo{NASTY}")
+    assert told == "one\n\ttwoa\u241b[2J\ufffd2J\u2421\u240d\u2407b"
+
+    def loop(chat: ChatWhiFlash, question: str) -> Iterator[AIMessage | ToolMessage]:
+        chat.invoke(question)
+        call = {"name": f"f{NASTY}", "args": {f"k{NASTY}": NASTY}, "id": "1", "type": "tool_call"}
+        yield AIMessage("", tool_calls=[call])
+        yield ToolMessage(f"result {NASTY}", tool_call_id="1")
+
+    _, text = printed(f"answer {NASTY}", loop=loop)
+    assert text.count("a\u241b[2J\ufffd2J\u2421") >= 4
+    assert not [c for c in text if unicodedata.category(c) == "Cc" and c != "\n"]
+
+
+def test_speeds_are_those_of_the_stats() -> None:
+    def stats(decode_tokens: int, decode_seconds: float) -> Stats:
+        return replace(EMPTY, tokens=99, decode_tokens=decode_tokens, decode_seconds=decode_seconds)
+
+    replays = [
+        Replay(stats(30, 1.0), stats(10, 1.0), True),
+        Replay(stats(30, 2.0), stats(10, 3.0), True),
+        Replay(stats(0, 0.0), stats(0, 0.0), True),  # one round each
+    ]
+    assert speed_lines(replays, "float32")[0].startswith("20.0 tokens/s routed, 5.0 plain: 4.00x")
 
 
 @pytest.mark.parametrize(
@@ -197,6 +241,10 @@ Kettle boils water. It is released under the MIT license.
 def test_search(query: str, answer: str) -> None:
     found = Library({"README.md": DOCS}).search(query)
     assert found.startswith("README.md: ") and answer in found and len(found) <= 420
+
+
+def test_the_license_is_found() -> None:
+    assert "Apache License 2.0" in search_docs("which license")
 
 
 def test_search_without_a_hit() -> None:

@@ -27,7 +27,7 @@ from whiflash_adapters.formats.events import (
 )
 from whiflash_adapters.formats.hermes_grammar import ToolMode, bounded, grammar
 from whiflash_adapters.formats.hermes_parser import HermesParser, parse
-from whiflash_adapters.formats.hermes_text import Tool, system_block, write_call
+from whiflash_adapters.formats.hermes_text import Tool, in_plain_turns, system_block, write_call
 
 CALL = write_call("calculate", {"expression": "2 * 3"})
 TRICKY = write_call("say", {"text": 'a "quoted" </tool_call> \\ { [ é', "n": [1, {"x": {}}]})
@@ -246,6 +246,22 @@ def test_bounds_do_not_touch_data() -> None:
             "maxItems": 64,
         },
     }
+
+
+def test_only_results_share_a_turn() -> None:
+    quoted = "What does </tool_response>"
+    turns = in_plain_turns(
+        [
+            {"role": "user", "content": quoted},
+            {"role": "tool", "content": "a"},
+            {"role": "tool", "content": "b"},
+            {"role": "user", "content": "so?"},
+            {"role": "tool", "content": "c"},
+        ],
+        (),
+    )
+    a, b, c = (f"<tool_response>\n{x}\n</tool_response>" for x in "abc")
+    assert [turn["content"] for turn in turns] == [quoted, f"{a}\n{b}", "so?", c]
 
 
 def test_system_block_names_every_tool() -> None:

@@ -20,7 +20,15 @@ from whiflash_adapters.loop import run_agent
 from whiflash_adapters.ports import TokenEngine
 from whiflash_adapters.text import Detokenizer
 from whiflash_agents.demo_tools import calculate, current_time, search_docs
-from whiflash_agents.report import Piece, Replay, arms_table, coloured, legend, speed_lines
+from whiflash_agents.report import (
+    Piece,
+    Replay,
+    arms_table,
+    coloured,
+    legend,
+    printable,
+    speed_lines,
+)
 from whiflash_engine.config import RouterConfig, RouterName, SamplingConfig
 
 if TYPE_CHECKING:
@@ -59,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
             ar_drafter=args.ar_drafter,
             diffusion_drafter=args.diffusion_drafter,
             router=args.router,
-            report=lambda said: console.print(Text(said)),
+            report=lambda said: console.print(Text(printable(said))),
         )
     return demo(
         engine,
@@ -68,6 +76,7 @@ def run(args: argparse.Namespace) -> int:
         max_tokens=args.max_tokens,
         console=console,
         own=bool(args.question),
+        dtype=str(engine.target.dtype).removeprefix("torch."),
     )
 
 
@@ -79,6 +88,7 @@ def demo(
     max_tokens: int,
     console: Console,
     own: bool,
+    dtype: str,
     loop: Callable[[ChatWhiFlash, str], Iterator[Message]] | None = None,
 ) -> int:
     traces: list[Trace] = []
@@ -86,12 +96,12 @@ def demo(
     replays: list[Replay] = []
     tools_ran = 0
     for question in questions:
-        console.print(_labelled("Question", Text(question, style="bold")))
+        console.print(_labelled("Question", question, "bold"))
         first = len(traces)
         for message in (loop or agent_loop())(chat, question):
             if isinstance(message, ToolMessage):
                 tools_ran += message.status != "error" and not message.text.startswith("Error")
-                console.print(_labelled("Result", Text(message.text)))
+                console.print(_labelled("Result", message.text))
             else:
                 _print_answer(console, engine, traces[-1], message)
         # Interleaved, so that both ways of decoding see the same state of the machine.
@@ -99,7 +109,7 @@ def demo(
         console.print()
     console.print(Text("Colours: ") + legend(r.arm for trace in traces for r in trace.rounds))
     console.print(arms_table(replays))
-    for line in speed_lines(replays):
+    for line in speed_lines(replays, dtype):
         console.print(Text(line))
     if not tools_ran:
         console.print(Text("No tool was called successfully.", style="red"))
@@ -135,12 +145,12 @@ def _langchain_loop(chat: ChatWhiFlash, question: str) -> Iterator[Message]:
 
 def _print_answer(console: Console, engine: TokenEngine, trace: Trace, message: AIMessage) -> None:
     label = "Model" if message.tool_calls or message.invalid_tool_calls else "Answer"
-    console.print(_labelled(label, coloured(pieces(engine, trace))))
+    console.print(_label(label) + coloured(pieces(engine, trace)))
     for call in message.tool_calls:
         arguments = ", ".join(
             f"{k}={json.dumps(v, ensure_ascii=False)}" for k, v in call["args"].items()
         )
-        console.print(_labelled("Tool call", Text(f"{call['name']}({arguments})", style="yellow")))
+        console.print(_labelled("Tool call", f"{call['name']}({arguments})", "yellow"))
 
 
 def pieces(engine: TokenEngine, trace: Trace) -> Iterator[Piece]:
@@ -165,5 +175,9 @@ def _replayed(engine: TokenEngine, trace: Trace) -> Replay:
     return Replay(trace.stats, plain.stats, plain.tokens == tokens)
 
 
-def _labelled(label: str, text: Text) -> Text:
-    return Text(f"{label:<10}", style="dim") + text
+def _labelled(label: str, text: str, style: str = "") -> Text:
+    return _label(label) + Text(printable(text), style=style)
+
+
+def _label(label: str) -> Text:
+    return Text(f"{label:<10}", style="dim")

@@ -28,6 +28,19 @@ NAMES: Mapping[ArmName, str] = {
 }
 
 
+# Escape sequences begin with one of these, or are one (C1): they are shown, never obeyed.
+_CONTROLS = {
+    **{code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\n\t"},
+    0x7F: "\u2421",
+    **dict.fromkeys(range(0x80, 0xA0), "\ufffd"),
+}
+
+
+def printable(text: str) -> str:
+    """Text from a model or a tool, fit for a terminal: no control characters but \\n and \\t."""
+    return text.translate(_CONTROLS)
+
+
 @dataclass(frozen=True, slots=True)
 class Piece:
     """Text that one round committed."""
@@ -49,8 +62,7 @@ def coloured(pieces: Iterable[Piece]) -> Text:
     """Model text, in the colour of the arm that drafted it; nothing in it is interpreted."""
     out = Text()
     for piece in pieces:
-        # Escape sequences would reach the terminal: show them instead.
-        out.append(piece.text.replace("\x1b", "\u241b"), style=STYLES[piece.arm])
+        out.append(printable(piece.text), style=STYLES[piece.arm])
     return out
 
 
@@ -90,8 +102,11 @@ def arms_table(replays: Sequence[Replay]) -> Table:
     return table
 
 
-def speed_lines(replays: Sequence[Replay]) -> list[str]:
-    """Tokens per second both ways, their ratio, and whether the tokens agree."""
+def speed_lines(replays: Sequence[Replay], dtype: str) -> list[str]:
+    """Tokens per second both ways, their ratio, and whether the tokens agree.
+
+    dtype: what the target computes in.
+    """
     routed = _speed(r.routed for r in replays)
     plain = _speed(r.plain for r in replays)
     ratio = f"{routed / plain:.2f}x plain decoding" if plain else "no plain figure"
@@ -101,13 +116,20 @@ def speed_lines(replays: Sequence[Replay]) -> list[str]:
         f"{same} of {len(replays)} generations have the very same tokens both ways",
     ]
     if same < len(replays):
-        lines.append(
-            "(bfloat16 rounds a pass over several tokens differently from a pass over one, which "
-            "can tip a near tie; `whiflash-agents lossless` compares in float32)"
-        )
-    switch = sum(r.routed.switch_seconds for r in replays)
-    lines.append(f"{switch * 1000:.1f} ms were spent on switching between drafters")
+        lines.append(_difference(dtype))
+    switches = sum(r.routed.switches for r in replays)
+    spent = sum(r.routed.switch_seconds for r in replays)
+    lines.append(f"{switches} switches between drafters took {spent * 1000:.1f} ms in all")
     return lines
+
+
+def _difference(dtype: str) -> str:
+    if dtype == "float32":
+        return "(routed and plain decoding differ; `whiflash-agents lossless` tells where and why)"
+    return (
+        f"(it may be rounding: {dtype} rounds a pass over several tokens differently from a pass "
+        "over one, which can tip a near tie; `whiflash-agents lossless` compares in float32)"
+    )
 
 
 def _figures(stats: ArmStats, rounds: int) -> tuple[str, str, str, str]:
@@ -116,18 +138,14 @@ def _figures(stats: ArmStats, rounds: int) -> tuple[str, str, str, str]:
 
 
 def _speed(runs: Iterable[Stats]) -> float:
-    """Decoding speed over several runs, prompts left out, as in `Stats`."""
-    tokens, seconds = 0, 0.0
-    for stats in runs:
-        if stats.tokens > 1:
-            tokens += stats.tokens - 1
-            seconds += stats.seconds - stats.time_to_first_token
-    return tokens / seconds if seconds > 0 else 0.0
+    """Decoding speed over several runs, first rounds left out, as in `Stats`."""
+    every = list(runs)
+    seconds = sum(stats.decode_seconds for stats in every)
+    return sum(stats.decode_tokens for stats in every) / seconds if seconds > 0 else 0.0
 
 
 def _sum(parts: Iterable[tuple[_Key, ArmStats]]) -> dict[_Key, ArmStats]:
     out: dict[_Key, ArmStats] = {}
-    for key, s in parts:
-        old = out.get(key, ArmStats())
-        out[key] = ArmStats(old.rounds + s.rounds, old.tokens + s.tokens, old.seconds + s.seconds)
+    for key, stats in parts:
+        out[key] = out.get(key, ArmStats()) + stats
     return out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -27,13 +28,18 @@ from whiflash_adapters.messages import to_template
 from whiflash_adapters.ports import TokenEngine
 from whiflash_adapters.prompt import Prompter
 from whiflash_adapters.tool_choice import ToolChoice, resolve
-from whiflash_engine.config import RouterConfig, RouterName, SamplingConfig
+from whiflash_adapters.values import (
+    ROUTING,
+    SAMPLING,
+    check_types,
+    router_config,
+    sampling_config,
+    stop_strings,
+)
+from whiflash_engine.config import RouterName
 from whiflash_engine.errors import ConfigError, PromptTooLongError
 
-_SAMPLING = (
-    "max_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed",
-)  # fmt: skip
-_ROUTING = ("router", "balance", "span_bias")
+_log = logging.getLogger("whiflash_agents")
 # Told to us by LangChain for others: how a schema came about, and what always holds here.
 _UNUSED = frozenset({"strict", "ls_structured_output_format", "stream_usage"})
 
@@ -76,12 +82,20 @@ class ChatWhiFlash(BaseChatModel):
 
     _slot: _Slot = PrivateAttr(default_factory=lambda: _Slot())
 
+    @model_validator(mode="before")
+    @classmethod
+    def _check_types(cls, given: Any) -> Any:
+        """Before pydantic makes 5 of "5"."""
+        if isinstance(given, Mapping):
+            check_types(given)
+        return given
+
     @model_validator(mode="after")
     def _check_values(self) -> Self:
         """Say what is wrong now, not after a model has been loaded."""
-        self._sampling_config({})
-        self._router_config({})
-        _stops(self.stop, None)
+        sampling_config(self._values({}))
+        router_config(self._values({}))
+        stop_strings(self.stop, None)
         return self
 
     @property
@@ -92,7 +106,7 @@ class ChatWhiFlash(BaseChatModel):
     def _identifying_params(self) -> dict[str, Any]:
         names = (
             "model", "ar_drafter", "diffusion_drafter", "device", "dtype", "stop",
-            *_ROUTING, *_SAMPLING,
+            *ROUTING, *SAMPLING,
         )  # fmt: skip
         return {name: getattr(self, name) for name in names}
 
@@ -175,8 +189,9 @@ class ChatWhiFlash(BaseChatModel):
     ) -> tuple[Request, TokenEngine]:
         """All checks that need no engine, then the engine, then the prompt."""
         turns = to_template(messages)
-        stops = _stops(self.stop, stop)
-        sampling, router = self._sampling_config(given), self._router_config(given)
+        stops = stop_strings(self.stop, stop)
+        values = self._values(given)
+        sampling, router = sampling_config(values), router_config(values)
         specs: Sequence[Tool] = given.get("tools") or ()
         choice: ToolChoice = given.get("tool_choice")
         mode, allowed = resolve(specs, choice)
@@ -198,25 +213,17 @@ class ChatWhiFlash(BaseChatModel):
                 tags_are_tokens=prompter.tags_are_tokens,
                 reasoning=reasoning,
             )
-        sampling = _shortened(sampling, room)
+        sampling = replace(sampling, max_tokens=min(sampling.max_tokens, room))
         tools = mode != "none"
         return Request(tuple(prompt), sampling, router, stops, text, tools, reasoning), engine
 
-    def _sampling_config(self, given: Mapping[str, Any]) -> SamplingConfig:
-        return SamplingConfig(**{name: self._value(name, given) for name in _SAMPLING})
-
-    def _router_config(self, given: Mapping[str, Any]) -> RouterConfig:
-        name, balance, span_bias = (self._value(name, given) for name in _ROUTING)
-        return RouterConfig(
-            name=name, balance=balance, span_bias=span_bias, seed=self._value("seed", given)
-        )
-
-    def _value(self, name: str, given: Mapping[str, Any]) -> Any:
-        value = given.get(name)  # None per call means: as the model was built
-        return getattr(self, name) if value is None else value
+    def _values(self, given: Mapping[str, Any]) -> dict[str, object]:
+        """What holds for a call: its own values; None means as the model was built."""
+        own = {name: getattr(self, name) for name in (*SAMPLING, *ROUTING)}
+        return own | {k: v for k, v in given.items() if k in own and v is not None}
 
     def _refuse_unknown(self, given: Mapping[str, Any]) -> None:
-        known = {"tools", "tool_choice", "parallel_tool_calls", *_SAMPLING, *_ROUTING, *_UNUSED}
+        known = {"tools", "tool_choice", "parallel_tool_calls", *SAMPLING, *ROUTING, *_UNUSED}
         for name, value in given.items():
             if name == "model" and value in (None, self.model):
                 continue
@@ -241,7 +248,15 @@ class ChatWhiFlash(BaseChatModel):
             device=self.device,
             dtype=self.dtype,
             seed=self.seed,
+            report=_tell,
         )
+
+
+def _tell(said: str) -> None:
+    # Unless logging is set up otherwise, Python shows warnings on stderr and nothing below
+    # them: a first answer that waits for a download should not be silent. The steps of it, and
+    # unpacking, are for those who listen.
+    _log.log(logging.WARNING if "fetching" in said else logging.INFO, "%s", said)
 
 
 class _Slot:
@@ -257,14 +272,3 @@ class _Slot:
                 engine = load()
                 self._content = engine, Prompter(engine.tokenizer)
             return self._content
-
-
-def _stops(of_model: Sequence[str] | None, of_call: Sequence[str] | None) -> tuple[str, ...]:
-    stops = tuple(dict.fromkeys([*(of_model or ()), *(of_call or ())]))
-    if "" in stops:
-        raise ConfigError("stop", list(stops), "an empty stop string would stop at once")
-    return stops
-
-
-def _shortened(sampling: SamplingConfig, room: int) -> SamplingConfig:
-    return replace(sampling, max_tokens=min(sampling.max_tokens, room))

@@ -18,6 +18,8 @@ def as_data(stats: Stats) -> dict[str, object]:
         "tokens_per_second": stats.tokens_per_second,
         "time_to_first_token": stats.time_to_first_token,
         "seconds": stats.seconds,
+        "switches": stats.switches,
+        "caught_up": stats.caught_up,
         "switch_seconds": stats.switch_seconds,
         "phases": asdict(stats.phases),
         "arms": _arms(stats.arms.items()),

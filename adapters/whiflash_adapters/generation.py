@@ -69,15 +69,7 @@ class Answer:
         guard = StopGuard(request.stops)
         parser = HermesParser(tools=request.tools, reasoning=request.reasoning)
         watch = _Stopwatch()
-        constraint = None if request.grammar is None else self._engine.grammar(request.grammar)
-        rounds = self._engine.generate(
-            request.prompt,
-            sampling=request.sampling,
-            constraint=constraint,
-            router=request.router,
-            span="reasoning" if request.reasoning else "text",
-        )
-        for round_ in watch.timed(rounds):
+        for round_ in watch.timed(self._generated()):
             self._rounds.append(round_)
             yield from self._told(parser.feed(guard.feed(text.feed(round_.tokens))))
             if guard.hit:  # the engine may be left between any two rounds
@@ -97,6 +89,17 @@ class Answer:
             ),
         )
         yield self._last(guard.hit, self.trace.stats)
+
+    def _generated(self) -> Iterator[Round]:
+        # A generator, so that compiling the grammar is part of the first token's time.
+        request = self._request
+        yield from self._engine.generate(
+            request.prompt,
+            sampling=request.sampling,
+            constraint=None if request.grammar is None else self._engine.grammar(request.grammar),
+            router=request.router,
+            span="reasoning" if request.reasoning else "text",
+        )
 
     def _told(self, events: Iterable[Event]) -> Iterator[AIMessageChunk]:
         # Text and calls never share a chunk, nor an index with one another: LangChain's content

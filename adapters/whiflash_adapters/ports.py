@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from whiflash_engine.config import RouterConfig, SamplingConfig, Span
@@ -47,5 +47,3 @@ class TokenEngine(Protocol):
     ) -> Completion: ...
 
     def grammar(self, lark: str) -> Constraint: ...
-
-    def json_schema(self, schema: Mapping[str, object]) -> Constraint: ...

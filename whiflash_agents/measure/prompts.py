@@ -14,7 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast, get_args
 
-from whiflash_adapters.formats import hermes
+from whiflash_adapters.formats.hermes_grammar import grammar
 from whiflash_engine.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Prompt:
     def constraint(self, engine: Engine) -> Constraint:
         """A fresh constraint: the prompt's tools, its schema, or else a small object."""
         if self.tools:
-            return engine.grammar(hermes.grammar(self.tools, "auto"))
+            return engine.grammar(grammar(self.tools, "auto"))
         return engine.json_schema(self.schema or _ANSWER)
 
 

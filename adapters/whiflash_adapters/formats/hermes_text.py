@@ -82,11 +82,12 @@ def in_plain_turns(
 ) -> list[TemplateMessage]:
     """The same conversation without the fields and roles that such a template ignores."""
     turns: list[TemplateMessage] = []
+    previous = ""
     for message in messages:
-        content = message["content"]
+        content, before, previous = message["content"], previous, message["role"]
         if message["role"] == "tool":
             content = f"<tool_response>\n{content}\n</tool_response>"
-            if turns and turns[-1]["content"].endswith("</tool_response>"):
+            if before == "tool":  # results of one answer's calls share a turn
                 turns[-1]["content"] += "\n" + content
                 continue
             turns.append({"role": "user", "content": content})
