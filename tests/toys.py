@@ -306,7 +306,9 @@ def tiny_eagle3(target: NativeTarget, depth: int = 4) -> Eagle3Drafter:
     return Eagle3Drafter(*tiny_eagle3_parts(target), target, depth)
 
 
-def tiny_dflash(target: NativeTarget, seed: int = 2, block: int = 5) -> DFlashDrafter:
+def tiny_dflash_parts(
+    target: NativeTarget, seed: int = 2, block: int = 5
+) -> tuple[DFlashConfig, dict[str, Tensor]]:
     c = TINY
     config = DFlashConfig(
         hidden_size=c.hidden_size, intermediate_size=c.intermediate_size, num_layers=2,
@@ -315,8 +317,11 @@ def tiny_dflash(target: NativeTarget, seed: int = 2, block: int = 5) -> DFlashDr
         draft_vocab_size=c.vocab_size, block_size=block, mask_token_id=60, taps=target.taps,
         windows=(None, None), causal=(False, False),
     )  # fmt: skip
-    required, _ = dflash_shapes(config)
-    return DFlashDrafter(config, _random(required, seed), target)
+    return config, _random(dflash_shapes(config)[0], seed)
+
+
+def tiny_dflash(target: NativeTarget) -> DFlashDrafter:
+    return DFlashDrafter(*tiny_dflash_parts(target), target)
 
 
 def tiny_drafters(target: NativeTarget) -> dict[ArmName, Drafter]:
