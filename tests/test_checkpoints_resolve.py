@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import threading
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, PreTrainedModel
 
@@ -56,7 +58,7 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Toy:
 
 def test_the_default_is_merged_and_speaks_our_template(toy: Toy) -> None:
     found = toy.resolve()
-    assert (found.name, found.is_default) == ("smollm2-135m-tools", True)
+    assert (found.name, found.shipped) == ("smollm2-135m-tools", toy.shipped)
     assert found.path.parent == toy.cache / "models"
     stored = {
         name: weight.bfloat16()
@@ -75,7 +77,7 @@ def test_the_default_is_merged_and_speaks_our_template(toy: Toy) -> None:
 
 def test_the_untouched_model_keeps_its_own_template(toy: Toy) -> None:
     found = toy.resolve("smollm2-135m")
-    assert (found.name, found.is_default) == ("smollm2-135m", False)
+    assert (found.name, found.shipped) == ("smollm2-135m", None)
     weights = load_weights(found.path, torch.bfloat16, CPU)
     wanted = toy.model.state_dict()
     assert all(torch.equal(weights[name], wanted[name].bfloat16()) for name in weights)
@@ -169,7 +171,7 @@ def test_offline_and_not_cached_is_one_sentence(
 
 def test_a_gguf_file_is_unpacked_once_per_content(toy: Toy) -> None:
     first = resolve_model(toy.gguf, cache=toy.cache)
-    assert (first.name, first.is_default) == ("toy", False)
+    assert (first.name, first.shipped) == ("toy", None)
     assert load_file(first.path / "model.safetensors")["model.norm.weight"].dtype == torch.bfloat16
     assert resolve_model(str(toy.gguf), cache=toy.cache) == first
     write_gguf(toy.gguf, toy_model("qwen3"))
@@ -210,6 +212,74 @@ def test_a_cache_that_cannot_be_written(toy: Toy) -> None:
     toy.cache.write_text("a file where the folder should be")
     with pytest.raises(ModelNotFoundError, match=r"cannot be kept in .*cache"):
         toy.resolve()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        SafetensorError("I/O error: No space left on device"),
+    ],
+)
+def test_no_room_for_the_unpacked_model(
+    error: Exception, toy: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(resolve, "write_model", write)
+    for spec in (None, toy.gguf):
+        with pytest.raises(ModelNotFoundError, match=r"cannot be kept in .*No space left.*room"):
+            toy.resolve(spec)
+
+
+def _refuse(monkeypatch: pytest.MonkeyPatch, verb: str, name: str) -> None:
+    """A file mode would not do: tests may run as a user whom no mode stops."""
+    real: Callable[..., object] = getattr(Path, verb)
+
+    def refused(path: Path, *args: object, **options: object) -> object:
+        if path.name == name:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path, *args, **options)
+
+    monkeypatch.setattr(Path, verb, refused)
+
+
+@pytest.mark.parametrize("verb", ["open", "is_file", "is_dir"])
+def test_an_unreadable_gguf_is_not_the_caches_fault(
+    verb: str, toy: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _refuse(monkeypatch, verb, "toy.gguf")
+    with pytest.raises(CheckpointError, match=r"cannot be read \(Permission denied\)") as caught:
+        toy.resolve(toy.gguf)
+    assert caught.value.path == toy.gguf
+
+
+def test_an_unreadable_folder_is_not_the_caches_fault(
+    tmp_path: Path, toy: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy.model.save_pretrained(tmp_path / "mine")
+    _refuse(monkeypatch, "is_file", "config.json")
+    with pytest.raises(CheckpointError, match=r"cannot be read \(Permission denied\)") as caught:
+        toy.resolve(tmp_path / "mine")
+    assert caught.value.path == tmp_path / "mine"
+
+
+def test_a_name_that_no_file_can_have(toy: Toy) -> None:
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        toy.resolve("x" * 5000)
+    with pytest.raises(ModelNotFoundError, match="no model '~nobody-of-this-name/x'"):
+        toy.resolve("~nobody-of-this-name/x")
+
+
+def test_what_is_unpacked_can_be_read_by_all(toy: Toy) -> None:
+    """A cache may be shared, a package built from files that were unpacked."""
+    for spec in (None, toy.gguf):
+        files = list(toy.resolve(spec).path.iterdir())
+        assert {"model.safetensors", "config.json", "whiflash.json"} <= {f.name for f in files}
+        assert {f.name: oct(f.stat().st_mode & 0o777) for f in files} == {
+            f.name: "0o644" for f in files
+        }
 
 
 @pytest.mark.parametrize("spec", ["smollm3", "./nowhere", "nowhere/x.gguf", "a/b/c", ""])

@@ -224,6 +224,11 @@ def test_what_the_native_runner_cannot_do_is_left_to_the_other(
         ({"rope_scaling": {"rope_type": "linear"}}, r"rope_scaling\.factor: is missing"),
         ({"rope_scaling": {"rope_type": "linear", "factor": 0.5}}, "rope factor=0.5"),
         ({"rope_scaling": [1]}, "rope_scaling: must be an object"),
+        (
+            {"rope_scaling": {"type": "yarn", "original_max_position_embeddings": 0}},
+            r"json: rope_scaling\.original_max_position_embeddings: 0 is less than 1",
+        ),
+        ({"max_position_embeddings": 0}, "json: max_position_embeddings: 0 is less than 1"),
     ],
 )
 def test_a_bad_config_names_the_key(change: dict[str, object], match: str, tmp_path: Path) -> None:

@@ -28,16 +28,13 @@ _OLD_NORMS = {
 }
 
 
-def load_eagle3(
-    folder: Path, target: ModelConfig, *, aux: tuple[int, ...] | None = None
-) -> tuple[Eagle3Config, dict[str, Tensor]]:
+def load_eagle3(folder: Path, target: ModelConfig) -> tuple[Eagle3Config, dict[str, Tensor]]:
     """Read a head and check that it fits the target.
 
     Tensors come under canonical names, in their stored dtype: `fc.weight`, `midlayer.*`,
     `norm.weight`, where present `input_norm.weight`, `fc_norm.{i}.weight`,
     `embed_tokens.weight` and `lm_head.weight` (else the target's are meant), and
     `draft_ids`, absolute int64 target ids, where the vocabulary is reduced.
-    aux: boundary indices that overrule the file's, for a head that states them wrongly.
     Raises CheckpointError for a head of another hidden size or vocabulary, and for any
     tensor that is missing, misshapen or left over.
     """
@@ -45,7 +42,7 @@ def load_eagle3(
     files = DraftFiles.read(folder)
     files = replace(files, weights=_canonical(folder, files.weights))
     draft_vocab = files.draft_vocab(fields, target.vocab_size)
-    config = eagle3_config(fields, target, files.weights.keys(), draft_vocab, aux)
+    config = eagle3_config(fields, target, files.weights.keys(), draft_vocab)
     return config, files.checked(eagle3_shapes(config), config.vocab_size, draft_vocab)
 
 

@@ -43,11 +43,7 @@ class Eagle3Config:
 
 
 def eagle3_config(
-    fields: Fields,
-    target: ModelConfig,
-    names: Collection[str],
-    draft_vocab: int,
-    aux: tuple[int, ...] | None,
+    fields: Fields, target: ModelConfig, names: Collection[str], draft_vocab: int
 ) -> Eagle3Config:
     """names: the tensors at hand, which speak where the file is silent about a norm."""
     nested = fields.has("transformer_layer_config")
@@ -81,7 +77,7 @@ def eagle3_config(
         rope=rope_config(layer, max_positions=layer.integer("max_position_embeddings", 2048)),
         vocab_size=target.vocab_size,
         draft_vocab_size=draft_vocab,
-        aux=_aux(fields, extra, target.num_layers, aux),
+        aux=_aux(fields, extra, target.num_layers),
         # vLLM, where such heads are served, takes an absent flag of theirs as true.
         norm_before_residual=fields.flag("norm_before_residual", nested),
         norm_before_fc=told("norm_before_fc", "input_norm.weight"),
@@ -91,17 +87,13 @@ def eagle3_config(
     )
 
 
-def _aux(
-    fields: Fields, extra: Fields, layers: int, chosen: tuple[int, ...] | None
-) -> tuple[int, ...]:
+def _aux(fields: Fields, extra: Fields, layers: int) -> tuple[int, ...]:
     """Boundary indices. At the top level they are published as such; under `eagle_config`
     as outputs of 0-based layers, one less, by heads that begin with layer 1. Silent heads
     follow the reference: 2, L//2, L-3."""
     key = "eagle_aux_hidden_state_layer_ids"
     outer, inner = fields.integers(key), extra.integers(key)
-    if chosen is not None:
-        ids = chosen
-    elif outer:
+    if outer:
         ids = outer
     elif inner:
         ids = tuple(i + 1 for i in inner) if inner[0] == 1 else inner

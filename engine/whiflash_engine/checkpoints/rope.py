@@ -37,6 +37,10 @@ def rope_config(config: Fields, *, max_positions: int) -> RopeConfig:
         raise scaling.fail("truncate", "yarn without truncation is not supported")
     theta = scaling.number("rope_theta", config.number("rope_theta", DEFAULT_THETA))
     original = scaling.integer("original_max_position_embeddings", max_positions)
+    if original < 1:
+        own = scaling.has("original_max_position_embeddings")
+        place, key = (scaling, "original_") if own else (config, "")
+        raise place.fail(f"{key}max_position_embeddings", f"{original} is less than 1")
     try:
         return RopeConfig(
             theta=theta,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -58,28 +58,26 @@ def check_tensors(
     tensors: Mapping[str, Tensor],
     required: Mapping[str, Shape],
     optional: Mapping[str, Shape] | None = None,
-    *,
-    ignored: Collection[str] = (),
 ) -> None:
     """Refuse a missing, an unexpected or a misshapen tensor by name.
 
     An unexpected tensor is refused because it means a variant of the model that would run,
-    but wrongly; only names in `ignored` may be left over.
+    but wrongly.
     """
     allowed = {**required, **(optional or {})}
     missing = sorted(required.keys() - tensors.keys())
     if missing:
         raise CheckpointError(where, f"lacks {_some(missing)}")
-    unknown = sorted(tensors.keys() - allowed.keys() - set(ignored))
+    unknown = sorted(tensors.keys() - allowed.keys())
     if unknown:
         raise CheckpointError(where, f"holds {_some(unknown)}, which this model has no use for")
     for name, tensor in tensors.items():
-        shape = allowed.get(name)
-        if shape is not None and tuple(tensor.shape) != shape:
+        shape = allowed[name]
+        if tuple(tensor.shape) != shape:
             raise CheckpointError(
                 where, f"tensor {name!r} has shape {list(tensor.shape)}, not {list(shape)}"
             )
-        if shape is not None and tensor.dtype not in _FLOATS:
+        if tensor.dtype not in _FLOATS:
             raise CheckpointError(where, f"tensor {name!r} is {tensor.dtype}, not a plain float")
 
 

@@ -47,6 +47,9 @@ def make_folder(folder: Path, write: Callable[[Path], None]) -> None:
         write(fresh)
         sizes = {path.name: path.stat().st_size for path in sorted(fresh.iterdir())}
         (fresh / MARKER).write_text(json.dumps({"files": sizes}, indent=1), encoding="utf-8")
+        for path in fresh.iterdir():
+            with suppress(OSError):  # not every file system has modes
+                path.chmod(0o644)  # safetensors keeps its files to their owner
         for attempt in range(3):
             try:
                 os.replace(fresh, folder)
@@ -91,6 +94,6 @@ def _write_tokenizer(gguf: Path, target: Path) -> None:
         tokenizer = AutoTokenizer.from_pretrained(
             gguf.parent, gguf_file=gguf.name, local_files_only=True, trust_remote_code=False
         )
-        tokenizer.save_pretrained(target)
     except (ValueError, KeyError, TypeError, IndexError, OSError, AttributeError) as error:
         raise CheckpointError(gguf, f"its tokenizer cannot be read ({error})") from error
+    tokenizer.save_pretrained(target)
