@@ -351,13 +351,30 @@ def test_half_a_snapshot_is_fetched_again(hub_with: Callable[[bool, bool], Hub])
 
 
 def test_drafters_come_with_the_default_only(toy: Toy) -> None:
-    assert shipped_drafters(toy.resolve("smollm2-135m")) is None
-    found = toy.resolve()
-    assert shipped_drafters(found) is None
     for folder in (toy.shipped.eagle3, toy.shipped.dflash):
         folder.mkdir()
         (folder / "config.json").write_text("{}")
-    assert shipped_drafters(found) == (toy.shipped.eagle3, toy.shipped.dflash)
+    assert shipped_drafters(toy.resolve("smollm2-135m")) is None
+    assert shipped_drafters(toy.resolve(toy.gguf)) is None
+    assert shipped_drafters(toy.resolve()) == (toy.shipped.eagle3, toy.shipped.dflash)
+
+
+@pytest.mark.parametrize("missing", [("eagle3",), ("dflash",), ("eagle3", "dflash")])
+def test_a_package_without_its_drafters_says_so(missing: tuple[str, ...], toy: Toy) -> None:
+    """It would decode plainly, and nobody would know why it is slow."""
+    found = toy.resolve()
+    for folder in (toy.shipped.eagle3, toy.shipped.dflash):
+        folder.mkdir()  # empty counts as missing
+        if folder.name not in missing:
+            (folder / "config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="missing from the installed package") as caught:
+        shipped_drafters(found)
+    assert caught.value.path == toy.shipped.root / missing[0]
+
+
+def test_the_shipped_drafters_lie_where_they_are_looked_for() -> None:
+    model = ModelFolder(SMOLLM2_TOOLS.root, "default", SMOLLM2_TOOLS)
+    assert shipped_drafters(model) == (SMOLLM2_TOOLS.eagle3, SMOLLM2_TOOLS.dflash)
 
 
 def test_the_shipped_template_lies_where_it_is_looked_for() -> None:

@@ -77,11 +77,18 @@ def resolve_model(
 
 
 def shipped_drafters(model: ModelFolder) -> tuple[Path, Path] | None:
-    """Folders of the (EAGLE-3, DFlash) drafters that the package ships for this model."""
+    """Folders of the (EAGLE-3, DFlash) drafters that the package ships for this model.
+
+    None for a model that has none. Raises CheckpointError for the tuned default whose
+    drafters were not installed: without them it would decode slowly and say nothing.
+    """
     if model.shipped is None:
         return None
     folders = (model.shipped.eagle3, model.shipped.dflash)
-    return folders if all((folder / "config.json").is_file() for folder in folders) else None
+    for folder in folders:
+        if not (folder / "config.json").is_file():
+            raise CheckpointError(folder, "is missing from the installed package")
+    return folders
 
 
 @contextmanager
