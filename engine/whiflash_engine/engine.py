@@ -68,6 +68,8 @@ class Engine:
         *,
         ar_drafter: str | Path | None = None,
         diffusion_drafter: str | Path | None = None,
+        ar_depth: int | None = None,
+        diffusion_block: int | None = None,
         router: RouterName = "auto",
         balance: float = 1.0,
         span_bias: float = 0.1,
@@ -80,6 +82,8 @@ class Engine:
 
         ar_drafter, diffusion_drafter: folders of an EAGLE-3 and a DFlash checkpoint; None
         takes those that ship with the embedded default, and none with another model.
+        ar_depth: draft tokens of the AR drafter (5). diffusion_block: rows of a DFlash block,
+        bonus included; at most what it was trained with, which is the default.
         dtype: "bfloat16" or "float32"; None takes bfloat16 where the hardware is fast at
         it. report: told in words what is being fetched and unpacked.
         """
@@ -97,7 +101,7 @@ class Engine:
         target = load_target(folder.path, loaded.taps, kind, place)
         tokenizer = load_tokenizer(folder.path)
         engine = cls(
-            target, loaded.build(target), tokenizer, router=chosen, model_name=folder.name,
+            target, loaded.build(target, depth=ar_depth, block=diffusion_block), tokenizer, router=chosen, model_name=folder.name,
             stop_token_ids=stop_token_ids(folder.path, tokenizer),
         )  # fmt: skip
         calibrate(target, engine.drafters, engine._costs)
