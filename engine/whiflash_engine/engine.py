@@ -93,17 +93,20 @@ class Engine:
         folder = resolve_model(None if model is None else str(model), report=report or silent)
         shipped = shipped_drafters(folder)
         if shipped is not None:
-            ar_drafter, diffusion_drafter = (
-                ar_drafter or shipped[0], diffusion_drafter or shipped[1],
-            )  # fmt: skip
+            ar_drafter = ar_drafter or shipped[0]
+            diffusion_drafter = diffusion_drafter or shipped[1]
         loaded = load_drafters(folder.path, ar_drafter, diffusion_drafter)
         build_router(chosen, (*loaded.arms, "plain"))  # tells now if it lacks an arm
         target = load_target(folder.path, loaded.taps, kind, place)
         tokenizer = load_tokenizer(folder.path)
         engine = cls(
-            target, loaded.build(target, depth=ar_depth, block=diffusion_block), tokenizer, router=chosen, model_name=folder.name,
+            target,
+            loaded.build(target, depth=ar_depth, block=diffusion_block),
+            tokenizer,
+            router=chosen,
+            model_name=folder.name,
             stop_token_ids=stop_token_ids(folder.path, tokenizer),
-        )  # fmt: skip
+        )
         calibrate(target, engine.drafters, engine._costs)
         return engine
 
