@@ -187,8 +187,12 @@ def test_an_interrupted_run_ends_with_the_same_weights(
         torch.testing.assert_close(value, second.trained()[name], atol=0, rtol=0)
 
 
-def test_acceptance_counts_the_bonus_and_stops_at_the_first_miss() -> None:
-    hits = torch.tensor([[1, 1, 0], [0, 1, 1], [1, 1, 1]], dtype=torch.bool)
-    found = acceptance([("tool", hits), ("chat", hits[:1])])
-    assert found["al_tool"] == round((3 + 1 + 4) / 3, 4)
-    assert found["al_chat"] == 3.0
+def test_acceptance_walks_from_round_to_round() -> None:
+    hits = torch.tensor(
+        [[1, 1, 0], [0, 0, 0], [0, 0, 0], [1, 0, 1], [1, 1, 1], [1, 0, 0]], dtype=torch.bool
+    )
+    # rounds start at 0 (3 tokens), 3 (2 tokens), 5 (1 token: the text ends)
+    found = acceptance([("tool", hits), ("chat", ~hits[1:3])])
+    assert found["al_tool"] == 6 / 3
+    assert found["al_chat"] == 2 / 1
+    assert found["first"] == round((4 + 2) / 8, 4)

@@ -37,8 +37,7 @@ class DFlashOptions(DrafterOptions):
     mask_token: int = 4
     warm_layers: tuple[int, ...] = (-5, -3, -1)
     """Target layers that the drafter's layers start from; negative ones count from the end."""
-    dev_stride: int = 3
-    """Every how many-th position of a held-out response starts a simulated round."""
+    evaluate_seconds: float = 600.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -120,7 +119,7 @@ class DFlashTrainee:
         for start in range(0, len(self.material.held_out), 4):
             samples = self.material.held_out[start : start + 4]
             batch = make_batch(self.material.dev, samples, self.material.dtype)
-            anchors, real = every_anchor(batch, self.options.dev_stride)
+            anchors, real = every_anchor(batch)
             states, tokens, valid = self.blocks(batch, anchors, real)
             best = F.linear(states, self.material.head).argmax(-1)
             hit = (self.material.vocab.ids[best] == tokens) & valid
@@ -179,11 +178,10 @@ def draw_anchors(batch: Batch, count: int, generator: torch.Generator) -> tuple[
     return anchors, real
 
 
-def every_anchor(batch: Batch, stride: int) -> tuple[Tensor, Tensor]:
-    """All response positions (or every stride-th) as anchors, in the form of `draw_anchors`."""
+def every_anchor(batch: Batch) -> tuple[Tensor, Tensor]:
+    """All response positions as anchors, in the form of `draw_anchors`."""
     lists = [
-        torch.arange(start, end, stride)
-        for start, end in zip(batch.starts, batch.positions, strict=True)
+        torch.arange(start, end) for start, end in zip(batch.starts, batch.positions, strict=True)
     ]
     anchors = torch.ones(len(lists), max(map(len, lists)), dtype=torch.long)
     real = torch.zeros_like(anchors, dtype=torch.bool)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,17 +147,25 @@ def run_settings(
 
 
 def acceptance(hits: Sequence[tuple[str, Tensor]]) -> dict[str, float]:
-    """Simulated acceptance length per kind and over all, bonus counted.
+    """Simulated acceptance length: tokens per round, bonus counted, per kind and on average.
 
-    `hits`: (kind, bool [rows, depth]): was the k-th draft of a round started there the
-    target's greedy choice? 1 + the mean length of the run of hits, over all start positions.
+    `hits`, one per response: (kind, bool [starts, depth]): was the k-th draft of a round whose
+    bonus token is response token `start` the target's greedy choice? The rounds are walked
+    through as decoding would: the next one starts where the last one ended. (A mean over all
+    starts would flatter: easy stretches hold many starts and few rounds.)
+    `first`: share of starts whose first draft is right.
     """
-    lengths: dict[str, list[Tensor]] = {}
-    first: list[Tensor] = []
+    tokens: Counter[str] = Counter()
+    rounds: Counter[str] = Counter()
     for kind, hit in hits:
-        lengths.setdefault(kind, []).append(1.0 + hit.float().cumprod(-1).sum(-1))
-        first.append(hit[:, 0].float())
-    result = {f"al_{kind}": round(float(torch.cat(v).mean()), 4) for kind, v in lengths.items()}
+        lengths = (1 + hit.long().cumprod(-1).sum(-1)).tolist()
+        start = 0
+        while start < len(lengths):
+            start += lengths[start]
+            rounds[kind] += 1
+        tokens[kind] += len(lengths)
+    result = {f"al_{kind}": round(tokens[kind] / rounds[kind], 4) for kind in sorted(rounds)}
     result["al"] = round(sum(result.values()) / max(len(result), 1), 4)
-    result["first"] = round(float(torch.cat(first).mean()), 4) if first else 0.0
+    firsts = [float(hit[:, 0].float().sum()) for _, hit in hits]
+    result["first"] = round(sum(firsts) / max(sum(tokens.values()), 1), 4)
     return result
