@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from whiflash_engine.config import require
 
 if TYPE_CHECKING:
     from whiflash_agents.measure.prompts import Prompt
@@ -38,15 +39,16 @@ def _shared(parser: argparse.ArgumentParser, per_kind: int, tokens: int) -> None
     parser.add_argument("--diffusion-drafter", help="folder of a DFlash checkpoint")
 
 
-def _prompts(args: argparse.Namespace) -> Sequence[Prompt]:
-    from whiflash_agents.measure.prompts import balanced, from_folder, shipped
+def _rows(args: argparse.Namespace) -> list[Prompt]:
+    """All that may be measured with; what is wrong is told before a model is loaded."""
+    from whiflash_agents.measure.prompts import balanced, from_folder, named, shipped
 
+    require(args.tokens > 0, "tokens", args.tokens, "must be at least 1")
     rows = shipped() if args.data is None else list(from_folder(args.data))
     if args.ids is not None:
-        by_id = {row.id: row for row in rows}
-        wanted = args.ids.read_text(encoding="utf-8").split()
-        rows = [by_id[name] for name in wanted if name in by_id]
-    return balanced(rows, args.per_kind)
+        rows = named(rows, args.ids)
+    balanced(rows, args.per_kind)
+    return rows
 
 
 def _say(text: str) -> None:
@@ -54,29 +56,36 @@ def _say(text: str) -> None:
 
 
 def _bench(args: argparse.Namespace) -> int:
+    rows = _rows(args)
+    from rich.console import Console
+
+    from whiflash_agents.measure.prompts import balanced
     from whiflash_agents.measure.speed import measure
+    from whiflash_agents.measure.table import table
     from whiflash_engine.checkpoints.resolve import resolve_model
     from whiflash_engine.engine import Engine
 
-    prompts = _prompts(args)
     engine = Engine.load(
         args.model, ar_drafter=args.ar_drafter, diffusion_drafter=args.diffusion_drafter,
         dtype=args.dtype, report=_say,
     )  # fmt: skip
     folder = resolve_model(args.model, report=_say).path
-    print(json.dumps(measure(engine, folder, prompts, args.tokens, _say)))
+    speed = measure(engine, folder, balanced(rows, args.per_kind), args.tokens, _say)
+    Console(stderr=True).print(table(speed))
+    print(json.dumps(speed))
     return 0
 
 
 def _lossless(args: argparse.Namespace) -> int:
-    from whiflash_agents.measure.lossless import prove
+    rows = _rows(args)
+    from whiflash_agents.measure.lossless import prove, with_grammar
     from whiflash_engine.engine import Engine
 
-    prompts = _prompts(args)
     engine = Engine.load(
         args.model, ar_drafter=args.ar_drafter, diffusion_drafter=args.diffusion_drafter,
         dtype="float32", report=_say,
     )  # fmt: skip
-    result = prove(engine, prompts, args.tokens, _say)
+    prompts, refused = with_grammar(engine, rows, args.per_kind, _say)
+    result = prove(engine, prompts, args.tokens, _say) | {"schemas_refused": refused}
     print(json.dumps(result))
     return 0 if result["differences"] == 0 else 1

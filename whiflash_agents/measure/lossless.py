@@ -7,11 +7,11 @@ decide, and plain decoding at another width would decide differently as well.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from whiflash_agents.measure.prompts import Prompt
+from whiflash_agents.measure.prompts import Prompt, balanced
 from whiflash_engine.config import RouterConfig, SamplingConfig
 from whiflash_engine.decode import decode
 from whiflash_engine.errors import ConstraintError
@@ -51,13 +51,13 @@ class _Case:
 
     def run(self, router: RouterConfig, grammar: bool) -> list[Round]:
         engine, sequence = self.engine, self.sequence
+        sequence.constrain(None)
         sequence.rewind(len(self.ids))
         for state in sequence.drafts.values():
             state.crop(0)  # each run ingests the prompt anew, as lazily as ever
-        constraint = self.prompt.constraint(engine) if grammar else None
+        sequence.constrain(self.prompt.constraint(engine) if grammar else None)
         chosen = engine.router(router)
-        loop = decode(engine.target, engine.drafters, chosen, sequence, self.sampling, constraint)
-        return list(loop)
+        return list(decode(engine.target, engine.drafters, chosen, sequence, self.sampling))
 
     def gap(self, plain: Sequence[int], routed: Sequence[int], grammar: bool) -> float:
         """How far apart the target holds the two tokens where the outputs part."""
@@ -75,22 +75,41 @@ class _Case:
         return float(max(best - logits[plain[at]], best - logits[routed[at]]))
 
 
-def prove(
-    engine: Engine, prompts: Sequence[Prompt], tokens: int, report: Callable[[str], None]
-) -> dict[str, object]:
-    """Generate `tokens` tokens for every prompt, arm and grammar switch; compare."""
-    tallies = {f"{arm}{g}": Tally() for g in ("", " grammar") for arm in ARMS}
-    different: list[str] = []
+def with_grammar(
+    engine: Engine, prompts: Iterable[Prompt], per_kind: int, report: Callable[[str], None]
+) -> tuple[list[Prompt], list[str]]:
+    """(`per_kind` prompts of each kind whose grammar compiles, what was passed over and why).
+
+    Each arm is then proved on as many prompts with grammar as without.
+    """
     refused: list[str] = []
-    for number, prompt in enumerate(prompts, 1):
-        case = _Case(engine, prompt, tokens)
-        grammars: tuple[bool, ...] = (False, True)
+
+    def compiles(prompt: Prompt) -> bool:
         try:
             prompt.constraint(engine)
         except ConstraintError as error:
-            grammars = (False,)
             refused.append(f"{prompt.id}: {error}")
-        for grammar in grammars:
+            return False
+        return True
+
+    chosen = balanced(prompts, per_kind, compiles)
+    if refused:
+        report(f"{len(refused)} prompts passed over, their schemas cannot be compiled")
+    return chosen, refused
+
+
+def prove(
+    engine: Engine, prompts: Sequence[Prompt], tokens: int, report: Callable[[str], None]
+) -> dict[str, object]:
+    """Generate `tokens` tokens for every prompt, arm and grammar switch; compare.
+
+    All prompts' grammars must compile.
+    """
+    tallies = {f"{arm}{g}": Tally() for g in ("", " grammar") for arm in ARMS}
+    different: list[str] = []
+    for number, prompt in enumerate(prompts, 1):
+        case = _Case(engine, prompt, tokens)
+        for grammar in (False, True):
             plain = _tokens(case.run(RouterConfig("plain"), grammar))
             for arm, router in ARMS.items():
                 rounds = case.run(router, grammar)
@@ -114,7 +133,6 @@ def prove(
         "dtype": str(engine.target.dtype),
         "arms": {name: asdict(tally) for name, tally in tallies.items()},
         "explained": different,
-        "schemas_refused": refused,
     }
 
 

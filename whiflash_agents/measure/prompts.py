@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -60,8 +61,9 @@ class Prompt:
 
 def shipped() -> list[Prompt]:
     """The package's own prompts, all kinds."""
-    text = files("whiflash_agents.measure").joinpath("prompts.jsonl").read_text(encoding="utf-8")
-    return [_row(line, f"prompts.jsonl:{i}") for i, line in enumerate(text.splitlines(), 1)]
+    name = "prompts.jsonl"
+    text = files("whiflash_agents.measure").joinpath(name).read_text(encoding="utf-8")
+    return list(_rows(text, name))
 
 
 def from_folder(folder: Path) -> Iterator[Prompt]:
@@ -70,18 +72,53 @@ def from_folder(folder: Path) -> Iterator[Prompt]:
     if not paths:
         raise ConfigError("data", str(folder), "holds no *.jsonl.gz")
     for path in paths:
-        with gzip.open(path, "rt", encoding="utf-8") as lines:
-            for i, line in enumerate(lines, 1):
-                yield _row(line, f"{path.name}:{i}")
+        try:
+            text = gzip.decompress(path.read_bytes()).decode("utf-8")
+        except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+            raise ConfigError("data", str(path), f"cannot be read: {error}") from error
+        yield from _rows(text, path.name)
 
 
-def balanced(prompts: Sequence[Prompt], per_kind: int) -> list[Prompt]:
-    """The first `per_kind` of each kind, kinds interleaved."""
-    by_kind = {kind: [p for p in prompts if p.kind == kind][:per_kind] for kind in KINDS}
+def named(prompts: Sequence[Prompt], path: Path) -> list[Prompt]:
+    """Those whose ids a file lists, in its order."""
+    try:
+        ids = path.read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise ConfigError("ids", str(path), f"cannot be read: {why}") from error
+    by_id = {prompt.id: prompt for prompt in prompts}
+    unknown = [name for name in ids if name not in by_id]
+    if unknown:
+        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+        raise ConfigError("ids", str(path), f"no such prompts: {', '.join(unknown[:5])}{more}")
+    return [by_id[name] for name in dict.fromkeys(ids)]
+
+
+def balanced(
+    prompts: Iterable[Prompt], per_kind: int, usable: Callable[[Prompt], bool] = lambda _: True
+) -> list[Prompt]:
+    """The first `per_kind` usable ones of each kind, kinds interleaved.
+
+    usable: asked only until there are enough.
+    """
+    if per_kind < 1:
+        raise ConfigError("per-kind", per_kind, "must be at least 1")
+    by_kind: dict[Kind, list[Prompt]] = {kind: [] for kind in KINDS}
+    for prompt in prompts:
+        rows = by_kind[prompt.kind]
+        if len(rows) < per_kind and usable(prompt):
+            rows.append(prompt)
     for kind, rows in by_kind.items():
         if len(rows) < per_kind:
-            raise ConfigError("per-kind", per_kind, f"only {len(rows)} {kind} prompts there")
+            raise ConfigError("per-kind", per_kind, f"there are only {len(rows)} {kind} prompts")
     return [by_kind[kind][i] for i in range(per_kind) for kind in KINDS]
+
+
+def _rows(text: str, name: str) -> Iterator[Prompt]:
+    # Not splitlines: JSON text may hold line separators of other kinds as they are.
+    for i, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            yield _row(line, f"{name}:{i}")
 
 
 def _row(line: str, where: str) -> Prompt:

@@ -2,23 +2,24 @@
 
 Ratios rather than absolute times: a shared machine drifts, and all methods drift with it.
 transformers' own `generate` runs in the same precision on the same prompts and is always
-printed. All methods make the same number of tokens; stop tokens are not obeyed.
+printed. All methods make the same number of tokens, so the times disobey stop tokens;
+acceptance lengths are those of the answer itself, which ends with its first stop token.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from time import perf_counter
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NotRequired, TypedDict, cast
 
 import torch
 
-from whiflash_agents.measure.prompts import KINDS, Prompt
-from whiflash_engine.config import RouterConfig, RouterName, SamplingConfig
+from whiflash_agents.measure.prompts import KINDS, Kind, Prompt
+from whiflash_engine.config import ArmName, RouterConfig, RouterName, SamplingConfig
 from whiflash_engine.decode import decode
 from whiflash_engine.events import Round, Stats
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 ROUTED: tuple[RouterName, ...] = ("plain", "ar", "diffusion", "entropy", "auto")
 _WIDTHS = (1, 2, 4, 8, 16)
+_TRANSFORMERS = "transformers"
 
 
 @dataclass(slots=True)
@@ -37,32 +39,73 @@ class Times:
 
     seconds: list[float] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
-    kinds: list[str] = field(default_factory=list)
+    kinds: list[Kind] = field(default_factory=list)
     rounds: list[list[Round]] = field(default_factory=list)
 
-    def rate(self, kind: str | None = None) -> float:
+    def rate(self, kind: Kind | None = None) -> float:
         """Tokens per second, prompt pass included."""
         chosen = [i for i, k in enumerate(self.kinds) if kind in (None, k)]
         return sum(self.tokens[i] for i in chosen) / sum(self.seconds[i] for i in chosen)
 
-    def acceptance_length(self, kind: str | None = None) -> float:
+    def stats(self, kind: Kind | None = None, stops: Collection[int] = ()) -> Stats:
+        """All rounds, or with `stops` only those of the answers."""
         chosen = [r for r, k in zip(self.rounds, self.kinds, strict=True) if kind in (None, k)]
-        return sum(len(r.tokens) for rs in chosen for r in rs) / sum(len(rs) for rs in chosen)
+        every = [r for rounds in chosen for r in answer(rounds, stops)]
+        return Stats.of(every, prompt_tokens=0, seconds=0.0, time_to_first_token=0.0)
+
+
+def answer(rounds: Sequence[Round], stops: Collection[int]) -> list[Round]:
+    """The rounds up to the first stop token, which is the last token of the last of them."""
+    kept: list[Round] = []
+    for done in rounds:
+        end = next((i for i, token in enumerate(done.tokens, 1) if token in stops), None)
+        if end is not None:
+            return [*kept, replace(done, tokens=done.tokens[:end])]
+        kept.append(done)
+    return kept
+
+
+class Method(TypedDict):
+    """Figures of one way to decode. Ratios are of speeds; AL is of the answers only."""
+
+    tokens_per_second: float
+    to_plain: float
+    to_plain_by_kind: dict[Kind, float]
+    # transformers has no rounds, and none of these
+    acceptance_length: NotRequired[float]
+    acceptance_length_by_kind: NotRequired[dict[Kind, float]]
+    acceptance_length_by_arm: NotRequired[dict[ArmName, float]]
+    share_of_rounds: NotRequired[dict[ArmName, float]]
+    switch_share_of_time: NotRequired[float]
+    router_share_of_time: NotRequired[float]
+
+
+class Speed(TypedDict):
+    """What one run of the benchmark found, ready for JSON."""
+
+    dtype: str
+    threads: int
+    prompts: int
+    tokens: int
+    plain_to_transformers: float
+    width_8_to_1: float
+    width_seconds: dict[int, float]
+    methods: dict[str, Method]
 
 
 def measure(
     engine: Engine, folder: Path, prompts: Sequence[Prompt], tokens: int,
     report: Callable[[str], None],
-) -> dict[str, object]:  # fmt: skip
+) -> Speed:  # fmt: skip
     """folder: the model's files, for transformers. One warm-up prompt is not counted."""
     model = _reference(folder, engine)
-    times: dict[str, Times] = {name: Times() for name in ("transformers", *ROUTED)}
+    times: dict[str, Times] = {name: Times() for name in (_TRANSFORMERS, *ROUTED)}
     for number, prompt in enumerate([prompts[0], *prompts]):
         ids = prompt.token_ids(engine)
         for name, record in times.items():
             start = perf_counter()
-            rounds = [] if name == "transformers" else _routed(engine, ids, tokens, name)
-            if name == "transformers":
+            rounds = [] if name == _TRANSFORMERS else _routed(engine, ids, tokens, name)
+            if name == _TRANSFORMERS:
                 _generate(model, ids, tokens)
             spent = perf_counter() - start
             if number > 0:
@@ -71,31 +114,39 @@ def measure(
                 record.kinds.append(prompt.kind)
                 record.rounds.append(rounds)
         report(f"{number}/{len(prompts)} {prompt.id}")
-    return {
-        "dtype": str(engine.target.dtype), "threads": torch.get_num_threads(),
-        "prompts": len(prompts), "tokens": tokens,
-        "plain_to_transformers": times["plain"].rate() / times["transformers"].rate(),
-        "methods": {name: _row(name, record, times["plain"]) for name, record in times.items()},
-        "width_seconds": _widths(engine),
-    }  # fmt: skip
+    plain, stops = times["plain"], frozenset(engine.stop_token_ids)
+    widths = _widths(engine)
+    return Speed(
+        dtype=str(engine.target.dtype).removeprefix("torch."),
+        threads=torch.get_num_threads(),
+        prompts=len(prompts),
+        tokens=tokens,
+        plain_to_transformers=plain.rate() / times[_TRANSFORMERS].rate(),
+        width_8_to_1=widths[8] / widths[1],
+        width_seconds=widths,
+        methods={name: figures(record, plain, stops) for name, record in times.items()},
+    )
 
 
-def _row(name: str, record: Times, plain: Times) -> dict[str, object]:
-    row: dict[str, object] = {
+def figures(record: Times, plain: Times, stops: Collection[int]) -> Method:
+    """One method's figures. stops: the tokens that end an answer."""
+    kinds = [kind for kind in KINDS if kind in record.kinds]
+    method: Method = {
         "tokens_per_second": record.rate(),
         "to_plain": record.rate() / plain.rate(),
-        "to_plain_by_kind": {k: record.rate(k) / plain.rate(k) for k in KINDS},
+        "to_plain_by_kind": {kind: record.rate(kind) / plain.rate(kind) for kind in kinds},
     }
-    if name == "transformers":
-        return row
-    every = [r for rs in record.rounds for r in rs]
-    stats = Stats.of(every, prompt_tokens=0, seconds=sum(record.seconds), time_to_first_token=0)
-    return row | {
-        "acceptance_length": record.acceptance_length(),
-        "acceptance_length_by_kind": {k: record.acceptance_length(k) for k in KINDS},
-        "share_of_rounds": {arm: s.rounds / stats.rounds for arm, s in stats.arms.items()},
-        "switch_share_of_time": stats.switch_seconds / stats.phases.total,
-        "router_share_of_time": stats.phases.pick / stats.phases.total,
+    timed, answers = record.stats(), record.stats(stops=stops)
+    if not timed.rounds:
+        return method
+    return {
+        **method,
+        "acceptance_length": answers.acceptance_length,
+        "acceptance_length_by_kind": {k: record.stats(k, stops).acceptance_length for k in kinds},
+        "acceptance_length_by_arm": {arm: s.acceptance_length for arm, s in answers.arms.items()},
+        "share_of_rounds": {arm: s.rounds / answers.rounds for arm, s in answers.arms.items()},
+        "switch_share_of_time": timed.switch_seconds / timed.phases.total,
+        "router_share_of_time": timed.phases.pick / timed.phases.total,
     }
 
 
@@ -138,6 +189,7 @@ def _quiet() -> Iterator[None]:
 def _widths(engine: Engine, context: int = 256, repeats: int = 15) -> dict[int, float]:
     """Median seconds of a target pass by width; widths interleaved."""
     target = engine.target
+    context = min(context, target.config.max_positions - max(_WIDTHS))
     ids = [i % target.config.vocab_size for i in range(100, 100 + context)]
     cache = target.new_cache(context + max(_WIDTHS))
     target.forward(ids, cache, rows=1)

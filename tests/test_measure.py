@@ -1,0 +1,245 @@
+"""The benchmark and the proof of losslessness, on tiny random networks."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import pytest
+from rich.console import Console
+
+from tests import toys
+from tests.fake_engine import byte_tokenizer
+from whiflash_agents.cli import main
+from whiflash_agents.measure import speed
+from whiflash_agents.measure.lossless import ARMS, prove, with_grammar
+from whiflash_agents.measure.prompts import KINDS, Prompt, balanced, from_folder, named, shipped
+from whiflash_agents.measure.speed import Method, Speed, Times, answer, figures
+from whiflash_agents.measure.table import table
+from whiflash_engine.engine import Engine
+from whiflash_engine.errors import ConfigError
+from whiflash_engine.events import Round, Seconds
+
+STOP = 9
+
+
+def silent(_: str) -> None:
+    pass
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
+    # wide enough for a tokenizer that can spell every grammar
+    monkeypatch.setattr(toys, "TINY", replace(toys.TINY, vocab_size=300))
+    target = toys.tiny_target()
+    tokenizer = byte_tokenizer()
+    stops = (cast(int, tokenizer.eos_token_id),)
+    yield Engine(target, toys.tiny_drafters(target), tokenizer, stop_token_ids=stops)
+
+
+def short(prompts: list[Prompt]) -> list[Prompt]:
+    """The same with few words: a byte tokenizer makes much of many."""
+    return [replace(p, messages=[{"role": "user", "content": "hi"}]) for p in prompts]
+
+
+def unspeakable(prompt: Prompt) -> Prompt:
+    return replace(prompt, schema={"type": "no such type"}, tools=())
+
+
+def test_every_kind_equally_often() -> None:
+    chosen = balanced(shipped(), 3)
+    assert [p.kind for p in chosen] == [*KINDS] * 3
+    assert len({p.id for p in chosen}) == 12
+
+
+@pytest.mark.parametrize(("per_kind", "said"), [(0, "per-kind=0"), (1000, "only 25 tool")])
+def test_more_than_there_is_or_nothing(per_kind: int, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        balanced(shipped(), per_kind)
+
+
+def test_ids_name_prompts(tmp_path: Path) -> None:
+    rows, path = shipped(), tmp_path / "ids.txt"
+    path.write_text("chat-02\ntool-01\nchat-02\n")
+    assert [p.id for p in named(rows, path)] == ["chat-02", "tool-01"]
+    path.write_text("chat-02\nchat-99 chat-98\n")
+    with pytest.raises(ConfigError, match="chat-99, chat-98"):
+        named(rows, path)
+    with pytest.raises(ConfigError, match=r"ids=.*No such file"):
+        named(rows, tmp_path / "none.txt")
+
+
+def test_rows_of_a_folder(tmp_path: Path) -> None:
+    row = {"id": "x", "kind": "chat", "messages": [{"role": "user", "content": "a\u2028b"}]}
+    path = tmp_path / "rows.jsonl.gz"
+    path.write_bytes(gzip.compress((json.dumps(row, ensure_ascii=False) + "\n").encode()))
+    (read,) = from_folder(tmp_path)
+    assert read.messages == row["messages"]
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(ConfigError, match=r"data=.*rows\.jsonl\.gz"):
+        list(from_folder(tmp_path))
+
+
+@pytest.mark.parametrize("command", ["bench", "lossless"])
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--per-kind", "0"], "per-kind=0"),
+        (["--tokens", "0"], "tokens=0"),
+        (["--ids", "/no/such/file"], "/no/such/file"),
+        (["--data", "/no/such/folder"], "/no/such/folder"),
+    ],
+)
+def test_bad_options_are_told_before_a_model_is_loaded(
+    command: str,
+    options: list[str],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def load(*_: object, **__: object) -> Engine:
+        raise AssertionError("a model is loaded")
+
+    monkeypatch.setattr(Engine, "load", load)
+    assert main([command, *options]) == 2
+    err = capsys.readouterr().err.strip()
+    assert said in err and "\n" not in err
+
+
+def test_what_has_no_grammar_is_passed_over_and_replaced(engine: Engine) -> None:
+    rows = shipped()
+    bad = [unspeakable(p) if p.id in ("json-01", "chat-01") else p for p in rows]
+    said: list[str] = []
+    chosen, refused = with_grammar(engine, bad, 2, said.append)
+    assert [p.kind for p in chosen] == [*KINDS] * 2
+    assert [p.id for p in chosen if p.kind == "json"] == ["json-02", "json-03"]
+    assert [text.split(":")[0] for text in refused] == ["json-01", "chat-01"]
+    assert said and said[0].startswith("2 ")
+    assert with_grammar(engine, rows, 25, said.append)[1] == []
+    with pytest.raises(ConfigError, match="only 24 json"):
+        with_grammar(engine, bad, 25, said.append)
+
+
+def test_as_many_prompts_with_grammar_as_without(engine: Engine) -> None:
+    prompts = short(balanced(shipped(), 1))
+    result = prove(engine, prompts, 12, silent)
+    assert result["differences"] == 0, result["explained"]
+    arms = result["arms"]
+    assert isinstance(arms, dict) and len(arms) == 2 * len(ARMS)
+    assert {tally["prompts"] for tally in arms.values()} == {4}
+
+
+def test_lossless_from_the_command_line(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from whiflash_agents.measure import prompts
+
+    rows = short(shipped())
+    monkeypatch.setattr(prompts, "shipped", lambda: [unspeakable(rows[0]), *rows])
+    monkeypatch.setattr(Engine, "load", lambda *_, **__: engine)
+    assert main(["lossless", "--per-kind", "1", "--tokens", "6"]) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert len(result["schemas_refused"]) == 1 and result["prompts"] == 4
+
+
+def round_of(*tokens: int, arm: str = "ar") -> Round:
+    return Round(
+        arm=arm,  # type: ignore[arg-type]
+        position=0,
+        tokens=tokens,
+        proposed=tokens[:-1],
+        accepted=len(tokens) - 1,
+        verified=len(tokens),
+        span="text",
+        entropy=0.0,
+        backlog=0,
+        seconds=Seconds(pick=0.1, verify=0.9),
+    )
+
+
+def test_an_answer_ends_with_its_first_stop_token() -> None:
+    rounds = [round_of(1, 2), round_of(3, STOP, 4, STOP), round_of(5, 6, 7)]
+    assert [r.tokens for r in answer(rounds, {STOP})] == [(1, 2), (3, STOP)]
+    assert answer(rounds, ()) == rounds
+    assert answer(rounds, {8}) == rounds
+
+
+def test_acceptance_lengths_do_not_count_what_follows_the_answer() -> None:
+    drafted = Times(
+        [2.0, 1.0],
+        [8, 8],
+        ["tool", "chat"],
+        [
+            [round_of(1, 2), round_of(3, STOP, 4, 4), round_of(4, 4, arm="diffusion")],
+            [round_of(1, arm="diffusion"), round_of(1, 1, 1, arm="diffusion")],
+        ],
+    )
+    plain = Times([4.0, 1.0], [8, 8], ["tool", "chat"], [[round_of(1)], [round_of(1)]])
+    told = figures(drafted, plain, {STOP})
+    assert told["acceptance_length"] == 2
+    assert told["acceptance_length_by_kind"] == {"tool": 2, "chat": 2}
+    assert told["acceptance_length_by_arm"] == {"ar": 2, "diffusion": 2}
+    assert told["share_of_rounds"] == {"ar": 0.5, "diffusion": 0.5}
+    assert told["to_plain"] == pytest.approx(5 / 3)  # all 8 tokens, whatever they say
+    assert told["to_plain_by_kind"] == {"tool": 2, "chat": 1}
+    assert told["router_share_of_time"] == pytest.approx(0.1)
+
+
+def test_the_benchmark_on_a_tiny_model(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from whiflash_agents.measure import prompts
+    from whiflash_engine.checkpoints import resolve
+
+    generated: list[int] = []
+
+    def generate(_: object, ids: list[int], tokens: int) -> None:
+        generated.append(tokens)
+        time.sleep(0.05)
+
+    rows = short(shipped())
+    monkeypatch.setattr(prompts, "shipped", lambda: rows)
+    monkeypatch.setattr(speed, "_reference", lambda *_: None)
+    monkeypatch.setattr(speed, "_generate", generate)
+    monkeypatch.setattr(Engine, "load", lambda *_, **__: engine)
+    folder: Callable[..., object] = lambda *_, **__: resolve.ModelFolder(Path(), "x")  # noqa: E731
+    monkeypatch.setattr(resolve, "resolve_model", folder)
+    assert main(["bench", "--per-kind", "1", "--tokens", "6"]) == 0
+    shown = capsys.readouterr()
+    (line,) = shown.out.splitlines()
+    result = json.loads(line)
+    assert set(result["methods"]) == {"transformers", *speed.ROUTED}
+    assert set(result["methods"]["auto"]["acceptance_length_by_kind"]) == set(KINDS)
+    assert result["width_8_to_1"] > 0 and result["plain_to_transformers"] > 0
+    assert result["dtype"] == "float32" and generated == [6] * 5
+    for word in ("method", "ratio", "transformers", "diffusion", *KINDS):
+        assert word in shown.err
+
+
+def test_the_table_fits_a_terminal() -> None:
+    kinds = dict.fromkeys(KINDS, 2.25)
+    method: Method = {
+        "tokens_per_second": 123.456,
+        "to_plain": 2.25,
+        "to_plain_by_kind": kinds,
+        "acceptance_length": 2.25,
+        "acceptance_length_by_kind": kinds,
+    }
+    bare: Method = {"tokens_per_second": 1.0, "to_plain": 1.0, "to_plain_by_kind": kinds}
+    result: Speed = {
+        "dtype": "float32", "threads": 2, "prompts": 4, "tokens": 64, "width_8_to_1": 1.5,
+        "plain_to_transformers": 2.5, "width_seconds": {}, "methods": {},
+    }  # fmt: skip
+    result["methods"] = {"transformers": bare} | dict.fromkeys(speed.ROUTED, method)
+    console = Console(width=80, color_system=None)
+    with console.capture() as captured:
+        console.print(table(result))
+    shown = captured.get()
+    rows = [line for line in shown.splitlines() if line.endswith("  ".join(["2.25 2.25"] * 4))]
+    assert len(rows) == len(speed.ROUTED) and "…" not in shown
+    assert "2.50x transformers" in shown and "1.50x" in shown

@@ -1,0 +1,45 @@
+"""The benchmark's figures as a small table."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+from whiflash_agents.measure.prompts import KINDS, Kind
+from whiflash_agents.measure.speed import Method, Speed
+
+
+def table(speed: Speed) -> Table:
+    """One row a method: speed, its ratio to plain decoding and AL, overall and by kind.
+
+    Narrow enough for 80 columns, which is also the width of a log file.
+    """
+    title = f"{speed['prompts']} prompts, {speed['tokens']} tokens each, {speed['dtype']}"
+    title += f", {speed['threads']} threads"
+    out = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    out.add_column("method")
+    for name in ("tokens/s", "ratio", "AL", *KINDS):
+        out.add_column(name, justify="right")
+    for name, method in speed["methods"].items():
+        out.add_row(
+            name,
+            f"{method['tokens_per_second']:.1f}",
+            f"{method['to_plain']:.2f}x",
+            _al(method.get("acceptance_length")),
+            *(_of_kind(method, kind) for kind in KINDS),
+        )
+    out.caption = (
+        "ratio: to plain; by kind: ratio and AL. Plain is "
+        f"{speed['plain_to_transformers']:.2f}x transformers; a pass over 8 tokens takes "
+        f"{speed['width_8_to_1']:.2f}x a pass over one"
+    )
+    return out
+
+
+def _of_kind(method: Method, kind: Kind) -> str:
+    ratio = method["to_plain_by_kind"].get(kind)
+    length = method.get("acceptance_length_by_kind", {}).get(kind)
+    return "-" if ratio is None else f"{ratio:.2f} {_al(length)}"
+
+
+def _al(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
