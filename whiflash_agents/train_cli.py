@@ -110,10 +110,10 @@ def _adapter(args: argparse.Namespace) -> int:
         batch=args.batch, epochs=args.epochs, minutes=args.minutes, seed=args.seed,
         mix=MIXES[args.mix], start=args.start, learning_rate=args.learning_rate,
     )  # fmt: skip
-    with _progress() as show:
-        train_adapter(options, show)
-        if args.evaluate:
-            measure_adapter(options, show)
+    show = _show()
+    train_adapter(options, show)
+    if args.evaluate:
+        measure_adapter(options, show)
     return 0
 
 
@@ -126,8 +126,7 @@ def _corpus(args: argparse.Namespace) -> int:
         dev_rows=args.dev_rows, max_new=args.max_new, slots=args.slots, seed=args.seed,
         taps=args.taps, composed_tools=args.composed, max_prompt=args.max_prompt, part=args.part,
     )  # fmt: skip
-    with _progress() as show:
-        write_corpus(options, show)
+    write_corpus(options, _show())
     return 0
 
 
@@ -140,8 +139,7 @@ def _eagle3(args: argparse.Namespace) -> int:
         batch=args.batch, seed=args.seed, float32=args.float32,
         muon_rate=args.muon_rate, adam_rate=args.adam_rate,
     )  # fmt: skip
-    with _progress() as show:
-        train_eagle3(options, show)
+    train_eagle3(options, _show())
     return 0
 
 
@@ -154,8 +152,7 @@ def _dflash(args: argparse.Namespace) -> int:
         batch=args.batch, seed=args.seed, float32=args.float32,
         muon_rate=args.muon_rate, adam_rate=args.adam_rate,
     )  # fmt: skip
-    with _progress() as show:
-        train_dflash(options, show)
+    train_dflash(options, _show())
     return 0
 
 
@@ -167,25 +164,18 @@ def _prepare(args: argparse.Namespace) -> Path:
     """Set the threads and find the model's folder."""
     import torch  # here, not above: `--help` should not wait for it
 
-    from whiflash_engine.checkpoints.resolve import resolve_model
-
-    if args.threads is not None:
+        if args.threads is not None:
         torch.set_num_threads(args.threads)
     return resolve_model(args.model, report=print).path
 
 
-class _progress:
-    """One line per report, numbers dimmed by rich; the last one stays on screen."""
+def _show() -> Callable[[Line], None]:
+    """Prints one report a line; rich colours the numbers."""
+    from rich.console import Console
 
-    def __enter__(self) -> Callable[[Line], None]:
-        from rich.console import Console
+    console = Console()
 
-        console = Console()
+    def show(values: Line) -> None:
+        console.print("  ".join(f"{name} {value}" for name, value in values.items()))
 
-        def show(values: Line) -> None:
-            console.print("  ".join(f"{name} {value}" for name, value in values.items()))
-
-        return show
-
-    def __exit__(self, *_: object) -> None:
-        pass
+    return show

@@ -12,7 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from whiflash_engine.checkpoints.lora import merge_lora, read_lora
 from whiflash_engine.training.adapter_data import AdapterMix, LessonBuilder, tokenise
+from whiflash_engine.training.adapter_eval import evaluate_adapter
 from whiflash_engine.training.chat import HubTokenizer, Taught
 from whiflash_engine.training.composed_words import SMALL_TALK
 from whiflash_engine.training.generate import BatchGenerator, Job
@@ -26,7 +28,12 @@ from whiflash_engine.training.lora import (
     load_adapter_tensors,
     save_adapter,
 )
-from whiflash_engine.training.model_files import fingerprint, read_tensors, write_json
+from whiflash_engine.training.model_files import (
+    fingerprint,
+    read_tensors,
+    write_json,
+    write_tensors,
+)
 from whiflash_engine.training.rows import PromptRow, load_rows
 
 
@@ -175,10 +182,6 @@ def train_adapter(options: AdapterOptions, report: Report) -> None:
 
 def measure_adapter(options: AdapterOptions, report: Report) -> None:
     """Tool calls of the untouched and of the adapted model on held-out rows."""
-    from whiflash_engine.checkpoints.lora import merge_lora, read_lora
-    from whiflash_engine.training.adapter_eval import evaluate_adapter
-    from whiflash_engine.training.model_files import read_tensors, write_tensors
-
     merged = options.run / "merged"
     weights = merge_lora(read_lora(options.output), read_tensors(options.model))
     write_tensors(merged / "model.safetensors", weights)

@@ -11,7 +11,7 @@ from pathlib import Path
 from whiflash_engine.training import composed
 from whiflash_engine.training.chat import HubTokenizer, Taught, teach
 from whiflash_engine.training.composed_words import DECLINES
-from whiflash_engine.training.gold import Call, gold_calls, is_irrelevant, render_calls, tool_name
+from whiflash_engine.training.gold import gold_calls, is_irrelevant, render_calls, tool_name
 from whiflash_engine.training.model_files import JsonValue
 from whiflash_engine.training.rows import Json, PromptRow, load_refs, load_rows
 
@@ -243,11 +243,3 @@ def tokenise(
             taught.append(one)
             kept[lesson.kind] += 1
     return taught, kept
-
-
-def expected_calls(lesson: Lesson) -> Call | None:
-    """The single gold call of a lesson's first turn, for measuring."""
-    from whiflash_engine.training.gold import parse_calls
-
-    calls = parse_calls(lesson.replies[0][0])
-    return calls[0] if calls and len(calls) == 1 else None

@@ -5,28 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, cast
+from typing import cast
 
 from whiflash_engine.training.rows import Json
 
 
-class ChatTokenizer(Protocol):
-    """The part of a tokenizer that training uses."""
-
-    chat_template: str | None
-
-    def render(self, messages: Sequence[Json], tools: Sequence[Json]) -> str: ...
-
-    def encode(self, text: str) -> list[int]: ...
-
-    def decode(self, ids: Sequence[int]) -> str: ...
-
-    @property
-    def stop_id(self) -> int: ...
-
-
 class HubTokenizer:
-    """A `transformers` tokenizer folder behind `ChatTokenizer`; the template may be replaced."""
+    """A `transformers` tokenizer folder with what training needs; the template may be replaced."""
 
     def __init__(self, folder: Path, template: Path | None = None) -> None:
         from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -34,7 +19,6 @@ class HubTokenizer:
         self.inner = cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(folder))
         if template is not None:
             self.inner.chat_template = template.read_text(encoding="utf-8")
-        self.chat_template: str | None = self.inner.chat_template
 
     def render(self, messages: Sequence[Json], tools: Sequence[Json]) -> str:
         return cast(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from whiflash_engine.training.corpus import Corpus, Sample
-from whiflash_engine.training.llama import RMSNorm
 
 
 class Linear(nn.Linear):
@@ -103,20 +103,10 @@ def ungroup(x: Tensor, heads: int) -> Tensor:
     return per_head.transpose(1, 2).flatten(2)
 
 
-def norm_like(size: int, eps: float, weight: Tensor | None = None) -> RMSNorm:
-    norm = RMSNorm(size, eps)
-    if weight is not None:
-        with torch.no_grad():
-            norm.weight.copy_(weight)
-    return norm
-
-
 def epoch_batches(
     samples: Sequence[Sample], size: int, seed: int, epoch: int
 ) -> list[list[Sample]]:
     """Batches of similar length in random order; the same for the same arguments."""
-    import random
-
     rng = random.Random(f"{seed}/{epoch}")
     order = list(samples)
     rng.shuffle(order)

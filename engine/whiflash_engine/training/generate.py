@@ -8,7 +8,7 @@ here every slot owns a fixed stretch of one buffer. Grouped-query attention is w
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -74,9 +74,7 @@ class BatchGenerator:
         self.out: list[list[int]] = [[] for _ in range(slots)]
 
     @torch.inference_mode()
-    def run(
-        self, jobs: Sequence[Job], *, refill: int = 8, on_token: Callable[[int], None] | None = None
-    ) -> Iterator[Answer]:
+    def run(self, jobs: Sequence[Job], *, refill: int = 8) -> Iterator[Answer]:
         """Yield answers as they finish. Jobs of similar length should stand together."""
         waiting = list(jobs)[::-1]
         while waiting or any(job is not None for job in self.jobs):
@@ -86,8 +84,6 @@ class BatchGenerator:
                 self._admit(batch, [waiting.pop() for _ in batch])
             else:
                 self._step()
-            if on_token is not None:
-                on_token(sum(job is not None for job in self.jobs))
             yield from self._finished()
 
     def _admit(self, slots: list[int], jobs: list[Job]) -> None:
