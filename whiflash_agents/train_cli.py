@@ -164,7 +164,9 @@ def _prepare(args: argparse.Namespace) -> Path:
     """Set the threads and find the model's folder."""
     import torch  # here, not above: `--help` should not wait for it
 
-        if args.threads is not None:
+    from whiflash_engine.checkpoints.resolve import resolve_model
+
+    if args.threads is not None:
         torch.set_num_threads(args.threads)
     return resolve_model(args.model, report=print).path
 
