@@ -57,6 +57,7 @@ def _say(text: str) -> None:
 
 def _bench(args: argparse.Namespace) -> int:
     rows = _rows(args)
+    # torch stands behind these: whoever mistyped an option should not wait for it
     from rich.console import Console
 
     from whiflash_agents.measure.prompts import balanced

@@ -130,7 +130,7 @@ def prove(
         "tie_threshold": TIE,
         "prompts": len(prompts),
         "tokens": tokens,
-        "dtype": str(engine.target.dtype),
+        "dtype": str(engine.target.dtype).removeprefix("torch."),
         "arms": {name: asdict(tally) for name, tally in tallies.items()},
         "explained": different,
     }
