@@ -1,4 +1,4 @@
-"""The real default model: fetched once, exact, lossless, and faster than it would be alone."""
+"""The real default model: fetched once, exact, lossless, and well drafted."""
 
 from __future__ import annotations
 
@@ -68,6 +68,6 @@ def test_the_benchmark_reports_every_method(engine: Engine) -> None:
     assert set(methods["auto"]["acceptance_length_by_kind"]) == set(KINDS)
 
 
-def test_a_drafter_of_another_target_is_refused() -> None:
+def test_the_untouched_model_has_no_drafters_and_says_so() -> None:
     with pytest.raises(ConfigError, match="router='ar'"):
         Engine.load("smollm2-135m", router="ar")
