@@ -71,6 +71,14 @@ def _naive(row: list[float], config: SamplingConfig, seen: list[int]) -> tuple[l
     return [p[i] / total if i in kept else 0.0 for i in range(len(x))], slack
 
 
+def _rounding(row: list[float], config: SamplingConfig) -> float:
+    """What float32 may get wrong in a probability: a few roundings of a penalised logit, which
+    a small temperature multiplies before the exponential turns them into relative errors."""
+    penalty = config.repetition_penalty
+    largest = max(abs(x) for x in row) * max(penalty, 1 / penalty)
+    return 1e-6 + 4 * 2.0**-24 * largest / config.temperature
+
+
 @given(config=configs, seed=seeds, seen=token_lists, draft=token_lists)
 @settings(max_examples=300, deadline=None)
 def test_warp_is_the_naive_reference_at_every_draft_position(
@@ -80,15 +88,17 @@ def test_warp_is_the_naive_reference_at_every_draft_position(
     got = warp(logits, config, seen, draft)
     for i, row in enumerate(logits.tolist()):
         want, slack = _naive(row, config, seen + draft[:i])
-        if slack > 1e-6:  # nearer than that, float32 may decide otherwise
-            assert got[i].tolist() == pytest.approx(want, abs=1e-6)
+        error = _rounding(row, config)
+        if slack > error:  # nearer than that, float32 may decide otherwise
+            assert got[i].tolist() == pytest.approx(want, abs=error)
 
 
 @given(config=configs, seed=seeds, seen=token_lists)
 @settings(max_examples=100, deadline=None)
 def test_warp_is_what_transformers_does(config: SamplingConfig, seed: int, seen: list[int]) -> None:
     logits = _logits(1, seed)
-    if _naive(logits[0].tolist(), config, seen)[1] < 1e-5:
+    error = _rounding(logits[0].tolist(), config)
+    if _naive(logits[0].tolist(), config, seen)[1] < 2 * error:
         return
     chain = LogitsProcessorList([RepetitionPenaltyLogitsProcessor(config.repetition_penalty)])
     chain.append(TemperatureLogitsWarper(config.temperature))
@@ -100,7 +110,7 @@ def test_warp_is_what_transformers_does(config: SamplingConfig, seed: int, seen:
         chain.append(MinPLogitsWarper(config.min_p))
     ids = torch.LongTensor([seen or [0]])
     want = chain(ids, logits.clone()).softmax(-1)
-    torch.testing.assert_close(warp(logits, config, seen or [0]), want, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(warp(logits, config, seen or [0]), want, atol=2 * error, rtol=0)
 
 
 @pytest.mark.parametrize("scale", [0.01, 8.0])
