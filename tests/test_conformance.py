@@ -6,13 +6,16 @@ either checks the other: slots, positions, masks, feedback, names of tensors.
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor
 
 from tests.toys import TINY, tiny_dflash_parts, tiny_eagle3_parts, tiny_target
+from whiflash_engine.config import SamplingConfig
 from whiflash_engine.drafters.dflash import DFlashDrafter
 from whiflash_engine.drafters.eagle3 import Eagle3Drafter
 from whiflash_engine.features import FeatureLog
+from whiflash_engine.sampling import Sampler
 from whiflash_engine.training.dflash_model import DFlash
 from whiflash_engine.training.drafter_parts import DrafterShape
 from whiflash_engine.training.eagle3_model import Eagle3
@@ -75,7 +78,9 @@ def test_eagle3_drafts_what_training_time_test_predicts() -> None:
 
 
 @torch.no_grad()
-def test_dflash_drafts_what_training_predicts_at_that_anchor() -> None:
+@pytest.mark.parametrize("known", [(), (7,), (7, 11, 13)])
+def test_dflash_drafts_what_training_predicts_at_that_anchor(known: tuple[int, ...]) -> None:
+    """Also where the first rows are clamped to tokens that are known."""
     target = tiny_target()
     config, weights = tiny_dflash_parts(target)
     model = DFlash(_SHAPE, layers=config.num_layers, taps=len(target.taps))
@@ -88,12 +93,30 @@ def test_dflash_drafts_what_training_predicts_at_that_anchor() -> None:
         part.append(log.rows(0, anchor))
         state = drafter.new_state(64)
         drafter.ingest(state, part, tokens[: anchor + 1])
-        listener = _Listener([0] * 4)
-        drafter.propose(state, tokens[: anchor + 1], 4, listener)
+        rest = 4 - len(known)
+        listener = _Listener([0] * rest)
+        proposal = drafter.propose(state, tokens[: anchor + 1], 4, listener, known)
+        assert proposal.tokens == (*known, *[0] * rest)
 
         # training sees the whole sequence and must not look past the anchor
         taps = log.rows(0, _LENGTH).view(1, _LENGTH, len(target.taps), -1)
-        block = torch.tensor([[[tokens[anchor], *[config.mask_token_id] * 4]]])
+        block = torch.tensor([[[tokens[anchor], *known, *[config.mask_token_id] * rest]]])
         normed = model(taps, target.embed(block), torch.tensor([[anchor]]))
-        logits = normed[0, 0, 1:] @ target.head_rows(None).T
+        logits = normed[0, 0, 1 + len(known) :] @ target.head_rows(None).T
         torch.testing.assert_close(torch.stack(listener.logits), logits, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_known_tokens_are_certain_in_a_sampled_draft_of_dflash() -> None:
+    target = tiny_target()
+    drafter = DFlashDrafter(*tiny_dflash_parts(target), target)
+    tokens, log = _material(_LENGTH)
+    state = drafter.new_state(64)
+    drafter.ingest(state, log, tokens)
+    sampler = Sampler(SamplingConfig(temperature=1.0))
+    proposal = drafter.propose(state, tokens, 4, sampler, (7, 11))
+    assert proposal.q is not None and proposal.q.shape == (4, TINY.vocab_size)
+    assert proposal.tokens[:2] == (7, 11)
+    assert proposal.q[0, 7] == proposal.q[1, 11] == 1.0
+    torch.testing.assert_close(proposal.q.sum(1), torch.ones(4))
+    assert drafter.propose(state, tokens, 2, sampler, (7, 11, 13)).tokens == (7, 11)

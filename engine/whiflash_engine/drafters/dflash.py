@@ -21,17 +21,18 @@ from torch import Tensor
 from whiflash_engine.cache import KVCache
 from whiflash_engine.checkpoints.dflash import DFlashConfig
 from whiflash_engine.config import ArmName, require
-from whiflash_engine.drafters.base import Chooser, DraftState, Proposal, scatter
+from whiflash_engine.drafters.base import Chooser, DraftState, Proposal
+from whiflash_engine.drafters.vocabulary import ContextWords, DraftHead
 from whiflash_engine.features import FeatureLog
 from whiflash_engine.layers import Linear, Rope, attention, attention_mask, rms_norm, swiglu
 from whiflash_engine.target.base import Target
 
 
 class DFlashState:
-    """KV of the context, all layers."""
+    """KV of the context, all layers, and the words met in it."""
 
-    def __init__(self, kv: KVCache) -> None:
-        self.kv = kv
+    def __init__(self, kv: KVCache, words: ContextWords) -> None:
+        self.kv, self.words = kv, words
 
     @property
     def watermark(self) -> int:
@@ -39,6 +40,7 @@ class DFlashState:
 
     def crop(self, length: int) -> None:
         self.kv.crop(length)
+        self.words.crop(length)
 
 
 class DFlashDrafter:
@@ -74,24 +76,20 @@ class DFlashDrafter:
             torch.cat([weights[f"{p}self_attn.{x}_proj.weight"] for p in prefixes for x in "kv"])
         )
         self._layers = [_Layer(config, weights, i) for i in range(config.num_layers)]
-        ids = weights.get("draft_ids")
-        self._ids = ids
-        self._ids_list: list[int] | None = None if ids is None else ids.tolist()
-        head = weights.get("lm_head.weight")
-        self._head = Linear(target.head_rows(ids) if head is None else head)
+        self._head = DraftHead(target, weights)
         self._embedding = weights.get("embed_tokens.weight")
         self._rope = Rope(config.rope, config.head_dim, target.dtype, target.device)
 
     def new_state(self, capacity: int) -> DFlashState:
         c, t = self.config, self._target
         rows = capacity + c.block_size
-        return DFlashState(
-            KVCache(c.num_layers, c.num_kv_heads, c.head_dim, rows, t.dtype, t.device)
-        )
+        kv = KVCache(c.num_layers, c.num_kv_heads, c.head_dim, rows, t.dtype, t.device)
+        return DFlashState(kv, self._head.new_words())
 
     @torch.inference_mode()
     def ingest(self, state: DraftState, log: FeatureLog, tokens: Sequence[int]) -> None:
         assert isinstance(state, DFlashState) and len(tokens) == log.length + 1
+        state.words.learn(tokens)
         c, kv, n = self.config, state.kv, log.length - state.watermark
         if n == 0:
             return
@@ -107,13 +105,19 @@ class DFlashDrafter:
 
     @torch.inference_mode()
     def propose(
-        self, state: DraftState, tokens: Sequence[int], count: int, chooser: Chooser
-    ) -> Proposal:
+        self, state: DraftState, tokens: Sequence[int], count: int, chooser: Chooser,
+        known: Sequence[int] = (),
+    ) -> Proposal:  # fmt: skip
+        """As in `Drafter`. known: tokens that are certain to come next, such as those a grammar
+        forces. They stand in the block as they are (clamped rows) and begin the proposal; the
+        masked rows behind them are filled in around them."""
         assert isinstance(state, DFlashState)
         assert state.watermark == len(tokens) - 1, "ingest before you propose"
         # every row sees the whole block, so the block does not shrink when fewer tokens are
         # wanted: the first ones would come out differently
-        block = [tokens[-1]] + [self.config.mask_token_id] * self.max_draft
+        known = known[:count]
+        masked = [self.config.mask_token_id] * (self.max_draft - len(known))
+        block = [tokens[-1], *known, *masked]
         ids = torch.tensor(block, device=self._target.device)
         x = (
             F.embedding(ids, self._embedding)
@@ -122,14 +126,20 @@ class DFlashDrafter:
         )
         for i, layer in enumerate(self._layers):
             x = layer(x, i, state.kv, self._rope)  # rows past the length: nothing to undo
-        y = rms_norm(x[1 : count + 1], self._norm, self.config.rms_norm_eps)
-        logits = self._head(y).float()
+        if len(known) == count:
+            return Proposal(tuple(known))
+        y = rms_norm(x[1 + len(known) : count + 1], self._norm, self.config.rms_norm_eps)
+        logits = self._head(y, state.words)
         # rows are marginals: given the context, each is drawn by itself, and so the
         # distribution of a draft token does not depend on the earlier ones
-        chosen = [chooser.choose(row, len(tokens) + i) for i, row in enumerate(logits)]
-        draft = tuple(i if self._ids_list is None else self._ids_list[i] for i, _ in chosen)
-        rows = [q for _, q in chosen]
-        return Proposal(draft, scatter(rows, self._ids, self._target.config.vocab_size))
+        start = len(tokens) + len(known)
+        chosen = [chooser.choose(row, start + i) for i, row in enumerate(logits)]
+        draft = self._head.tokens([i for i, _ in chosen], state.words)
+        q = self._head.scatter([q for _, q in chosen], state.words)
+        if q is not None and known:
+            ids = torch.tensor(known, device=q.device)
+            q = torch.cat([F.one_hot(ids, q.shape[1]).to(q.dtype), q])
+        return Proposal((*known, *draft), q)
 
 
 class _Layer:

@@ -22,17 +22,18 @@ from torch import Tensor
 from whiflash_engine.cache import KVCache
 from whiflash_engine.checkpoints.eagle3 import Eagle3Config
 from whiflash_engine.config import ArmName, require
-from whiflash_engine.drafters.base import Chooser, DraftState, Proposal, scatter
+from whiflash_engine.drafters.base import Chooser, DraftState, Proposal
+from whiflash_engine.drafters.vocabulary import ContextWords, DraftHead
 from whiflash_engine.features import FeatureLog
 from whiflash_engine.layers import Linear, Rope, attention, rms_norm, swiglu
 from whiflash_engine.target.base import Target
 
 
 class Eagle3State:
-    """KV of the ingested slots, and the output state of the newest one."""
+    """KV of the ingested slots, the output state of the newest one, the words met so far."""
 
-    def __init__(self, kv: KVCache) -> None:
-        self.kv = kv
+    def __init__(self, kv: KVCache, words: ContextWords) -> None:
+        self.kv, self.words = kv, words
         self.newest: Tensor | None = None
 
     @property
@@ -42,6 +43,7 @@ class Eagle3State:
     def crop(self, length: int) -> None:
         """A crop leaves one slot less: the output state of the new last slot is not kept,
         so the next ingest has to compute that slot again."""
+        self.words.crop(length)
         if length < self.kv.length:
             self.kv.crop(max(length - 1, 0))
             self.newest = None
@@ -73,22 +75,19 @@ class Eagle3Drafter:
             torch.cat([w["midlayer.mlp.gate_proj.weight"], w["midlayer.mlp.up_proj.weight"]])
         )
         self._down = Linear(w["midlayer.mlp.down_proj.weight"])
-        ids = w.get("draft_ids")
-        self._ids = ids
-        self._ids_list: list[int] | None = None if ids is None else ids.tolist()
-        head = w.get("lm_head.weight")
-        self._head = Linear(target.head_rows(ids) if head is None else head)
+        self._head = DraftHead(target, weights)
         self._embedding = w.get("embed_tokens.weight")
         self._rope = Rope(config.rope, config.head_dim, target.dtype, target.device)
 
     def new_state(self, capacity: int) -> Eagle3State:
         c, t = self.config, self._target
         kv = KVCache(1, c.num_kv_heads, c.head_dim, capacity + self.max_draft, t.dtype, t.device)
-        return Eagle3State(kv)
+        return Eagle3State(kv, self._head.new_words())
 
     @torch.inference_mode()
     def ingest(self, state: DraftState, log: FeatureLog, tokens: Sequence[int]) -> None:
         assert isinstance(state, Eagle3State) and len(tokens) == log.length + 1
+        state.words.learn(tokens)
         start, stop = state.watermark, log.length
         if start < stop:
             g = self._fuse(log.rows(start, stop))
@@ -101,19 +100,21 @@ class Eagle3Drafter:
         assert isinstance(state, Eagle3State)
         slots, first = state.watermark, len(tokens)
         assert slots == first - 1 and state.newest is not None, "ingest before you propose"
-        y, draft, rows = state.newest, [], []
+        y = state.newest
+        draft: list[int] = []
+        rows: list[Tensor | None] = []
         try:
             for i in range(count):
                 # the state fed back is pre-norm, unless the checkpoint says `norm_output`
                 normed = self._norm("norm.weight", y)
-                index, q = chooser.choose(self._head(normed)[0].float(), first + i)
-                draft.append(index if self._ids_list is None else self._ids_list[index])
+                index, q = chooser.choose(self._head(normed, state.words)[0], first + i)
+                draft += self._head.tokens([index], state.words)
                 rows.append(q)
                 if i + 1 < count:
                     y = self._slots(state.kv, normed if self.config.norm_output else y, draft[-1:])
         finally:
             state.kv.crop(slots)  # draft-time KV never survives the round
-        return Proposal(tuple(draft), scatter(rows, self._ids, self._target.config.vocab_size))
+        return Proposal(tuple(draft), self._head.scatter(rows, state.words))
 
     def _embed(self, ids: Tensor) -> Tensor:
         if self._embedding is None:
