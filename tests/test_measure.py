@@ -5,16 +5,13 @@ from __future__ import annotations
 import gzip
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 import pytest
 from rich.console import Console
 
-from tests import toys
-from tests.fake_engine import byte_tokenizer
 from whiflash_agents.cli import main
 from whiflash_agents.measure import speed
 from whiflash_agents.measure.lossless import ARMS, prove, with_grammar
@@ -30,16 +27,6 @@ STOP = 9
 
 def silent(_: str) -> None:
     pass
-
-
-@pytest.fixture
-def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
-    # wide enough for a tokenizer that can spell every grammar
-    monkeypatch.setattr(toys, "TINY", replace(toys.TINY, vocab_size=300))
-    target = toys.tiny_target()
-    tokenizer = byte_tokenizer()
-    stops = (cast(int, tokenizer.eos_token_id),)
-    yield Engine(target, toys.tiny_drafters(target), tokenizer, stop_token_ids=stops)
 
 
 def short(prompts: list[Prompt]) -> list[Prompt]:

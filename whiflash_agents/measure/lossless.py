@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from whiflash_agents.measure.prompts import Prompt, balanced
-from whiflash_engine.config import RouterConfig, SamplingConfig
-from whiflash_engine.decode import decode
+from whiflash_agents.measure.start import PromptStart
+from whiflash_engine.config import RouterConfig
 from whiflash_engine.errors import ConstraintError
 from whiflash_engine.events import Round
 
@@ -38,41 +38,6 @@ class Tally:
     rounds: int = 0
     ties: int = 0
     differences: int = 0
-
-
-class _Case:
-    """One prompt. Its pass through the target is made once; every run starts from there."""
-
-    def __init__(self, engine: Engine, prompt: Prompt, tokens: int) -> None:
-        self.engine, self.prompt = engine, prompt
-        self.ids = prompt.token_ids(engine)
-        self.sampling = SamplingConfig(max_tokens=tokens, stop_token_ids=engine.stop_token_ids)
-        self.sequence = engine.sequence(self.ids, tokens)
-
-    def run(self, router: RouterConfig, grammar: bool) -> list[Round]:
-        engine, sequence = self.engine, self.sequence
-        sequence.constrain(None)
-        sequence.rewind(len(self.ids))
-        for state in sequence.drafts.values():
-            state.crop(0)  # each run ingests the prompt anew, as lazily as ever
-        sequence.constrain(self.prompt.constraint(engine) if grammar else None)
-        chosen = engine.router(router)
-        return list(decode(engine.target, engine.drafters, chosen, sequence, self.sampling))
-
-    def gap(self, plain: Sequence[int], routed: Sequence[int], grammar: bool) -> float:
-        """How far apart the target holds the two tokens where the outputs part."""
-        pairs = enumerate(zip(plain, routed, strict=False))
-        at = next((i for i, (a, b) in pairs if a != b), None)
-        if at is None:
-            return float("inf")  # one is the beginning of the other: no tie explains that
-        before, target = [*self.ids, *plain[:at]], self.engine.target
-        logits = target.forward(before, target.new_cache(len(before)), rows=1).logits[0]
-        if grammar:
-            constraint = self.prompt.constraint(self.engine)
-            constraint.commit(plain[:at])
-            logits = logits.masked_fill(~constraint.masks(())[1][0], float("-inf"))
-        best = logits.max()
-        return float(max(best - logits[plain[at]], best - logits[routed[at]]))
 
 
 def with_grammar(
@@ -108,7 +73,7 @@ def prove(
     tallies = {f"{arm}{g}": Tally() for g in ("", " grammar") for arm in ARMS}
     different: list[str] = []
     for number, prompt in enumerate(prompts, 1):
-        case = _Case(engine, prompt, tokens)
+        case = PromptStart(engine, prompt, tokens)
         for grammar in (False, True):
             plain = _tokens(case.run(RouterConfig("plain"), grammar))
             for arm, router in ARMS.items():
@@ -119,7 +84,7 @@ def prove(
                 tally.tokens += len(routed)
                 tally.rounds += len(rounds)
                 if routed != plain:
-                    gap = case.gap(plain, routed, grammar)
+                    gap = _gap(case, plain, routed, grammar)
                     tally.ties += gap <= TIE
                     tally.differences += gap > TIE
                     different.append(f"{prompt.id} {arm} grammar={grammar} gap={gap:.2e}")
@@ -138,3 +103,19 @@ def prove(
 
 def _tokens(rounds: Sequence[Round]) -> list[int]:
     return [token for r in rounds for token in r.tokens]
+
+
+def _gap(start: PromptStart, plain: Sequence[int], routed: Sequence[int], grammar: bool) -> float:
+    """How far apart the target holds the two tokens where the outputs part."""
+    pairs = enumerate(zip(plain, routed, strict=False))
+    at = next((i for i, (a, b) in pairs if a != b), None)
+    if at is None:
+        return float("inf")  # one is the beginning of the other: no tie explains that
+    before, target = [*start.ids, *plain[:at]], start.engine.target
+    logits = target.forward(before, target.new_cache(len(before)), rows=1).logits[0]
+    if grammar:
+        constraint = start.prompt.constraint(start.engine)
+        constraint.commit(plain[:at])
+        logits = logits.masked_fill(~constraint.masks(())[1][0], float("-inf"))
+    best = logits.max()
+    return float(max(best - logits[plain[at]], best - logits[routed[at]]))

@@ -1,6 +1,8 @@
-"""The benchmark's figures as a small table."""
+"""Figures as small tables."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from rich.table import Table
 
@@ -43,3 +45,22 @@ def _of_kind(method: Method, kind: Kind) -> str:
 
 def _al(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
+
+
+def scores_table(scores: Mapping[str, Mapping[str, Mapping[str, int]]]) -> Table:
+    """Models against groups of rows, in percent of the rows: right, exact, solved."""
+    out = Table(title="% right / exact / solved", title_justify="left", box=None, pad_edge=False)
+    out.add_column("rows")
+    groups = {group: score["rows"] for groups in scores.values() for group, score in groups.items()}
+    for model in scores:
+        out.add_column(model, justify="right")
+    for group, rows in groups.items():
+        cells = [
+            " / ".join(
+                f"{100 * found[group][name] / max(rows, 1):.0f}"
+                for name in ("right", "exact", "solved")
+            )
+            for found in scores.values()
+        ]
+        out.add_row(f"{rows} {group}", *cells)
+    return out

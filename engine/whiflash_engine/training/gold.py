@@ -181,10 +181,25 @@ def gold_calls(row: PromptRow, ref: JsonValue) -> list[Call] | None:
     return calls
 
 
+def last_number(text: str) -> float | None:
+    """12,500 and 3.50 are numbers; None where there is none."""
+    found = re.findall(r"-?\d[\d,]*(?:\.\d+)?", text)
+    return float(found[-1].replace(",", "")) if found else None
+
+
+def gold_number(ref: JsonValue) -> float | None:
+    """The number in a reference's `answer`, if it is one."""
+    answer = ref.get("answer") if isinstance(ref, dict) else None
+    if isinstance(answer, list):
+        answer = answer[0] if len(answer) == 1 else None
+    return None if answer is None else last_number(str(answer))
+
+
 def is_irrelevant(row: PromptRow, ref: JsonValue) -> bool:
-    """True for BFCL rows whose tools cannot answer the question."""
-    return (
-        row.source == "bfcl"
-        and isinstance(ref, dict)
-        and str(ref.get("bfcl_id", "")).startswith("irrelevance_")
-    )
+    """True for rows whose tools cannot answer the question."""
+    if not isinstance(ref, dict):
+        return False
+    if row.source == "when2call":
+        return ref.get("behaviour") == "cannot_answer"
+    found = str(ref.get("bfcl_id", ""))
+    return row.source == "bfcl" and found.startswith(("irrelevance_", "live_irrelevance_"))

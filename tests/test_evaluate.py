@@ -1,0 +1,179 @@
+"""The measurements behind the weights' card, on tiny random networks and toy rows."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.training_toys import write_lines
+from whiflash_agents.cli import main
+from whiflash_agents.measure.calls import Case, Score, cases, judge, measure_calls
+from whiflash_agents.measure.drafting import measure_drafting
+from whiflash_agents.measure.pairs import filled, pairs
+from whiflash_agents.measure.prompts import Prompt, shipped
+from whiflash_agents.measure.start import PromptStart
+from whiflash_agents.measure.table import scores_table
+from whiflash_engine.config import RouterConfig
+from whiflash_engine.engine import Engine
+from whiflash_engine.training.gold_match import Accepted
+from whiflash_engine.training.rows import Json
+
+
+def silent(_: str) -> None:
+    pass
+
+
+def short(kind: str) -> Prompt:
+    """A byte tokenizer makes much of many words."""
+    prompt = next(p for p in shipped() if p.kind == kind)
+    return replace(prompt, messages=[{"role": "user", "content": "hi"}])
+
+
+def tokens_of(engine: Engine, start: PromptStart, grammar: bool) -> list[int]:
+    return [t for r in start.run(RouterConfig("plain"), grammar) for t in r.tokens]
+
+
+@pytest.mark.parametrize("grammar", [False, True])
+def test_pairs_walk_through_the_text_that_plain_decoding_writes(
+    engine: Engine, grammar: bool
+) -> None:
+    start = PromptStart(engine, short("json"), 24)
+    plain = tokens_of(engine, start, grammar)
+    found = list(pairs(start, grammar, random.Random(0)))
+    assert start.sequence.tokens[len(start.ids) :] == plain
+    assert all(set(pair.lengths) == {"ar", "diffusion"} for pair in found)
+    assert all(n >= 1 for pair in found for n in pair.lengths.values())
+    assert len(found) <= len(plain)
+
+
+@pytest.mark.parametrize("clamp", [False, True])
+def test_clamped_rows_change_no_text_and_save_rounds(engine: Engine, clamp: bool) -> None:
+    prompt = replace(
+        short("json"),
+        schema={
+            "type": "object", "additionalProperties": False, "required": ["first", "second"],
+            "properties": {"first": {"type": "boolean"}, "second": {"type": "boolean"}},
+            "x-guidance": {"whitespace_flexible": False},
+        },
+    )  # fmt: skip
+    start = PromptStart(engine, prompt, 80)
+    plain = tokens_of(engine, start, True)
+    rounds = list(filled(start, clamp=clamp))
+    assert start.sequence.tokens[len(start.ids) :] == plain
+    assert any(r.forced for r in rounds)
+    if clamp:
+        assert all(r.length > r.forced or r.length == start.sequence.end for r in rounds[:-1])
+        assert len(rounds) < len(plain) / 2, "byte by byte, most of this object is forced"
+
+
+def test_figures_of_both_drafters(engine: Engine) -> None:
+    prompts = [short(kind) for kind in ("tool", "json", "chat")]
+    found = measure_drafting(engine, prompts, 8, silent)
+    assert set(found["acceptance_length"]) == {"tool", "tool grammar", "json", "json grammar",
+                                               "chat", "all"}  # fmt: skip
+    for better in found["pairs"].values():
+        assert better["ar_better"] + better["diffusion_better"] <= 1
+        assert better["best_of_both"] >= 1
+    assert (
+        sum(n["rounds"] for name, n in found["pairs"].items() if name.startswith("span"))
+        == sum(
+            n["rounds"] for name, n in found["pairs"].items() if name in found["acceptance_length"]
+        )
+        - found["pairs"]["all"]["rounds"]
+    )
+    assert found["fill_in"]["clamped"] >= found["fill_in"]["masked"] >= 1
+    json.dumps(found)
+
+
+CALL = '<tool_call>\n{{"name": "{name}", "arguments": {{"a": {a}}}}}\n</tool_call>'
+TOOLS: tuple[Json, ...] = (
+    {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}},
+)
+GOLD = Accepted("add", {"a": [1]}, nested=False)
+
+
+@pytest.mark.parametrize(
+    ("case", "text", "wanted"),
+    [
+        (Case("bfcl", (), TOOLS, gold=GOLD), CALL.format(name="add", a=1), Score(1, 1, 1)),
+        (Case("bfcl", (), TOOLS, gold=GOLD), CALL.format(name="add", a=2), Score(1, 1, 0)),
+        (Case("bfcl", (), TOOLS, gold=GOLD), CALL.format(name="sub", a=1), Score(1, 0, 0)),
+        (Case("bfcl", (), TOOLS, gold=GOLD), "I would add them.", Score(1, 0, 0)),
+        (Case("no tool fits", (), TOOLS), "I cannot do that.", Score(1, 1)),
+        (Case("no tool fits", (), TOOLS), CALL.format(name="add", a=1), Score(1, 0)),
+        (Case("gsm8k_tools", (), TOOLS, number=7.0), CALL.format(name="add", a='"3 + 4"'),
+         Score(1, 1, 0, 1)),
+        (Case("mawps", (), (), number=7.0), "So there are 7 apples.", Score(1, 0, 0, 1)),
+        (Case("mawps", (), (), number=7.0), "So there are 8 apples.", Score(1, 0, 0, 0)),
+        (Case("answers", (), TOOLS, word="Monday"), "It is a Monday.", Score(1, 0, 0, 1)),
+    ],
+)  # fmt: skip
+def test_what_counts_as_right(case: Case, text: str, wanted: Score) -> None:
+    score = Score()
+    judge(score, case, text)
+    assert score == wanted
+
+
+def gold_data(root: Path) -> Path:
+    """One row of every source that is measured."""
+    function = {"name": "add", "parameters": {
+        "type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}}  # fmt: skip
+    tools = [{"type": "function", "function": function}]
+    refs: dict[str, object] = {
+        "bfcl": {"bfcl_id": "simple_1", "ground_truth": [{"add": {"a": [1]}}]},
+        "seal_tools": {"calling": [{"api": "add", "parameters": {"a": 1}}]},
+        "snips": {"gold": {"name": "add", "args": {"a": 1}}},
+        "when2call": {"behaviour": "cannot_answer"}, "gsm8k_tools": {"answer": "7"},
+        "gsm8k_train": {"answer": "7"}, "svamp": {"answer": 7.0},
+        "mawps": {"answer": ["7"], "equations": ["x=3+4"]},
+        "nq_search_tools": {"answer": ["Paris"]},
+    }  # fmt: skip
+    for source, ref in refs.items():
+        plain = source in ("gsm8k_train", "svamp", "mawps")
+        row: dict[str, object] = {
+            "id": f"{source}-1", "kind": "reason" if plain else "tool", "source": source,
+            "messages": [{"role": "user", "content": "How many?"}],
+            "tools": None if plain else tools, "schema": None,
+        }  # fmt: skip
+        write_lines(root / "dev" / f"{source}.jsonl.gz", [row])
+        write_lines(root / "dev_refs" / f"{source}.jsonl.gz", [{"id": row["id"], "ref": ref}])
+    return root
+
+
+def test_rows_of_every_group_are_measured(engine: Engine, tmp_path: Path) -> None:
+    data = gold_data(tmp_path)
+    groups = {case.group for case in cases(data)}
+    assert groups >= {"bfcl", "seal_tools", "snips", "no tool fits", "gsm8k_tools",
+                      "mawps without tools", "composed calls", "answers to results"}  # fmt: skip
+    template = str(engine.tokenizer.chat_template)
+    found = measure_calls(
+        engine, data, per_group=1, tokens=3, max_prompt=900, template=template, report=silent
+    )
+    assert found["bfcl"]["rows"] == 1 and found["mawps without tools"]["rows"] == 1
+    assert scores_table({"toy": found}).row_count == len(found)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["calls", "--data", "/no/such"], "/no/such"),
+        (["calls", "--data", ".", "--tokens", "0"], "tokens=0"),
+        (["drafters", "--tokens", "0"], "tokens=0"),
+        (["drafters", "--per-kind", "0"], "per-kind=0"),
+        (["drafters", "--data", "/no/such"], "/no/such"),
+    ],
+)
+def test_bad_options_are_told_at_once(
+    arguments: list[str], said: str, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def load(*_: object, **__: object) -> Engine:
+        raise AssertionError("a model is loaded")
+
+    monkeypatch.setattr(Engine, "load", load)
+    assert main(["evaluate", *arguments]) == 2
+    assert said in capsys.readouterr().err

@@ -1,0 +1,83 @@
+"""`whiflash-agents evaluate calls|drafters`: the figures on the weights' card."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from whiflash_engine.config import require
+
+
+def add_evaluate_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    evaluate = subparsers.add_parser("evaluate", help="how good a model and its drafters are")
+    what = evaluate.add_subparsers(required=True, metavar="WHAT")
+    calls = what.add_parser("calls", help="tool calls, refusals and word problems, greedy")
+    calls.add_argument(
+        "--model", action="append", help="may be repeated; default: smollm2-135m and default"
+    )
+    calls.add_argument("--data", type=Path, required=True, help="folder with dev/ and dev_refs/")
+    calls.add_argument("--per-group", type=int, default=100, help="rows a group at most")
+    calls.add_argument("--tokens", type=int, default=128, help="new tokens a row")
+    calls.add_argument("--max-prompt", type=int, default=1500, help="longest prompt in tokens")
+    calls.set_defaults(run=_calls)
+    drafters = what.add_parser("drafters", help="acceptance length, who wins where, fill-in")
+    drafters.add_argument("--model", help="folder, GGUF file or hub id; default: the embedded one")
+    drafters.add_argument("--ar-drafter", help="folder of an EAGLE-3 checkpoint")
+    drafters.add_argument("--diffusion-drafter", help="folder of a DFlash checkpoint")
+    drafters.add_argument("--data", type=Path, help="folder of prompts; default: the package's")
+    drafters.add_argument("--ids", type=Path, help="file of prompt ids: take only these")
+    drafters.add_argument("--per-kind", type=int, default=10, help="prompts of each kind")
+    drafters.add_argument("--tokens", type=int, default=128, help="new tokens a prompt")
+    drafters.set_defaults(run=_drafters)
+
+
+def _calls(args: argparse.Namespace) -> int:
+    for name in ("per_group", "tokens", "max_prompt"):
+        require(getattr(args, name) > 0, name, getattr(args, name), "must be at least 1")
+    require(
+        (args.data / "dev_refs").is_dir(), "data", str(args.data), "should hold dev/ and dev_refs/"
+    )
+    from rich.console import Console
+
+    from whiflash_agents.measure.calls import measure_calls
+    from whiflash_agents.measure.table import scores_table
+    from whiflash_engine.checkpoints.shipped import SMOLLM2_TOOLS
+    from whiflash_engine.engine import Engine
+
+    template = SMOLLM2_TOOLS.template.read_text(encoding="utf-8")
+    scores: dict[str, Mapping[str, Mapping[str, int]]] = {}
+    for name in args.model or ["smollm2-135m", "default"]:
+        engine = Engine.load(None if name == "default" else name, report=_say)
+        scores[name] = measure_calls(
+            engine, args.data, per_group=args.per_group, tokens=args.tokens,
+            max_prompt=args.max_prompt, template=template, report=_say,
+        )  # fmt: skip
+    Console(stderr=True).print(scores_table(scores))
+    print(json.dumps(scores))
+    return 0
+
+
+def _drafters(args: argparse.Namespace) -> int:
+    from whiflash_agents.measure.prompts import balanced, from_folder, named, shipped
+
+    require(args.tokens > 0, "tokens", args.tokens, "must be at least 1")
+    rows = shipped() if args.data is None else list(from_folder(args.data))
+    if args.ids is not None:
+        rows = named(rows, args.ids)
+    prompts = balanced(rows, args.per_kind)
+    from whiflash_agents.measure.drafting import measure_drafting
+    from whiflash_engine.engine import Engine
+
+    engine = Engine.load(
+        args.model, ar_drafter=args.ar_drafter, diffusion_drafter=args.diffusion_drafter,
+        report=_say,
+    )  # fmt: skip
+    print(json.dumps(measure_drafting(engine, prompts, args.tokens, _say)))
+    return 0
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

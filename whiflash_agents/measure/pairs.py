@@ -1,0 +1,115 @@
+"""Rounds made by hand: both drafters from the same prefix, or one with forced tokens clamped.
+
+Greedy. Every proposal is verified by the target, so all lengths are those of real rounds.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from whiflash_agents.measure.start import PromptStart
+from whiflash_engine.config import ArmName, Span
+from whiflash_engine.drafters.base import Proposal
+from whiflash_engine.drafters.dflash import DFlashDrafter
+from whiflash_engine.sampling import Sampler
+from whiflash_engine.target.base import TargetOutput
+from whiflash_engine.verify import Outcome, entropy, verify
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """What each drafter would have committed from one prefix, bonus token counted."""
+
+    span: Span
+    entropy: float
+    """Nats, of the target's distribution that the round starts from."""
+    lengths: Mapping[ArmName, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """A DFlash round under a grammar: committed tokens, and how many of them were forced."""
+
+    length: int
+    forced: int
+
+
+class HandMade:
+    """One sequence, moved round by round."""
+
+    def __init__(self, start: PromptStart, grammar: bool) -> None:
+        self.start, self.engine = start, start.engine
+        self.sequence = start.rewound(grammar)
+        self.sampler = Sampler(start.sampling)
+
+    def begin(self) -> bool:
+        """False when the sequence is finished."""
+        if self.sequence.finish_reason is not None:
+            return False
+        prompt = self.sequence.prefill()
+        if prompt is not None:
+            self.sequence.entropy = entropy(prompt.logits[-1])
+        return True
+
+    def propose(self, arm: ArmName, known: Sequence[int] = ()) -> Proposal:
+        sequence, drafter = self.sequence, self.engine.drafters[arm]
+        count = min(drafter.max_draft, sequence.room)
+        if count < 1:
+            return Proposal(())
+        state = sequence.drafts[arm]
+        drafter.ingest(state, sequence.log, sequence.tokens)
+        if known:
+            assert isinstance(drafter, DFlashDrafter)
+            return drafter.propose(state, sequence.tokens, count, self.sampler, known)
+        return drafter.propose(state, sequence.tokens, count, self.sampler)
+
+    def judge(self, proposal: Proposal) -> tuple[Outcome, TargetOutput]:
+        """One pass of the target; nothing is committed."""
+        sequence = self.sequence
+        sequence.cache.crop(sequence.processed)
+        legal, masks = len(proposal.tokens), None
+        if sequence.constraint is not None:
+            legal, masks = sequence.constraint.masks(proposal.tokens)
+        passed = [sequence.tokens[-1], *proposal.tokens[:legal]]
+        output = self.engine.target.forward(passed, sequence.cache, rows=legal + 1)
+        outcome = verify(
+            proposal, output.logits, self.sampler, seen=sequence.tokens,
+            position=len(sequence.tokens), masks=masks,
+        )  # fmt: skip
+        return outcome, output
+
+    def commit(self, outcome: Outcome, output: TargetOutput) -> None:
+        """Of the proposal that was judged last."""
+        self.sequence.commit(outcome.tokens, output, self.start.sampling.stop_token_ids)
+        self.sequence.entropy = outcome.entropy
+
+
+def pairs(start: PromptStart, grammar: bool, rng: random.Random) -> Iterator[Pair]:
+    """Both drafters from every prefix; who moves the text on is drawn, so that the prefixes
+    favour neither."""
+    hand, arms = HandMade(start, grammar), list(start.engine.drafters)
+    while hand.begin():
+        rng.shuffle(arms)
+        lengths: dict[ArmName, int] = {}
+        for arm in arms:
+            outcome, output = hand.judge(hand.propose(arm))
+            lengths[arm] = len(outcome.tokens)
+        yield Pair(hand.sequence.spans.span, hand.sequence.entropy, lengths)
+        hand.commit(outcome, output)
+
+
+def filled(start: PromptStart, *, clamp: bool) -> Iterator[Filled]:
+    """DFlash alone under the prompt's grammar. clamp: the tokens that the grammar forces next
+    stand in the block and in the draft as they are, and DFlash fills in what follows."""
+    hand = HandMade(start, grammar=True)
+    constraint = hand.sequence.constraint
+    assert constraint is not None
+    while hand.begin():
+        known = constraint.forced(
+            min(hand.engine.drafters["diffusion"].max_draft, hand.sequence.room)
+        )
+        outcome, output = hand.judge(hand.propose("diffusion", known if clamp else ()))
+        yield Filled(len(outcome.tokens), min(len(known), len(outcome.tokens)))
+        hand.commit(outcome, output)
