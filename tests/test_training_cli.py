@@ -6,12 +6,17 @@ import argparse
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors import safe_open
 
-from tests.training_toys import toy_data, toy_model, toy_tokenizer
+from tests.training_toys import TEMPLATE, toy_data, toy_model, toy_tokenizer
 from whiflash_agents.train_cli import add_train_parser
 from whiflash_engine.errors import ConfigError
-from whiflash_engine.training.corpus_writer import default_taps
+from whiflash_engine.loading import load_drafters
+from whiflash_engine.training.corpus_options import default_taps
+from whiflash_engine.training.miniature import MiniatureOptions, train_miniature
+from whiflash_engine.training.mixes import AdapterMix
+from whiflash_engine.training.model_files import read_tensors
 
 
 def run(*arguments: str | Path) -> int:
@@ -44,8 +49,35 @@ def test_corpus_and_both_drafters(tmp_path: Path) -> None:
             "--draft-vocab", "200", "--float32",
         ) == 0  # fmt: skip
         with safe_open(tmp_path / name / "model.safetensors", "pt") as file:
-            assert {"fc.weight", "norm.weight", "lm_head.weight", "d2t", "t2d"} <= set(file.keys())
-            assert list(file.get_tensor("lm_head.weight").shape) == [200, 32]
+            names = set(file.keys())
+            assert {"fc.weight", "norm.weight", "d2t", "t2d"} <= names
+            assert "lm_head.weight" not in names, "it is the target's own"
+            assert list(file.get_tensor("d2t").shape) == [200]
+
+
+def test_everything_in_miniature(tmp_path: Path) -> None:
+    vocab = toy_tokenizer(tmp_path / "base")
+    toy_model(tmp_path / "base", vocab=vocab, layers=6)
+    toy_data(tmp_path / "data")
+    (tmp_path / "template.jinja").write_text(TEMPLATE)
+    options = MiniatureOptions(
+        model=tmp_path / "base", data=tmp_path / "data", output=tmp_path / "out",
+        template=tmp_path / "template.jinja", minutes=0.1, rows=12, corpus_mix="train_mix",
+        mix=AdapterMix(gold={}, irrelevant=0, word_problems=0, sums=16, dates=0, searches=0,
+                       documentation=0, plain=0), max_new=12, taps=(1, 3, 5), draft_vocab=200,
+    )  # fmt: skip
+    lines: list[str] = []
+    train_miniature(options, lambda line: lines.append(str(dict(line))))
+    tensors = read_tensors(tmp_path / "base"), read_tensors(tmp_path / "out" / "model")
+    assert any(not torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
+    loaded = load_drafters(
+        tmp_path / "out" / "model", tmp_path / "out" / "eagle3", tmp_path / "out" / "dflash"
+    )
+    assert loaded.arms == ("ar", "diffusion")
+    assert any("al" in line for line in lines)
+    again = len(lines)
+    train_miniature(options, lambda line: lines.append(str(dict(line))))
+    assert len(lines) - again < again, "what was done is not done again"
 
 
 def test_taps_follow_the_number_of_layers() -> None:

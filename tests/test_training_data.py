@@ -6,8 +6,11 @@ import gzip
 import json
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,8 +19,9 @@ from whiflash_engine.checkpoints.lora import merge_lora, read_lora
 from whiflash_engine.errors import CheckpointError
 from whiflash_engine.training import composed
 from whiflash_engine.training.chat import HubTokenizer, teach
-from whiflash_engine.training.corpus import Corpus
-from whiflash_engine.training.corpus_writer import CorpusOptions, write_corpus
+from whiflash_engine.training.corpus import Corpus, Sample
+from whiflash_engine.training.corpus_options import CorpusOptions
+from whiflash_engine.training.corpus_writer import write_corpus
 from whiflash_engine.training.generate import BatchGenerator, Job
 from whiflash_engine.training.gold import Call, gold_calls, parse_calls, render_calls
 from whiflash_engine.training.llama import load_llama
@@ -215,12 +219,67 @@ def test_the_same_seed_gives_the_same_corpus_also_when_interrupted(
     assert kinds == {"tool", "json", "reason", "chat"}
 
 
+def test_half_of_the_json_rows_are_decoded_under_their_schema(tmp_path: Path) -> None:
+    options = replace(corpus_options(tmp_path), max_new=40, dev_rows=16, rows=16)
+    write_corpus(options, silent)
+    tokenizer = HubTokenizer(options.model)
+    rows = [json.loads(line) for line in rows_of(options.output).splitlines()]
+    told = [row for row in rows if row["grammar"]]
+    assert told and {row["kind"] for row in told} <= {"json", "tool"}
+    assert any(row["kind"] == "json" and not row["grammar"] for row in rows)
+    for row in told:
+        text = tokenizer.decode(row["response"])
+        assert isinstance(json.loads(text.removesuffix(tokenizer.stop_text))["n"], bool)
+        assert 0 in row["forced"], "an object begins with a brace"
+        assert set(row["overruled"]) <= set(range(len(row["response"])))
+    manifest = json.loads((options.output / "manifest.json").read_text())
+    assert sorted(manifest["prompts"]["train"] + manifest["prompts"]["dev"]) == sorted(
+        row["id"] for row in rows
+    )
+    assert manifest["counts"]["dev"].get("grammar_rows", 0) + manifest["counts"]["train"].get(
+        "grammar_rows", 0
+    ) == len(told)
+
+
+def test_what_is_written_of_a_corpus_can_be_used_before_it_is_complete(tmp_path: Path) -> None:
+    options = replace(corpus_options(tmp_path), part=(0, 2), dev_rows=4)
+    write_corpus(options, silent)
+    assert not (options.output / "manifest.json").exists()
+    assert len(Corpus(options.output, "dev").samples) == 4
+    assert 5 < len(Corpus(options.output, "train").samples) < 12
+
+
+def test_a_full_disk_is_told_and_takes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = corpus_options(tmp_path)
+    done = 0
+
+    def full_at_fourth(stream: BinaryIO, values: np.ndarray, *, allow_pickle: bool) -> None:
+        nonlocal done
+        done += 1
+        if done == 4:
+            stream.write(b"half")
+            raise OSError(28, "No space left on device")
+        save(stream, values, allow_pickle=allow_pickle)
+
+    save = np.save
+    monkeypatch.setattr(np, "save", full_at_fourth)
+    with pytest.raises(CheckpointError, match=r"features-001\.npy: cannot be written \(No space"):
+        write_corpus(options, silent)
+    assert not list(options.output.rglob("*.tmp"))
+    monkeypatch.undo()
+    write_corpus(options, silent)
+    other = corpus_options(tmp_path / "whole")
+    write_corpus(other, silent)
+    assert rows_of(options.output) == rows_of(other.output)
+
+
 def test_a_corpus_made_otherwise_is_not_overwritten(tmp_path: Path) -> None:
     options = corpus_options(tmp_path)
     write_corpus(options, silent)
-    different = CorpusOptions(**{**vars(options), "max_new": 4})
     with pytest.raises(CheckpointError, match="max_new"):
-        write_corpus(different, silent)
+        write_corpus(replace(options, max_new=4), silent)
 
 
 def test_a_corpus_of_another_target_is_refused(tmp_path: Path) -> None:
@@ -241,4 +300,6 @@ def test_the_draft_vocabulary_is_what_is_written_plus_what_must_be_there() -> No
     assert vocab.ids.tolist() == [0, 1, 3, 4, 6]
     assert (torch.arange(5) + vocab.d2t).tolist() == vocab.ids.tolist()
     assert vocab.t2d.nonzero().flatten().tolist() == vocab.ids.tolist()
-    assert vocab.coverage([6, 6, 5, 5]) == 0.5
+    sample = Sample("x", "chat", "toy", 0.0, (3,), (6, 6, 5, 5), shard=0, offset=0)
+    assert vocab.coverage([sample]) == 0.75, "the second 5 stands earlier in the text"
+    assert vocab.coverage([replace(sample, prompt=(5,))]) == 1.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,13 +12,26 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tests.training_toys import TAPS, toy_material
-from whiflash_engine.training.dflash import DFlashOptions, DFlashTrainee, draw_anchors
-from whiflash_engine.training.drafter_parts import make_batch
+from whiflash_engine.errors import CheckpointError
+from whiflash_engine.training.dflash import (
+    DFlashOptions,
+    DFlashTrainee,
+    at,
+    draw_anchors,
+    forced_rows,
+)
+from whiflash_engine.training.drafter_parts import Batch, make_batch
 from whiflash_engine.training.drafter_run import Material, acceptance
 from whiflash_engine.training.drafting_loss import Rows, frozen_head_loss
-from whiflash_engine.training.eagle3 import Eagle3Options, Eagle3Trainee, training_rows
+from whiflash_engine.training.eagle3 import (
+    Eagle3Options,
+    Eagle3Trainee,
+    teacher_table,
+    training_rows,
+)
 from whiflash_engine.training.llama import rope_table, rotate
 from whiflash_engine.training.loop import LoopOptions, train
+from whiflash_engine.training.model_files import read_tensors, write_tensors
 
 
 @pytest.fixture(scope="module")
@@ -196,3 +210,99 @@ def test_acceptance_walks_from_round_to_round() -> None:
     assert found["al_tool"] == 6 / 3
     assert found["al_chat"] == 2 / 1
     assert found["first"] == round((4 + 2) / 8, 4)
+
+
+def grammatical(material: Material, forced: tuple[int, ...], overruled: tuple[int, ...]) -> Batch:
+    samples = [
+        replace(sample, forced=forced, overruled=overruled) for sample in material.samples[:2]
+    ]
+    return make_batch(material.train, samples, torch.float32)
+
+
+def test_where_a_grammar_overruled_the_target_the_written_token_is_the_teacher(
+    material: Material,
+) -> None:
+    batch = grammatical(material, (), (0, 3))
+    head, words = material.words(batch)
+    table, offsets = teacher_table(batch, head, words)
+    plain, _ = teacher_table(grammatical(material, (), ()), head, words)
+    changed = (table != plain).any(1).nonzero().flatten().tolist()
+    for row, start in enumerate(batch.starts):
+        place = int(offsets[row]) + start + 3 - 1
+        changed.remove(place)  # response token 0 has no row: nothing is drafted before it
+        token = int((words == batch.ids[row, start + 3]).nonzero())
+        assert table[place, token] == 1.0 and table[place].sum() == 1.0
+    assert not changed
+
+
+def test_forced_rows_are_found_and_hold_their_token(material: Material, tmp_path: Path) -> None:
+    batch = grammatical(material, (1, 2, 6), ())
+    start = batch.starts[0]
+    anchors = torch.tensor([[start, start + 4], [batch.starts[1], batch.starts[1] + 20]])
+    known = forced_rows(batch, anchors, 4)
+    assert known[0].tolist() == [[True, True, False], [False, True, False]]
+    assert known[1].tolist() == [[True, True, False], [False, False, False]]
+    trainee = DFlashTrainee(dflash_options(tmp_path), material)
+    real = torch.ones_like(anchors, dtype=torch.bool)
+    masked, places, valid = trainee.blocks(batch, anchors, real)
+    clamped, _, _ = trainee.blocks(batch, anchors, real, known)
+    assert not torch.equal(masked[0, 0], clamped[0, 0])
+    torch.testing.assert_close(masked[1, 1], clamped[1, 1])
+    rows = trainee.mask.expand(2, 2, 4, -1).clone()
+    rows[:, :, 0] = material.embed(torch.gather(batch.ids, 1, anchors))
+    rows[:, :, 1:][known] = material.embed(at(batch.ids, places)[known])
+    torch.testing.assert_close(trainee.drafter(batch.taps, rows, anchors)[:, :, 1:], clamped)
+    assert bool(valid[:, 0].all())
+
+
+@pytest.mark.parametrize("which", ["eagle3", "dflash"])
+def test_training_goes_on_from_exported_weights(
+    which: str, material: Material, tmp_path: Path
+) -> None:
+    def fresh(start: Path | None) -> Eagle3Trainee | DFlashTrainee:
+        if which == "eagle3":
+            return Eagle3Trainee(replace(eagle_options(tmp_path), start=start), material)
+        return DFlashTrainee(replace(dflash_options(tmp_path), start=start), material)
+
+    first = fresh(None)
+    train(first, LoopOptions(steps=3), tmp_path / "run", silent)
+    second = fresh(tmp_path / "out")
+    for name, value in second.trained().items():
+        assert torch.equal(value, first.trained()[name].bfloat16().float()), name
+    tensors = read_tensors(tmp_path / "out")
+    write_tensors(tmp_path / "bad" / "model.safetensors", {**tensors, "fc.weight": torch.ones(2)})
+    with pytest.raises(CheckpointError, match=r"'fc\.weight' has shape \(2,\)"):
+        fresh(tmp_path / "bad")
+    write_tensors(tmp_path / "bad" / "model.safetensors", {**tensors, "more": torch.ones(2)})
+    with pytest.raises(CheckpointError, match="more"):
+        fresh(tmp_path / "bad")
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(
+    material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    train(Eagle3Trainee(eagle_options(tmp_path), material), LoopOptions(steps=2), run, silent)
+    before = {path.name: path.read_bytes() for path in run.glob("checkpoint*")}
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("whiflash_engine.training.model_files.save_file", full)
+    trainee = Eagle3Trainee(eagle_options(tmp_path), material)
+    with pytest.raises(CheckpointError, match=r"checkpoint-4\.safetensors.*No space"):
+        train(trainee, LoopOptions(steps=4), run, silent)
+    assert {path.name: path.read_bytes() for path in run.glob("checkpoint*")} == before
+
+
+def test_the_vocabulary_of_a_batch_is_open_to_its_own_tokens(material: Material) -> None:
+    batch = make_batch(material.train, material.samples[:3], torch.float32)
+    head, words = material.words(batch)
+    assert set(words.tolist()) == set(material.vocab.ids.tolist()) | set(
+        batch.ids.flatten().tolist()
+    )
+    assert len(words) == len(set(words.tolist()))
+    torch.testing.assert_close(head, material.target.head_weight[words])
+    missing = next(t for t in range(61) if t not in material.vocab.ids.tolist())
+    ids = torch.tensor([[1, missing, 2, missing], [missing, 1, 1, 2]])
+    assert material.sayable(ids).tolist() == [[True, False, True, True], [False, True, True, True]]

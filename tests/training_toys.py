@@ -27,6 +27,10 @@ TEMPLATE = (
     "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\n' }}{%- endif -%}"
 )
 TAPS = (1, 2, 3)
+SCHEMA = {
+    "type": "object", "properties": {"n": {"type": "boolean"}}, "required": ["n"],
+    "additionalProperties": False, "x-guidance": {"whitespace_flexible": False},
+}  # fmt: skip
 
 
 def toy_model(folder: Path, *, vocab: int = 61, seed: int = 0, layers: int = 4) -> Path:
@@ -85,11 +89,12 @@ def toy_data(folder: Path) -> Path:
             for number in range(4):
                 ids.append(f"{source}-{split}{number}")
                 lines.append({
-                    "id": ids[-1], "kind": kind, "source": source, "schema": None,
+                    "id": ids[-1], "kind": kind, "source": source,
+                    "schema": SCHEMA if kind == "json" else None,
                     "messages": [{"role": "user", "content": f"{source} {number}?"}],
                     "tools": [tool] if kind == "tool" else None,
                 })  # fmt: skip
-            _write_lines(folder / split / f"{source}.jsonl.gz", lines)
+            write_lines(folder / split / f"{source}.jsonl.gz", lines)
     (folder / "mixes").mkdir()
     for split in ("train", "dev"):
         chosen = [identity for identity in ids if f"-{split}" in identity]
@@ -97,7 +102,7 @@ def toy_data(folder: Path) -> Path:
     return folder
 
 
-def _write_lines(path: Path, lines: list[dict[str, object]]) -> None:
+def write_lines(path: Path, lines: list[dict[str, object]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with gzip.open(path, "wt", encoding="utf-8") as stream:
         for line in lines:
@@ -152,7 +157,7 @@ def toy_material(root: Path) -> Material:
     vocab = choose_vocab(written, seen, {0}, size=60, vocab_size=61)
     return Material(
         target=target, train=train, dev=dev, vocab=vocab,
-        coverage=vocab.coverage(t for s in dev.samples for t in s.response),
+        coverage=vocab.coverage(dev.samples),
         shape=DrafterShape(
             hidden_size=32, intermediate_size=48, num_attention_heads=4, num_key_value_heads=2,
             head_dim=8, rms_norm_eps=1e-5, rope_theta=10000.0, vocab_size=61,

@@ -1,4 +1,4 @@
-"""`whiflash-agents train adapter|corpus|eagle3|dflash`: parse options, run, show progress.
+"""`whiflash-agents train adapter|merge|corpus|eagle3|dflash|all`: parse options, run, show.
 
 Every command can be stopped and started again; it goes on where it was.
 """
@@ -7,22 +7,25 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 Line = Mapping[str, float | str]
 
 
 def add_train_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add `train` with its four steps, in the order in which they are run."""
+    """Add `train` with its steps, in the order in which they are run."""
     train = subparsers.add_parser("train", help="train the tool adapter or a drafter")
     steps = train.add_subparsers(required=True, metavar="STEP")
     _adapter_parser(steps)
+    _merge_parser(steps)
     _corpus_parser(steps)
     for name, what, run in (
         ("eagle3", "train the EAGLE-3 drafter on a corpus", _eagle3),
         ("dflash", "train the DFlash drafter on a corpus", _dflash),
     ):
         _drafter_parser(steps, name, what, run)
+    _all_parser(steps)
 
 
 def _adapter_parser(steps: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -35,12 +38,31 @@ def _adapter_parser(steps: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--batch", type=int, default=8, help="conversations a step")
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument(
-        "--mix", choices=("broad", "loops"), default="broad", help="which conversations to teach"
+        "--mix",
+        choices=("broad", "loops", "full", "miniature"),
+        default="broad",
+        help="which conversations to teach",
     )
     parser.add_argument("--start", type=Path, help="folder of an adapter to go on from")
     parser.add_argument("--learning-rate", type=float, default=5e-4)
-    parser.add_argument("--evaluate", action="store_true", help="measure before and after")
     parser.set_defaults(run=_adapter)
+
+
+def _merge_parser(steps: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = steps.add_parser("merge", help="a model folder with an adapter folded in")
+    parser.add_argument("--model", default="smollm2-135m", help="the untouched model")
+    parser.add_argument("--adapter", type=Path, required=True, help="folder of `train adapter`")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the result")
+    parser.set_defaults(run=_merge, threads=None)
+
+
+def _all_parser(steps: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = steps.add_parser("all", help="every step after the other, in miniature")
+    _common(parser, model="smollm2-135m")
+    parser.add_argument("--data", type=Path, required=True, help="folder of prompt rows")
+    parser.add_argument("--minutes", type=float, default=7.0, help="of training, in all")
+    parser.add_argument("--rows", type=int, default=120, help="prompts of the corpus")
+    parser.set_defaults(run=_all)
 
 
 def _corpus_parser(steps: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -52,7 +74,7 @@ def _corpus_parser(steps: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser.add_argument("--dev-rows", type=int, default=80, help="held-out prompts")
     parser.add_argument("--max-new", type=int, default=144, help="new tokens a response")
     parser.add_argument(
-        "--composed", type=float, default=0.35, help="share of tool prompts made from templates"
+        "--composed", type=float, default=0.15, help="share of tool prompts made from templates"
     )
     parser.add_argument("--max-prompt", type=int, default=400, help="longest prompt in tokens")
     parser.add_argument("--taps", type=_integers, help="feature boundaries, such as 2,9,15,21,27")
@@ -75,6 +97,7 @@ def _drafter_parser(
     parser.add_argument("--corpus", type=Path, required=True, help="folder of `train corpus`")
     parser.add_argument("--run-dir", type=Path, required=True, help="checkpoints, learning curve")
     parser.add_argument("--minutes", type=float, help="wall-clock budget")
+    parser.add_argument("--start", type=Path, help="folder of a drafter to go on from")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--batch", type=int, default=8, help="responses a step")
     parser.add_argument("--draft-vocab", type=int, default=8192)
@@ -99,9 +122,9 @@ def _common(parser: argparse.ArgumentParser, model: str) -> None:
 
 def _adapter(args: argparse.Namespace) -> int:
     from whiflash_engine.checkpoints.shipped import SMOLLM2_TOOLS
-    from whiflash_engine.training.adapter import AdapterOptions, measure_adapter, train_adapter
-    from whiflash_engine.training.adapter_data import MIXES
+    from whiflash_engine.training.adapter import AdapterOptions, train_adapter
     from whiflash_engine.training.lora import LoraConfig
+    from whiflash_engine.training.mixes import MIXES
 
     model = _prepare(args)
     options = AdapterOptions(
@@ -110,15 +133,35 @@ def _adapter(args: argparse.Namespace) -> int:
         batch=args.batch, epochs=args.epochs, minutes=args.minutes, seed=args.seed,
         mix=MIXES[args.mix], start=args.start, learning_rate=args.learning_rate,
     )  # fmt: skip
-    show = _show()
-    train_adapter(options, show)
-    if args.evaluate:
-        measure_adapter(options, show)
+    train_adapter(options, _show())
+    return 0
+
+
+def _merge(args: argparse.Namespace) -> int:
+    from whiflash_engine.checkpoints.shipped import SMOLLM2_TOOLS
+    from whiflash_engine.training.adapter import merge_adapter
+
+    merge_adapter(_prepare(args), args.adapter, SMOLLM2_TOOLS.template, args.output)
+    return 0
+
+
+def _all(args: argparse.Namespace) -> int:
+    from whiflash_adapters.formats.hermes_grammar import grammar as hermes_grammar
+    from whiflash_engine.checkpoints.shipped import SMOLLM2_TOOLS
+    from whiflash_engine.training.miniature import MiniatureOptions, train_miniature
+
+    options = MiniatureOptions(
+        model=_prepare(args), data=args.data, output=args.output,
+        template=SMOLLM2_TOOLS.template, minutes=args.minutes, rows=args.rows, seed=args.seed,
+    )  # fmt: skip
+    train_miniature(options, _show(), partial(hermes_grammar, mode="auto"))
     return 0
 
 
 def _corpus(args: argparse.Namespace) -> int:
-    from whiflash_engine.training.corpus_writer import CorpusOptions, write_corpus
+    from whiflash_adapters.formats.hermes_grammar import grammar as hermes_grammar
+    from whiflash_engine.training.corpus_options import CorpusOptions
+    from whiflash_engine.training.corpus_writer import write_corpus
 
     model = _prepare(args)
     options = CorpusOptions(
@@ -126,7 +169,7 @@ def _corpus(args: argparse.Namespace) -> int:
         dev_rows=args.dev_rows, max_new=args.max_new, slots=args.slots, seed=args.seed,
         taps=args.taps, composed_tools=args.composed, max_prompt=args.max_prompt, part=args.part,
     )  # fmt: skip
-    write_corpus(options, _show())
+    write_corpus(options, _show(), partial(hermes_grammar, mode="auto"))
     return 0
 
 
@@ -136,7 +179,7 @@ def _eagle3(args: argparse.Namespace) -> int:
     options = Eagle3Options(
         model=_prepare(args), corpus=args.corpus, run=args.run_dir, output=args.output,
         draft_vocab=args.draft_vocab, epochs=args.epochs, minutes=args.minutes,
-        batch=args.batch, seed=args.seed, float32=args.float32,
+        batch=args.batch, seed=args.seed, float32=args.float32, start=args.start,
         muon_rate=args.muon_rate, adam_rate=args.adam_rate,
     )  # fmt: skip
     train_eagle3(options, _show())
@@ -149,7 +192,7 @@ def _dflash(args: argparse.Namespace) -> int:
     options = DFlashOptions(
         model=_prepare(args), corpus=args.corpus, run=args.run_dir, output=args.output,
         draft_vocab=args.draft_vocab, epochs=args.epochs, minutes=args.minutes,
-        batch=args.batch, seed=args.seed, float32=args.float32,
+        batch=args.batch, seed=args.seed, float32=args.float32, start=args.start,
         muon_rate=args.muon_rate, adam_rate=args.adam_rate,
     )  # fmt: skip
     train_dflash(options, _show())

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import random
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,11 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from whiflash_engine.checkpoints.lora import merge_lora, read_lora
-from whiflash_engine.training.adapter_data import AdapterMix, LessonBuilder, tokenise
-from whiflash_engine.training.adapter_eval import evaluate_adapter
+from whiflash_engine.checkpoints.unpack import TEMPLATE
+from whiflash_engine.training.adapter_data import LessonBuilder, tokenise
 from whiflash_engine.training.chat import HubTokenizer, Taught
-from whiflash_engine.training.composed_words import SMALL_TALK
-from whiflash_engine.training.generate import BatchGenerator, Job
 from whiflash_engine.training.llama import Llama, load_llama
 from whiflash_engine.training.loop import LoopOptions, Report, train
 from whiflash_engine.training.lora import (
@@ -28,13 +26,13 @@ from whiflash_engine.training.lora import (
     load_adapter_tensors,
     save_adapter,
 )
+from whiflash_engine.training.mixes import AdapterMix
 from whiflash_engine.training.model_files import (
     fingerprint,
     read_tensors,
-    write_json,
     write_tensors,
 )
-from whiflash_engine.training.rows import PromptRow, load_rows
+from whiflash_engine.training.own_replies import OwnReplies
 
 
 @dataclass(frozen=True)
@@ -126,53 +124,11 @@ def _batches(lessons: Sequence[Taught], size: int, epochs: int, seed: int) -> li
     return batches
 
 
-def plain_replies(
-    options: AdapterOptions, model: Llama, tokenizer: HubTokenizer
-) -> list[tuple[PromptRow, str]]:
-    """Chat prompts answered by the untouched model, so that the adapter keeps its manner.
-
-    Kept beside the checkpoints: they are computed once a run folder.
-    """
-    rng = random.Random(options.seed)
-    rows = [
-        row
-        for source in ("dolly", "self_instruct", "nq_open", "oasst_prompts")
-        for row in load_rows(options.data, "train", source)
-        if len(json.dumps(row.messages)) < 500
-    ]
-    picked = rng.sample(rows, min(options.mix.plain, len(rows)))
-    if options.mix.small_talk:
-        picked += [
-            PromptRow(
-                f"small_talk-{i}", "chat", "small_talk", ({"role": "user", "content": text},), ()
-            )
-            for i, text in enumerate(SMALL_TALK)
-        ]
-    path = options.run / "plain_replies.json"
-    if not path.exists():
-        jobs = [
-            Job(row.id, tuple(tokenizer.encode(tokenizer.render(row.messages, ()))), 96)
-            for row in picked
-        ]
-        generator = BatchGenerator(
-            model, slots=32, length=512, stop_ids=frozenset({tokenizer.stop_id}), seed=options.seed
-        )
-        replies = {
-            answer.job.key: tokenizer.decode(answer.tokens[:-1])
-            for answer in generator.run(jobs)
-            if answer.tokens[-1]
-            == tokenizer.stop_id  # a reply cut short would teach stopping early
-        }
-        write_json(path, replies)
-    saved: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
-    return [(row, saved[row.id]) for row in picked if row.id in saved]
-
-
 def train_adapter(options: AdapterOptions, report: Report) -> None:
     model = load_llama(options.model)
     tokenizer = HubTokenizer(options.model, options.template)
-    plain = plain_replies(options, model, tokenizer)
-    lessons = LessonBuilder(options.data, "train", options.mix, options.seed).build(plain)
+    own = OwnReplies(options.data, options.run, model, tokenizer, options.seed)
+    lessons = LessonBuilder(options.data, "train", options.mix, options.seed).build(own)
     taught, kept = tokenise(lessons, tokenizer, options.mix)
     report({"conversations": str(len(taught)), **{kind: str(n) for kind, n in kept.items()}})
     trainee = AdapterTrainee(options, model, taught)
@@ -180,13 +136,10 @@ def train_adapter(options: AdapterOptions, report: Report) -> None:
     train(trainee, loop, options.run, report)
 
 
-def measure_adapter(options: AdapterOptions, report: Report) -> None:
-    """Tool calls of the untouched and of the adapted model on held-out rows."""
-    merged = options.run / "merged"
-    weights = merge_lora(read_lora(options.output), read_tensors(options.model))
-    write_tensors(merged / "model.safetensors", weights)
+def merge_adapter(model: Path, adapter: Path, template: Path, output: Path) -> None:
+    """Write the model with the adapter folded in: what drafters are trained for."""
+    weights = merge_lora(read_lora(adapter), read_tensors(model))
+    write_tensors(output / "model.safetensors", weights)
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
-        (merged / name).write_bytes((options.model / name).read_bytes())
-    for label, folder in (("before", options.model), ("after", merged)):
-        for kind, values in evaluate_adapter(folder, options.template, options.data).items():
-            report({"model": label, "kind": kind, **values})
+        shutil.copyfile(model / name, output / name)
+    shutil.copyfile(template, output / TEMPLATE)

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from whiflash_engine.training import composed
 from whiflash_engine.training.chat import HubTokenizer, Taught, teach
 from whiflash_engine.training.composed_words import DECLINES
 from whiflash_engine.training.gold import gold_calls, is_irrelevant, render_calls, tool_name
+from whiflash_engine.training.mixes import AdapterMix
 from whiflash_engine.training.model_files import JsonValue
+from whiflash_engine.training.own_replies import OwnReplies
 from whiflash_engine.training.rows import Json, PromptRow, load_refs, load_rows
+
+THINK_LINES = (
+    "Think before you call a tool.",
+    "Think step by step, then call the right tool.",
+    "Reason first, then use the tools.",
+)
 
 SYSTEM_LINES = (
     "You are a helpful assistant.",
@@ -22,42 +31,17 @@ SYSTEM_LINES = (
     "Answer the user's question. Call a function when one fits.",
 )
 
+THOUGHTS = (
+    "I need the value of {expression}.",
+    "The numbers give {expression}, which a tool can work out.",
+    "This comes down to {expression}.",
+)
 
-@dataclass(frozen=True)
-class AdapterMix:
-    """How many conversations of each kind. What is missing in the data is left out."""
-
-    gold: Mapping[str, int] = field(
-        default_factory=lambda: {
-            "bfcl": 330, "seal_tools": 110, "acebench": 80, "toolalpaca": 30, "snips": 25,
-            "api_bank": 30, "sgd": 30, "tooltalk": 15,
-        }
-    )  # fmt: skip
-    irrelevant: int = 50
-    word_problems: int = 110
-    sums: int = 60
-    dates: int = 130
-    searches: int = 50
-    documentation: int = 50
-    plain: int = 90
-    small_talk: bool = False
-    """Plain replies to small talk too, with the composed tools on offer (not to be called)."""
-    max_prompt: int = 420
-    max_tokens: int = 560
-    max_tools: int = 4
-    max_tool_chars: int = 1200
-
-
-BROAD = AdapterMix()
-"""The first round: many tools, once."""
-
-LOOPS = AdapterMix(
-    gold={"bfcl": 70, "seal_tools": 25, "acebench": 15}, irrelevant=10, word_problems=50, sums=45,
-    dates=210, searches=35, documentation=45, plain=60, small_talk=True,
-)  # fmt: skip
-"""The second round: whole loops with everyday tools, and when not to call one."""
-
-MIXES = {"broad": BROAD, "loops": LOOPS}
+STEPS = (
+    "{expression} = {result}",
+    "The numbers give {expression}.\n{expression} = {result}",
+    "What is asked for is {expression}, that is {result}.",
+)
 
 
 @dataclass(frozen=True)
@@ -75,20 +59,23 @@ def user(text: str) -> Json:
 
 
 def loop_lesson(
-    kind: str, loop: composed.Loop, tools: Sequence[Json], system: str | None
+    kind: str, loop: composed.Loop, tools: Sequence[Json], system: str | None, thought: str = ""
 ) -> Lesson:
-    """Two assistant turns: the call, and the answer after the tool's result."""
+    """Two assistant turns: the call (after a thought), and the answer to the tool's result."""
     arguments = dict(loop.call.arguments)
     turn: Json = {
         "role": "assistant",
         "content": "",
         "tool_calls": [{"function": {"name": loop.call.name, "arguments": arguments}}],
     }
+    if thought:
+        turn["reasoning_content"] = thought
+        thought = f"<think>\n{thought}\n</think>\n"
     result: Json = {"role": "tool", "name": loop.call.name, "content": loop.result}
     first: tuple[Json, ...] = ({"role": "system", "content": system},) if system else ()
     return Lesson(
         kind, (*first, user(loop.question)), tuple(tools),
-        ((render_calls([loop.call]), (turn, result)), (loop.answer, ())),
+        ((thought + render_calls([loop.call]), (turn, result)), (loop.answer, ())),
     )  # fmt: skip
 
 
@@ -106,9 +93,10 @@ class LessonBuilder:
             if len(str(tool)) < 900
         ]
 
-    def build(self, plain: Sequence[tuple[PromptRow, str]]) -> list[Lesson]:
+    def build(self, own: OwnReplies | None = None) -> list[Lesson]:
+        """All lessons in random order; `own` adds those that keep the model's manner."""
         lessons = [lesson for source in self.mix.gold for lesson in self.gold(source)]
-        lessons += self.declines() + self.word_problems() + self.searches()
+        lessons += self.declines() + self.word_problems() + self.reasoned() + self.searches()
         for count, kind, make in (
             (self.mix.sums, "sum", composed.direct_sum),
             (self.mix.documentation, "documentation", composed.documentation),
@@ -117,7 +105,12 @@ class LessonBuilder:
         for _ in range(self.mix.dates):
             family = self.rng.choice(composed.DATE_FAMILIES)
             lessons.append(self.loop("date", family(self.rng), family))
-        lessons += [self._plain(row, reply) for row, reply in plain]
+        if own is not None:
+            lessons += [self._plain(row, reply) for row, reply in own.plain(self.mix)]
+            lessons += [
+                Lesson("document", row.messages, (), ((reply, ()),))
+                for row, reply in own.documents(self.mix)
+            ]
         self.rng.shuffle(lessons)
         return lessons
 
@@ -142,12 +135,14 @@ class LessonBuilder:
         return found
 
     def declines(self) -> list[Lesson]:
-        refs = self._refs("bfcl")
-        rows = [
-            row
-            for row in load_rows(self.data, self.split, "bfcl")
-            if is_irrelevant(row, refs.get(row.id))
-        ]
+        rows: list[PromptRow] = []
+        for source in ("bfcl", "when2call") if self.mix.irrelevant else ():
+            refs = self._refs(source)
+            rows += [
+                row
+                for row in load_rows(self.data, self.split, source)
+                if is_irrelevant(row, refs.get(row.id))
+            ]
         picked = self.rng.sample(rows, min(self.mix.irrelevant, len(rows)))
         return [
             Lesson("irrelevant", row.messages, self._fewer(row.tools, set()),
@@ -156,21 +151,37 @@ class LessonBuilder:
         ]  # fmt: skip
 
     def word_problems(self) -> list[Lesson]:
-        refs = self._refs("mawps")
+        return [
+            self.loop("word_problem", loop, composed.direct_sum, thoughtful=True)
+            for loop in islice(self._solvable(), self.mix.word_problems)
+        ]
+
+    def reasoned(self) -> list[Lesson]:
+        """Word problems without a calculator: the equation is worked out in thought."""
         found: list[Lesson] = []
-        rows = load_rows(self.data, self.split, "mawps")
+        for loop in islice(self._solvable(), self.mix.reasoned):
+            (expression,) = loop.call.arguments.values()
+            steps = self.rng.choice(STEPS).format(expression=expression, result=loop.result)
+            reply = f"<think>\n{steps}\n</think>\n{loop.answer}"
+            found.append(Lesson("reasoned", (user(loop.question),), (), ((reply, ()),)))
+        return found
+
+    def _solvable(self) -> Iterator[composed.Loop]:
+        """MAWPS problems whose equation is plain arithmetic."""
+        if not self.mix.word_problems + self.mix.reasoned:
+            return
+        refs, rows = self._refs("mawps"), load_rows(self.data, self.split, "mawps")
         self.rng.shuffle(rows)
         for row in rows:
-            if len(found) >= self.mix.word_problems:
-                break
             loop = composed.word_problem(self.rng, str(row.messages[-1]["content"]), refs[row.id])
             if loop is not None:
-                found.append(self.loop("word_problem", loop, composed.direct_sum))
-        return found
+                yield loop
 
     def searches(self) -> list[Lesson]:
         source = "nq_search_tools"
         found: list[Lesson] = []
+        if not self.mix.searches:
+            return found
         refs, rows = self._refs(source), load_rows(self.data, self.split, source)
         self.rng.shuffle(rows)
         for row in rows:
@@ -182,7 +193,9 @@ class LessonBuilder:
                 found.append(loop_lesson("search", loop, loop.tools, self._system()))
         return found
 
-    def loop(self, kind: str, loop: composed.Loop, family: composed.Family) -> Lesson:
+    def loop(
+        self, kind: str, loop: composed.Loop, family: composed.Family, *, thoughtful: bool = False
+    ) -> Lesson:
         """Add other tools: composed ones of other families (two calculators would leave the
         choice open) or tools of other rows."""
         company: list[Json] = []
@@ -191,8 +204,13 @@ class LessonBuilder:
             others = self.rng.sample(families, self.rng.randint(1, 3))
             company = [make(self.rng).tools[0] for make in others]
         else:
-            company = self.rng.sample(self.spare_tools, self.rng.randint(0, 3))
+            count = min(self.rng.randint(0, 3), len(self.spare_tools))
+            company = self.rng.sample(self.spare_tools, count)
         tools = self._distinct([*loop.tools, *company])
+        if thoughtful and self.rng.random() < self.mix.thoughtful:
+            (expression,) = loop.call.arguments.values()
+            thought = self.rng.choice(THOUGHTS).format(expression=expression)
+            return loop_lesson(kind, loop, tools, self.rng.choice(THINK_LINES), thought)
         return loop_lesson(kind, loop, tools, self._system())
 
     def _plain(self, row: PromptRow, reply: str) -> Lesson:

@@ -1,6 +1,7 @@
 """Read a corpus: token ids of regenerated responses and the target's features, memory-mapped.
 
-A corpus folder holds `manifest.json` and, in `train/` and `dev/`, numbered shards:
+A corpus folder holds `manifest.json` (`plan.json` until it is complete) and numbered shards in
+`train/` and `dev/`:
 `rows-000.jsonl` (one response a line) and `features-000.npy` (float16 [positions, taps+1, H]).
 """
 
@@ -32,6 +33,10 @@ class Sample:
     shard: int
     offset: int
     """First row in the shard's feature file."""
+    forced: tuple[int, ...] = ()
+    """Indices of response tokens that were the only ones a grammar allowed."""
+    overruled: tuple[int, ...] = ()
+    """Indices of response tokens where a grammar forbade what the target likes best."""
 
     @property
     def positions(self) -> int:
@@ -43,7 +48,9 @@ class Corpus:
 
     def __init__(self, folder: Path, split: str) -> None:
         self.folder = folder / split
-        self.manifest = read_json(folder / "manifest.json")
+        plan, manifest = folder / "plan.json", folder / "manifest.json"
+        # of a corpus that is still being written, the chunks that are there can be used
+        self.manifest = read_json(plan if plan.exists() else manifest)
         self.target = self.manifest.text("target")
         self.samples: list[Sample] = []
         self._features: list[np.ndarray] = []
@@ -104,6 +111,8 @@ def _read_samples(path: Path, shard: int) -> list[Sample]:
                     id=value["id"], kind=value["kind"], source=value["source"],
                     temperature=float(value["temperature"]), prompt=tuple(value["prompt"]),
                     response=tuple(value["response"]), shard=shard, offset=offset,
+                    forced=tuple(value.get("forced", ())),
+                    overruled=tuple(value.get("overruled", ())),
                 )  # fmt: skip
             except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
                 raise CheckpointError(f"{path}:{number}", f"not a corpus row: {error}") from error

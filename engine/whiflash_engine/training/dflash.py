@@ -16,6 +16,7 @@ from whiflash_engine.training.drafter_run import (
     DrafterOptions,
     Material,
     acceptance,
+    go_on_from,
     load_material,
     make_optimisers,
     run_settings,
@@ -34,6 +35,9 @@ class DFlashOptions(DrafterOptions):
     """Anchors per response and visit, drawn anew every time."""
     gamma: float = 4.0
     """Row k weighs exp(-(k-1)/gamma); 4 is the paper's value for blocks of 8."""
+    clamp: float = 0.3
+    """Share of the blocks whose grammar-forced rows hold their true tokens instead of the mask,
+    so that the drafter learns to fill in around what is known."""
     mask_token: int = 4
     warm_layers: tuple[int, ...] = (-5, -3, -1)
     """Target layers that the drafter's layers start from; negative ones count from the end."""
@@ -56,23 +60,25 @@ class DFlashTrainee:
         sample = material.train.samples[0]
         depth = material.target.shape.num_hidden_layers
         warm_layers = tuple(layer % depth for layer in options.warm_layers)
-        warm_start(
-            self.drafter, material.target, layers=warm_layers,
-            last_tap=min(self.taps[-1], depth - 1),
-            ids=torch.tensor([sample.prompt + sample.response]), seed=options.seed,
-        )  # fmt: skip
+        if options.start is None:
+            warm_start(
+                self.drafter, material.target, layers=warm_layers,
+                last_tap=min(self.taps[-1], depth - 1),
+                ids=torch.tensor([sample.prompt + sample.response]), seed=options.seed,
+            )  # fmt: skip
+        else:
+            go_on_from(self.drafter, options.start)
         self._optimisers = make_optimisers(self.drafter, options)
         self.batches = [
             batch
             for epoch in range(options.epochs)
             for batch in epoch_batches(material.samples, options.batch, options.seed, epoch)
         ]
-        self.draft_of = material.vocab.draft_of
         self.mask = material.embed(torch.tensor(options.mask_token))
         self.settings: Mapping[str, object] = run_settings(
             options, material,
             {"block": options.block, "layers": options.layers, "anchors": options.anchors,
-             "gamma": options.gamma, "mask_token": options.mask_token,
+             "gamma": options.gamma, "mask_token": options.mask_token, "clamp": options.clamp,
              "warm_layers": list(warm_layers)},
         )  # fmt: skip
 
@@ -87,31 +93,36 @@ class DFlashTrainee:
         batch = make_batch(self.material.train, self.batches[step], self.material.dtype)
         generator = torch.Generator().manual_seed(options.seed * 1_000_003 + step)
         anchors, real = draw_anchors(batch, options.anchors, generator)
-        states, tokens, valid = self.blocks(batch, anchors, real)
-        use = valid & (self.draft_of[tokens] >= 0)
-        table, offsets = teacher_table(batch, self.material.head)
+        drawn = torch.rand(anchors.shape, generator=generator) < options.clamp
+        known = forced_rows(batch, anchors, options.block) & drawn[:, :, None]
+        states, _, valid = self.blocks(batch, anchors, real, known)
+        use = valid & ~known
+        head, words = self.material.words(batch)
+        table, offsets = teacher_table(batch, head, words)
         ahead = torch.arange(1, options.block)
         # row k predicts x_{a+k}; the target's distribution for it stands at position a+k-1
         index = offsets[:, None, None] + anchors[:, :, None] + ahead - 1
         weight = torch.exp(-(ahead - 1) / options.gamma).expand(use.shape)
-        loss = frozen_head_loss(
-            states[use], self.material.head, Rows(table, index[use], weight[use])
-        )
+        loss = frozen_head_loss(states[use], head, Rows(table, index[use], weight[use]))
         return loss, int(valid.sum())
 
-    def blocks(self, batch: Batch, anchors: Tensor, real: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Normed states [B,A,block-1,H] of the masked rows, the tokens there [B,A,block-1], and
-        which of them exist."""
+    def blocks(
+        self, batch: Batch, anchors: Tensor, real: Tensor, known: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Normed states [B,A,block-1,H] of the rows behind the anchors, where they stand
+        [B,A,block-1], and which of them exist. known: bool, rows that hold their true token."""
         block = self.options.block
         count = anchors.shape[1]
-        rows = self.mask.expand(len(anchors), count, block, -1).clone()
-        rows[:, :, 0] = self.material.embed(torch.gather(batch.ids, 1, anchors))
-        states = self.drafter(batch.taps, rows, anchors)[:, :, 1:]
         places = anchors[:, :, None] + torch.arange(1, block)
         last = torch.tensor(batch.positions)[:, None, None]
         valid = (places <= last) & real[:, :, None]
-        flat = places.clamp_max(batch.ids.shape[1] - 1).flatten(1)
-        return states, torch.gather(batch.ids, 1, flat).view(places.shape), valid
+        places = places.clamp_max(batch.ids.shape[1] - 1)
+        rows = self.mask.expand(len(anchors), count, block, -1).clone()
+        rows[:, :, 0] = self.material.embed(torch.gather(batch.ids, 1, anchors))
+        if known is not None:
+            rows[:, :, 1:][known] = self.material.embed(at(batch.ids, places)[known])
+        states = self.drafter(batch.taps, rows, anchors)[:, :, 1:]
+        return states, places, valid
 
     @torch.no_grad()
     def evaluate(self) -> Mapping[str, float]:
@@ -120,16 +131,16 @@ class DFlashTrainee:
             samples = self.material.held_out[start : start + 4]
             batch = make_batch(self.material.dev, samples, self.material.dtype)
             anchors, real = every_anchor(batch)
-            states, tokens, valid = self.blocks(batch, anchors, real)
-            best = F.linear(states, self.material.head).argmax(-1)
-            hit = (self.material.vocab.ids[best] == tokens) & valid
+            states, places, valid = self.blocks(batch, anchors, real)
+            head, words = self.material.words(batch)
+            hit = words[F.linear(states, head).argmax(-1)] == at(batch.ids, places)
+            hit &= valid & at(self.material.sayable(batch.ids), places)
             hits += [(sample.kind, hit[row][real[row]]) for row, sample in enumerate(samples)]
         return acceptance(hits)
 
     def export(self) -> None:
         material, shape, options = self.material, self.material.shape, self.options
         tensors = {name: value.bfloat16() for name, value in self.trained().items()}
-        tensors["lm_head.weight"] = material.head.bfloat16()
         tensors["d2t"], tensors["t2d"] = material.vocab.d2t, material.vocab.t2d
         write_tensors(options.output / "model.safetensors", tensors)
         write_json(
@@ -164,6 +175,11 @@ class DFlashTrainee:
         )
 
 
+def at(values: Tensor, places: Tensor) -> Tensor:
+    """values [B,T] at places [B,A,K]."""
+    return torch.gather(values, 1, places.flatten(1)).view(places.shape)
+
+
 def draw_anchors(batch: Batch, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """int64 [B,A] distinct anchors per row among its response positions, and bool [B,A]: real
     ones (a short response has fewer; the rest is padding)."""
@@ -176,6 +192,14 @@ def draw_anchors(batch: Batch, count: int, generator: torch.Generator) -> tuple[
         anchors[row, : len(drawn)] = drawn
         real[row, : len(drawn)] = True
     return anchors, real
+
+
+def forced_rows(batch: Batch, anchors: Tensor, block: int) -> Tensor:
+    """bool [B,A,block-1]: did a grammar leave no choice for the row's token?"""
+    forced = torch.zeros(len(anchors), batch.ids.shape[1] + block, dtype=torch.bool)
+    for row, (start, indices) in enumerate(zip(batch.starts, batch.forced, strict=True)):
+        forced[row, [start + i for i in indices]] = True
+    return at(forced, anchors[:, :, None] + torch.arange(1, block))
 
 
 def every_anchor(batch: Batch) -> tuple[Tensor, Tensor]:

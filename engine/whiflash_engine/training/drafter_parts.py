@@ -65,6 +65,10 @@ class Batch:
     """Prompt lengths: the first response token's position."""
     positions: tuple[int, ...]
     """Positions with features; the last token of row b is ids[b, positions[b]]."""
+    forced: tuple[tuple[int, ...], ...]
+    """Per row the indices of response tokens that a grammar forced."""
+    overruled: tuple[tuple[int, ...], ...]
+    """Per row the indices of response tokens where a grammar overruled the target."""
 
 
 def make_batch(corpus: Corpus, samples: Sequence[Sample], dtype: torch.dtype) -> Batch:
@@ -82,6 +86,8 @@ def make_batch(corpus: Corpus, samples: Sequence[Sample], dtype: torch.dtype) ->
         last=stacked[:, :, -1],
         starts=tuple(len(sample.prompt) for sample in samples),
         positions=tuple(sample.positions for sample in samples),
+        forced=tuple(sample.forced for sample in samples),
+        overruled=tuple(sample.overruled for sample in samples),
     )
 
 

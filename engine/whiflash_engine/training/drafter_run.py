@@ -10,13 +10,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from whiflash_engine.errors import ConfigError
+from whiflash_engine.errors import CheckpointError, ConfigError
+from whiflash_engine.loading import choose_dtype
 from whiflash_engine.training.chat import HubTokenizer
 from whiflash_engine.training.corpus import Corpus, Sample
-from whiflash_engine.training.drafter_parts import DrafterShape
+from whiflash_engine.training.drafter_parts import Batch, DrafterShape
 from whiflash_engine.training.llama import Llama, load_llama
 from whiflash_engine.training.loop import LoopOptions
-from whiflash_engine.training.model_files import read_json
+from whiflash_engine.training.model_files import fingerprint, read_json, read_tensors
 from whiflash_engine.training.optim import Muon
 from whiflash_engine.training.vocab import DraftVocab, always_needed, choose_vocab
 
@@ -28,6 +29,9 @@ class DrafterOptions:
     corpus: Path
     run: Path
     output: Path
+    start: Path | None = None
+    """Folder of a drafter to go on from, of this target or of an earlier one; None starts from
+    the target's own layers."""
     draft_vocab: int = 8192
     epochs: int = 4
     minutes: float | None = None
@@ -36,7 +40,7 @@ class DrafterOptions:
     adam_rate: float = 1e-3
     seed: int = 0
     float32: bool = False
-    """Compute in float32 instead of bfloat16 (for CPUs without bfloat16 units, and tests)."""
+    """Compute in float32 also where the CPU is fast at bfloat16."""
     checkpoint_seconds: float = 180.0
     evaluate_seconds: float = 300.0
 
@@ -47,7 +51,7 @@ class DrafterOptions:
 
     @property
     def dtype(self) -> torch.dtype:
-        return torch.float32 if self.float32 else torch.bfloat16
+        return torch.float32 if self.float32 else choose_dtype(None, torch.device("cpu"))
 
     def loop(self, steps: int) -> LoopOptions:
         return LoopOptions(
@@ -65,7 +69,8 @@ class Material:
     dev: Corpus
     vocab: DraftVocab
     coverage: float
-    """Share of the held-out response tokens that the draft vocabulary holds."""
+    """Share of the held-out response tokens that can be drafted: those of the vocabulary, and
+    those that stand earlier in the text."""
     shape: DrafterShape
     head: Tensor
     """[Vd,H]: the target's head rows of the draft vocabulary."""
@@ -80,6 +85,22 @@ class Material:
     def held_out(self) -> list[Sample]:
         """Greedy responses only: there the target's choice is the text itself."""
         return [s for s in self.dev.samples if s.temperature == 0 and len(s.response) >= 3]
+
+    def words(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The vocabulary for one batch: the draft vocabulary, and behind it the other tokens of
+        the batch, as a running drafter adds those of its text (`drafters.vocabulary`).
+
+        Head rows [Vd+n,H], and the target ids int64 [Vd+n] that they stand for.
+        """
+        met = torch.unique(batch.ids)
+        more = met[self.vocab.draft_of[met] < 0]
+        head = torch.cat([self.head, self.target.head_weight[more].to(self.dtype)])
+        return head, torch.cat([self.vocab.ids, more])
+
+    def sayable(self, ids: Tensor) -> Tensor:
+        """bool [B,T] for int64 ids [B,T]: in the draft vocabulary, or earlier in the row?"""
+        earlier = (ids[:, :, None] == ids[:, None, :]).tril(-1).any(-1)
+        return earlier | (self.vocab.draft_of[ids] >= 0)
 
     def embed(self, ids: Tensor) -> Tensor:
         return nn.functional.embedding(ids, self.target.embed_tokens.weight).to(self.dtype)
@@ -102,7 +123,7 @@ def load_material(options: DrafterOptions) -> Material:
         train=train,
         dev=dev,
         vocab=vocab,
-        coverage=vocab.coverage(token for sample in dev.samples for token in sample.response),
+        coverage=vocab.coverage(dev.samples),
         shape=DrafterShape(
             hidden_size=shape.hidden_size,
             intermediate_size=shape.intermediate_size,
@@ -120,6 +141,27 @@ def load_material(options: DrafterOptions) -> Material:
         head=target.head_weight[vocab.ids].to(options.dtype),
         dtype=options.dtype,
     )
+
+
+def go_on_from(model: nn.Module, folder: Path) -> None:
+    """Copy an exported drafter's weights into `model`. What it trains does not depend on the
+    draft vocabulary, so that may differ. CheckpointError if a name or a shape does."""
+    saved = read_tensors(folder / "model.safetensors")
+    wanted = dict(model.named_parameters())
+    for name, parameter in wanted.items():
+        found = saved.get(name)
+        if found is None or found.shape != parameter.shape:
+            shape = None if found is None else tuple(found.shape)
+            raise CheckpointError(
+                folder / "model.safetensors",
+                f"{name!r} has shape {shape}, {tuple(parameter.shape)} is needed to go on from it",
+            )
+    extra = saved.keys() - wanted.keys() - {"lm_head.weight", "d2t", "t2d"}
+    if extra:
+        raise CheckpointError(folder / "model.safetensors", f"has more tensors: {sorted(extra)}")
+    with torch.no_grad():
+        for name, parameter in wanted.items():
+            parameter.copy_(saved[name])
 
 
 def make_optimisers(model: nn.Module, options: DrafterOptions) -> dict[str, torch.optim.Optimizer]:
@@ -142,7 +184,8 @@ def run_settings(
         "target": material.train.target, "samples": len(material.train.samples),
         "draft_vocab": options.draft_vocab, "batch": options.batch, "seed": options.seed,
         "epochs": options.epochs, "muon_rate": options.muon_rate,
-        "adam_rate": options.adam_rate, **extra,
+        "adam_rate": options.adam_rate,
+        "start": None if options.start is None else fingerprint(options.start), **extra,
     }  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from whiflash_engine.training.drafter_run import (
     DrafterOptions,
     Material,
     acceptance,
+    go_on_from,
     load_material,
     make_optimisers,
     run_settings,
@@ -49,15 +50,17 @@ class Eagle3Trainee:
             raise ConfigError("aux", self.aux, f"the corpus has no tap {sorted(missing)}")
         self.slices = [taps.index(tap) for tap in self.aux]
         self.head = Eagle3(material.shape, len(self.aux))
-        layer = options.warm_layer % material.target.shape.num_hidden_layers
-        warm_start(self.head, material.target, layer=layer, seed=options.seed)
+        if options.start is None:
+            layer = options.warm_layer % material.target.shape.num_hidden_layers
+            warm_start(self.head, material.target, layer=layer, seed=options.seed)
+        else:
+            go_on_from(self.head, options.start)
         self._optimisers = make_optimisers(self.head, options)
         self.batches = [
             batch
             for epoch in range(options.epochs)
             for batch in epoch_batches(material.samples, options.batch, options.seed, epoch)
         ]
-        self.draft_of = material.vocab.draft_of
         self.settings: Mapping[str, object] = run_settings(
             options, material,
             {"aux": list(self.aux), "steps": options.steps, "decay": options.decay},
@@ -73,18 +76,17 @@ class Eagle3Trainee:
         batch = make_batch(self.material.train, self.batches[step], self.material.dtype)
         rows, valid = training_rows(batch, self.options.steps)
         states = self.states(batch, rows)
-        table, offsets = teacher_table(batch, self.material.head)
+        head, words = self.material.words(batch)
+        table, offsets = teacher_table(batch, head, words)
         hidden, index, weight = [], [], []
         for i, state in enumerate(states):
             # step i at slot t predicts x_{t+2+i}, the target's row for it is position t+1+i
-            token = _take(batch.ids, rows + 2 + i)
-            use = valid[i] & (self.draft_of[token] >= 0)
-            hidden.append(state[use])
-            index.append((offsets[:, None] + rows + 1 + i)[use])
-            weight.append(torch.full((int(use.sum()),), self.options.decay**i))
+            hidden.append(state[valid[i]])
+            index.append((offsets[:, None] + rows + 1 + i)[valid[i]])
+            weight.append(torch.full((len(index[-1]),), self.options.decay**i))
         joined = torch.cat(weight)
         normed = self.head.norm(torch.cat(hidden))
-        loss = frozen_head_loss(normed, self.material.head, Rows(table, torch.cat(index), joined))
+        loss = frozen_head_loss(normed, head, Rows(table, torch.cat(index), joined))
         return loss, int(valid[0].sum())
 
     def states(self, batch: Batch, rows: Tensor) -> list[Tensor]:
@@ -104,11 +106,14 @@ class Eagle3Trainee:
             samples: Sequence[Sample] = self.material.held_out[start : start + 4]
             batch = make_batch(self.material.dev, samples, self.material.dtype)
             rows, valid = training_rows(batch, self.options.steps)
+            head, words = self.material.words(batch)
+            sayable = self.material.sayable(batch.ids)
             found = []
             for i, state in enumerate(self.states(batch, rows)):
-                best = F.linear(self.head.norm(state), self.material.head).argmax(-1)
-                token = _take(batch.ids, rows + 2 + i)
-                found.append((self.material.vocab.ids[best] == token) & valid[i])
+                best = F.linear(self.head.norm(state), head).argmax(-1)
+                places = rows + 2 + i
+                hit = (words[best] == _take(batch.ids, places)) & valid[i]
+                found.append(hit & _take(sayable, places))
             for row, sample in enumerate(samples):
                 hits.append((sample.kind, torch.stack(found, -1)[row][valid[0][row]]))
         return acceptance(hits)
@@ -116,7 +121,6 @@ class Eagle3Trainee:
     def export(self) -> None:
         material, shape = self.material, self.material.shape
         tensors = {name: value.bfloat16() for name, value in self.trained().items()}
-        tensors["lm_head.weight"] = material.head.bfloat16()
         tensors["d2t"], tensors["t2d"] = material.vocab.d2t, material.vocab.t2d
         write_tensors(self.options.output / "model.safetensors", tensors)
         write_json(
@@ -160,19 +164,28 @@ def training_rows(batch: Batch, steps: int) -> tuple[Tensor, list[Tensor]]:
     return rows.minimum(last[:, None]), valid
 
 
-def teacher_table(batch: Batch, head: Tensor) -> tuple[Tensor, Tensor]:
+def teacher_table(batch: Batch, head: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
     """Target distributions at all response positions, one under the other, and int64 [B]
-    offsets: the row for position p of sample b is offsets[b] + p."""
-    pieces, offsets, total = [], [], 0
+    offsets: the row for position p of sample b is offsets[b] + p.
+
+    Where a grammar overruled the target, the token that was written has all the probability:
+    under the grammar the target would give it nearly all. head, words: of `Material.words`.
+    """
+    pieces, offsets, overruled, total = [], [], [], 0
     for row, (start, end) in enumerate(zip(batch.starts, batch.positions, strict=True)):
         pieces.append(batch.last[row, start:end])
         offsets.append(total - start)
+        # response token i stands at start + i, and the row of the position before predicts it
+        overruled += [(total + i - 1, start + i, row) for i in batch.overruled[row] if i > 0]
         total += end - start
-    return teacher_probabilities(torch.cat(pieces), head), torch.tensor(offsets)
+    table = teacher_probabilities(torch.cat(pieces), head)
+    for place, position, row in overruled:
+        table[place] = (words == batch.ids[row, position]).to(table.dtype)
+    return table, torch.tensor(offsets)
 
 
 def _take(ids: Tensor, places: Tensor) -> Tensor:
-    """ids [B,T] at places [B,R]; places beyond the end give the last one (masked anyway)."""
+    """[B,T] at places [B,R]; places beyond the end give the last one (masked anyway)."""
     return torch.gather(ids, 1, places.clamp_max(ids.shape[1] - 1))
 
 

@@ -8,13 +8,14 @@ here every slot owns a fixed stretch of one buffer. Grouped-query attention is w
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from whiflash_engine.constraint import Constraint
 from whiflash_engine.training.llama import DecoderLayer, Llama, rope_table
 
 
@@ -26,6 +27,8 @@ class Job:
     prompt: tuple[int, ...]
     max_new: int
     temperature: float = 0.0
+    grammar: Callable[[], Constraint] | None = None
+    """Makes the constraint that the reply is decoded under."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,10 @@ class Answer:
     job: Job
     tokens: tuple[int, ...]
     """Generated ids, the stop token included if it came."""
+    forced: tuple[int, ...] = ()
+    """Indices of tokens that were the only ones the grammar allowed."""
+    overruled: tuple[int, ...] = ()
+    """Indices of tokens where the grammar forbade what the model likes best."""
     features: Tensor | None = None
     """[P, taps+1, H] float16 for the P positions the model has run (all but the last token's):
     the tapped boundaries, then the normed last hidden state. None where nothing is tapped."""
@@ -72,6 +79,7 @@ class BatchGenerator:
         self.slots, self.length = slots, length
         self.jobs: list[Job | None] = [None] * slots
         self.out: list[list[int]] = [[] for _ in range(slots)]
+        self.grammars: list[_Grammar | None] = [None] * slots
 
     @torch.inference_mode()
     def run(self, jobs: Sequence[Job], *, refill: int = 8) -> Iterator[Answer]:
@@ -109,6 +117,7 @@ class BatchGenerator:
         logits = F.linear(x[torch.arange(len(jobs)), last], self.model.head_weight)
         for slot, job in zip(slots, jobs, strict=True):
             self.jobs[slot], self.out[slot] = job, []
+            self.grammars[slot] = None if job.grammar is None else _Grammar(job.grammar())
         self._choose(slots, logits)
 
     def _step(self) -> None:
@@ -159,13 +168,18 @@ class BatchGenerator:
     def _choose(self, slots: list[int], logits: Tensor) -> None:
         best = logits.argmax(-1).tolist()
         for row, slot in enumerate(slots):
-            job = self.jobs[slot]
+            job, grammar = self.jobs[slot], self.grammars[slot]
             assert job is not None
-            token = best[row]
+            token, scores = best[row], logits[row].float()
+            if grammar is not None:
+                scores = grammar.mask(scores, token)
+                token = int(scores.argmax())
             if job.temperature > 0:
-                mass = torch.softmax(logits[row].float() / job.temperature, -1).cumsum(-1)
+                mass = torch.softmax(scores / job.temperature, -1).cumsum(-1)
                 mark = uniform(self.seed, job.key, len(self.out[slot])) * float(mass[-1])
                 token = min(int(torch.searchsorted(mass, mark, right=True)), len(mass) - 1)
+            if grammar is not None:
+                grammar.constraint.commit([token])
             self.out[slot].append(token)
 
     def _finished(self) -> Iterator[Answer]:
@@ -176,4 +190,27 @@ class BatchGenerator:
                 self.jobs[slot] = None
                 run = len(job.prompt) + len(self.out[slot]) - 1
                 features = self.features[slot, :run].clone() if self.taps else None
-                yield Answer(job, tuple(self.out[slot]), features)
+                grammar = self.grammars[slot]
+                yield Answer(
+                    job, tuple(self.out[slot]), tuple(grammar.forced) if grammar else (),
+                    tuple(grammar.overruled) if grammar else (), features,
+                )  # fmt: skip
+
+
+class _Grammar:
+    """A slot's constraint, and where it left no choice or overruled the model."""
+
+    def __init__(self, constraint: Constraint) -> None:
+        self.constraint = constraint
+        self.forced: list[int] = []
+        self.overruled: list[int] = []
+
+    def mask(self, scores: Tensor, best: int) -> Tensor:
+        """(V,) scores with forbidden tokens at -inf; `best` is their argmax."""
+        _, rows = self.constraint.masks(())
+        allowed = rows[0]
+        if int(allowed.sum()) == 1:
+            self.forced.append(self.constraint.length)
+        if not allowed[best]:
+            self.overruled.append(self.constraint.length)
+        return scores.masked_fill(~allowed, float("-inf"))

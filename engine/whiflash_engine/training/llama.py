@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from whiflash_engine.loading import choose_dtype
 from whiflash_engine.training.model_files import read_json, read_tensors
 
 
@@ -164,8 +165,12 @@ class Llama(nn.Module):
         return self.norm(x), [kept[tap] for tap in taps]
 
 
-def load_llama(folder: Path, dtype: torch.dtype = torch.bfloat16) -> Llama:
-    """Read a model folder (config.json, *.safetensors) into a frozen `Llama`."""
+def load_llama(folder: Path, dtype: torch.dtype | None = None) -> Llama:
+    """Read a model folder (config.json, *.safetensors) into a frozen `Llama`.
+
+    dtype: None takes what the CPU is fast at.
+    """
+    dtype = dtype or choose_dtype(None, torch.device("cpu"))
     shape = LlamaShape.from_folder(folder)
     tensors = read_tensors(folder)
     tied = "lm_head.weight" not in tensors

@@ -123,8 +123,13 @@ def train(trainee: Trainee, options: LoopOptions, folder: Path, report: Report) 
 
     def curve(values: Mapping[str, float | str]) -> None:
         line = {"step": step, "tokens": tokens, "seconds": round(spent(), 1), **values}
-        with (folder / "curve.jsonl").open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(line) + "\n")
+        try:
+            with (folder / "curve.jsonl").open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise CheckpointError(
+                folder / "curve.jsonl", f"cannot be written ({error.strerror})"
+            ) from error
         report(line)
 
     folder.mkdir(parents=True, exist_ok=True)

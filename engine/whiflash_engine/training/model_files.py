@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,12 +61,32 @@ def read_json(path: Path) -> JsonFile:
     return JsonFile(path, values)
 
 
-def write_json(path: Path, values: Mapping[str, object]) -> None:
-    """Write atomically: a reader sees the old file or the new one, never half of one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+@contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """Write atomically: a reader sees the old file or the new one, never half of one.
+
+    Yields the temporary path to write to. CheckpointError, naming `path`, where the disk is
+    full or the folder cannot be written; what was there before stays.
+    """
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise CheckpointError(
+            path, f"cannot be written ({why}); what was there before is intact"
+        ) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, values: Mapping[str, object]) -> None:
+    with writing(path) as place:
+        text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+        place.write_text(text, encoding="utf-8")
 
 
 def read_tensors(folder_or_file: Path) -> dict[str, Tensor]:
@@ -90,11 +111,9 @@ def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
     """Write a .safetensors file atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
     contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-    save_file(contiguous, temporary, metadata={"format": "pt", **(metadata or {})})
-    os.replace(temporary, path)
+    with writing(path) as place:
+        save_file(contiguous, place, metadata={"format": "pt", **(metadata or {})})
 
 
 def fingerprint(folder_or_file: Path) -> str:

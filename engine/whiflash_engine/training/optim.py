@@ -14,11 +14,13 @@ from typing import overload
 import torch
 from torch import Tensor, nn
 
+from whiflash_engine.loading import choose_dtype
+
 
 def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
     """The orthogonal factor of `matrix`, approximately (singular values land in 0.7..1.2)."""
     a, b, c = 3.4445, -4.7750, 2.0315
-    x: Tensor = matrix.bfloat16()
+    x: Tensor = matrix.to(choose_dtype(None, matrix.device))
     wide = x.shape[0] > x.shape[1]
     x = x.T if wide else x
     x = x / (x.norm() + 1e-7)

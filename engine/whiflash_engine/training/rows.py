@@ -29,6 +29,8 @@ class PromptRow:
     source: str
     messages: tuple[Json, ...]
     tools: tuple[Json, ...]
+    schema: Json | None = None
+    """The JSON schema that the reply should obey."""
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, Json]]:
@@ -72,12 +74,16 @@ def parse_row(value: Json, where: str) -> PromptRow:
     for message in messages:
         if not isinstance(message.get("role"), str):
             raise CheckpointError(where, "every message needs a 'role'")
+    schema = value.get("schema")
+    if schema is not None and not isinstance(schema, dict):
+        raise CheckpointError(where, "'schema' should be an object")
     return PromptRow(
         id=text("id"),
         kind=text("kind"),
         source=text("source"),
         messages=messages,
         tools=objects("tools", needed=False),
+        schema=schema,
     )
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from whiflash_engine.errors import ConfigError
+from whiflash_engine.training.corpus import Sample
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,16 @@ class DraftVocab:
         table[self.ids] = torch.arange(len(self.ids))
         return table
 
-    def coverage(self, tokens: Iterable[int]) -> float:
-        """Share of `tokens` that can be drafted at all."""
+    def coverage(self, samples: Iterable[Sample]) -> float:
+        """Share of the response tokens that can be drafted: those of the vocabulary, and those
+        that stand earlier in the text."""
         inside = set(self.ids.tolist())
         hits = total = 0
-        for token in tokens:
-            hits, total = hits + (token in inside), total + 1
+        for sample in samples:
+            met = inside.union(sample.prompt)
+            for token in sample.response:
+                hits, total = hits + (token in met), total + 1
+                met.add(token)
         return hits / max(total, 1)
 
 

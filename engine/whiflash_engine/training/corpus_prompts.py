@@ -1,0 +1,103 @@
+"""Which prompts a corpus is made of: rows of a mix in their shares, and composed tool loops."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from whiflash_engine.training import composed
+from whiflash_engine.training.adapter_data import LessonBuilder
+from whiflash_engine.training.chat import HubTokenizer
+from whiflash_engine.training.corpus_options import CorpusOptions
+from whiflash_engine.training.generate import Job, uniform
+from whiflash_engine.training.grammars import PromptGrammars
+from whiflash_engine.training.mixes import AdapterMix
+from whiflash_engine.training.rows import KINDS, Json, PromptRow, load_by_ids
+
+KEPT_FOR_DEMONSTRATION = ("Tokyo",)
+"""What demonstrations ask about is not drafted from memory."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    id: str
+    kind: str
+    source: str
+    ids: tuple[int, ...]
+    tools: tuple[Json, ...] = ()
+    schema: Json | None = None
+
+    def job(self, options: CorpusOptions, split: str, grammars: PromptGrammars) -> Job:
+        """How it is answered: half of the tool and json prompts under their grammar, half of all
+        at a temperature, as the id decides. Held-out prompts are greedy, because simulated
+        acceptance needs the target's own argmax."""
+
+        def coin(purpose: str) -> bool:
+            return uniform(options.seed, f"{self.id}/{purpose}", 0) < 0.5
+
+        constrained = self.kind in ("tool", "json") and coin("grammar")
+        return Job(
+            self.id, self.ids, options.max_new,
+            options.temperature if split == "train" and coin("temperature") else 0.0,
+            grammars.of(self.schema, self.tools) if constrained else None,
+        )  # fmt: skip
+
+
+def corpus_prompts(
+    options: CorpusOptions, split: str, mix: str, count: int, tokenizer: HubTokenizer
+) -> list[Prompt]:
+    """`count` prompts in random order: every stretch is a fair sample of the whole, so that
+    a part of the corpus is usable as well."""
+    rows = load_by_ids(options.data, split, mix)
+    rng = random.Random(options.seed)
+    rng.shuffle(rows)
+    share = options.shares["tool"] / sum(options.shares.values())
+    extra = _composed(options, split, tokenizer, round(count * share * options.composed_tools))
+    prompts = _picked(rows, extra, tokenizer, options, count)
+    rng.shuffle(prompts)
+    return prompts
+
+
+def _picked(
+    rows: Sequence[PromptRow], extra: Sequence[Prompt], tokenizer: HubTokenizer,
+    options: CorpusOptions, count: int,
+) -> list[Prompt]:  # fmt: skip
+    """The first short enough rows of each kind; `extra` are tool prompts before them."""
+    total = sum(options.shares.values())
+    wanted = {kind: round(count * options.shares[kind] / total) for kind in KINDS}
+    picked: dict[str, list[Prompt]] = {kind: [] for kind in KINDS}
+    picked["tool"] = list(extra)[: wanted["tool"]]
+    for row in rows:
+        bucket = picked[row.kind]
+        if len(bucket) >= wanted[row.kind]:
+            continue
+        ids = tokenizer.encode(tokenizer.render(row.messages, row.tools))
+        if len(ids) <= options.max_prompt:
+            bucket.append(Prompt(row.id, row.kind, row.source, tuple(ids), row.tools, row.schema))
+    return [prompt for kind in KINDS for prompt in picked[kind]]
+
+
+def _composed(
+    options: CorpusOptions, split: str, tokenizer: HubTokenizer, count: int
+) -> list[Prompt]:
+    """Tool loops from the templates, cut before the call or before the answer."""
+    if not count:
+        return []
+    rng = random.Random(f"{options.seed}/{split}")
+    builder = LessonBuilder(options.data, split, AdapterMix(), rng.randrange(2**31))
+    prompts: list[Prompt] = []
+    while len(prompts) < count:
+        family = rng.choice(composed.FAMILIES)
+        loop = family(builder.rng)
+        if any(city in loop.question for city in KEPT_FOR_DEMONSTRATION):
+            continue
+        lesson = builder.loop(family.__name__, loop, family)
+        after: Sequence[Json] = lesson.replies[0][1] if rng.random() < 0.5 else ()
+        ids = tokenizer.encode(tokenizer.render([*lesson.messages, *after], lesson.tools))
+        if len(ids) <= options.max_prompt:
+            name = f"composed_{lesson.kind}" + ("_result" if after else "")
+            prompts.append(
+                Prompt(f"{name}-{len(prompts):05d}", "tool", name, tuple(ids), lesson.tools)
+            )
+    return prompts

@@ -1,0 +1,70 @@
+"""How many conversations of each kind an adapter is taught."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class AdapterMix:
+    """Conversations per kind. What is missing in the data is left out."""
+
+    gold: Mapping[str, int] = field(
+        default_factory=lambda: {
+            "bfcl": 330, "seal_tools": 110, "acebench": 80, "toolalpaca": 30, "snips": 25,
+            "api_bank": 30, "sgd": 30, "tooltalk": 15,
+        }
+    )  # fmt: skip
+    """Gold calls by source."""
+    irrelevant: int = 50
+    """Rows whose tools cannot help, with a short refusal."""
+    word_problems: int = 110
+    sums: int = 60
+    dates: int = 130
+    searches: int = 50
+    documentation: int = 50
+    thoughtful: float = 0.0
+    """Share of the word problems whose system prompt asks to think before the call."""
+    plain: int = 90
+    """Chat prompts with the untouched model's own reply."""
+    small_talk: bool = False
+    """Plain replies to small talk too, with the composed tools on offer (not to be called)."""
+    reasoned: int = 0
+    """Word problems without tools, their equation worked out between `<think>` tags."""
+    documents: int = 0
+    """JSON replies of the untouched model, decoded under the prompt's schema."""
+    max_prompt: int = 420
+    max_tokens: int = 560
+    max_tools: int = 4
+    max_tool_chars: int = 1200
+
+
+BROAD = AdapterMix()
+"""The first round: many tools, once."""
+
+LOOPS = AdapterMix(
+    gold={"bfcl": 70, "seal_tools": 25, "acebench": 15}, irrelevant=10, word_problems=50, sums=45,
+    dates=210, searches=35, documentation=45, plain=60, small_talk=True,
+)  # fmt: skip
+"""The second round: whole loops with everyday tools, and when not to call one."""
+
+FULL = AdapterMix(
+    gold={
+        "bfcl": 540, "seal_tools": 260, "snips": 220, "acebench": 40, "toolalpaca": 25,
+        "api_bank": 40, "sgd": 30, "tooltalk": 10,
+    },
+    irrelevant=280, word_problems=120, sums=25, dates=80, searches=40, documentation=40,
+    thoughtful=0.25, plain=140, small_talk=True, reasoned=160, documents=140, max_prompt=440,
+    max_tokens=560,
+)  # fmt: skip
+"""The third round: everything, with refusals, reasoning and JSON in their due share."""
+
+MINIATURE = AdapterMix(
+    gold={"bfcl": 60, "seal_tools": 25, "snips": 25}, irrelevant=15, word_problems=10, sums=5,
+    dates=5, searches=5, documentation=5, plain=10, reasoned=4, documents=4, max_prompt=360,
+    max_tokens=420,
+)  # fmt: skip
+"""Enough to see that everything works."""
+
+MIXES = {"broad": BROAD, "loops": LOOPS, "full": FULL, "miniature": MINIATURE}
