@@ -28,6 +28,7 @@ from whiflash_engine.config import ArmName, RouterConfig, RouterName, SamplingCo
 from whiflash_engine.decode import decode
 from whiflash_engine.drafters.base import Drafter, Proposal
 from whiflash_engine.errors import ConfigError, NumericsError, PromptTooLongError
+from whiflash_engine.events import Stats
 from whiflash_engine.target.native import NativeTarget
 
 ROUTERS: list[RouterName] = ["ar", "diffusion", "random", "entropy", "auto"]
@@ -85,6 +86,23 @@ def test_greedy_output_of_real_networks_equals_plain_decoding(name: RouterName) 
         assert sum(r.accepted for r in rounds) > 0.3 * len(rounds)
 
 
+def test_what_a_grammar_forces_costs_no_drafter_and_always_passes() -> None:
+    target = ToyTarget(9, seed=3)
+    drafters = toy_drafters(target)
+    rounds = run(
+        target, drafters, [1, 2, 3], sampling=SamplingConfig(max_tokens=300, temperature=1.0),
+        router=RouterConfig("random", seed=2), constraint=ToyConstraint(9, forcing=True),
+    )  # fmt: skip
+    forced = [r for r in rounds if r.arm == "forced"]
+    assert forced and all(r.accepted == len(r.proposed) == r.forced for r in forced)
+    assert all(r.seconds.draft == r.seconds.catch_up == 0 for r in forced)
+    drafted = [r for r in rounds if r.arm in ("ar", "diffusion") and r.forced]
+    assert drafted and all(r.accepted >= r.forced for r in drafted)
+    assert any(len(r.proposed) > r.forced for r in drafted), "drafters go on behind it"
+    stats = Stats.of(rounds, prompt_tokens=3, seconds=1.0, time_to_first_token=0.1)
+    assert stats.forced == sum(r.forced for r in rounds if r.accepted) > 20
+
+
 # ---------------------------------------------------------------- sampled output
 
 _VOCAB, _LENGTH, _DRAWS = 6, 4, 3000
@@ -128,19 +146,22 @@ def _chi_square_p(counts: Counter[tuple[int, ...]], law: dict[tuple[int, ...], f
     return 0.5 * math.erfc(z / math.sqrt(2))
 
 
-def _sampled_p(name: RouterName, draft_vocab: int, grammar: bool = False) -> float:
+def _sampled_p(
+    name: RouterName, draft_vocab: int, grammar: bool = False, forcing: bool = False
+) -> float:
     target = ToyTarget(_VOCAB, seed=4)
     drafters = toy_drafters(target, draft_vocab=draft_vocab)
     router = new_router(RouterConfig(name, seed=1), drafters)
     counts: Counter[tuple[int, ...]] = Counter()
     for seed in range(_DRAWS):
         sampling = SamplingConfig(max_tokens=_LENGTH, temperature=1.0, seed=seed)
-        constraint = ToyConstraint(_VOCAB) if grammar else None
+        constraint = ToyConstraint(_VOCAB, forcing=forcing) if grammar else None
         rounds = run(
             target, drafters, [2, 3], sampling=sampling, router=router, constraint=constraint
         )
         counts[tuple(tokens_of(rounds))] += 1
-    return _chi_square_p(counts, _exact(target, [2, 3], ToyConstraint(_VOCAB) if grammar else None))
+    constraint = ToyConstraint(_VOCAB, forcing=forcing) if grammar else None
+    return _chi_square_p(counts, _exact(target, [2, 3], constraint))
 
 
 @pytest.mark.parametrize("draft_vocab", [6, 4])
@@ -149,9 +170,12 @@ def test_sampled_output_has_the_law_of_the_target(name: RouterName, draft_vocab:
     assert _sampled_p(name, draft_vocab) > 0.001
 
 
+@pytest.mark.parametrize("forcing", [False, True])
 @pytest.mark.parametrize("name", ["ar", "random"])
-def test_sampled_output_under_a_grammar_has_the_law_of_the_masked_target(name: RouterName) -> None:
-    assert _sampled_p(name, 6, grammar=True) > 0.001
+def test_sampled_output_under_a_grammar_has_the_law_of_the_masked_target(
+    name: RouterName, forcing: bool
+) -> None:
+    assert _sampled_p(name, 6, grammar=True, forcing=forcing) > 0.001
 
 
 def test_a_wrong_residual_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -128,11 +129,16 @@ def test_a_draft_that_was_cut_short_says_at_least() -> None:
     assert policy.expect("ar", _context()) < before - 0.5
 
 
-def test_forced_tokens_are_judged_by_the_share_that_passes() -> None:
+def test_forced_tokens_are_certain_and_only_what_follows_them_is_learned() -> None:
     policy = EntropyPolicy()
     for _ in range(200):
-        policy.learn(_round("forced", 2, drafts=4))
-    assert policy.expect("forced", _context(width=9)) == pytest.approx(5.0, abs=0.1)
+        policy.learn(replace(_round("forced", 4, drafts=4), forced=4))
+        policy.learn(replace(_round("ar", 5, drafts=7), forced=3))
+    assert policy.expect("forced", _context(width=9)) == 9.0
+    assert policy.expect("ar", _context()) == pytest.approx(3.0, abs=0.05)
+    known = replace(_context(), forced=(1, 2, 3))
+    assert policy.expect("ar", known) == pytest.approx(6.0, abs=0.05)
+    assert policy.expect("ar", replace(known, width={"ar": 5})) == 5.0
 
 
 def test_plain_and_empty_rounds_teach_nothing() -> None:

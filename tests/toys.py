@@ -17,7 +17,7 @@ from whiflash_engine.checkpoints.eagle3 import Eagle3Config, eagle3_shapes
 from whiflash_engine.config import ArmName, ModelConfig, RopeConfig, RouterConfig, SamplingConfig
 from whiflash_engine.constraint import Constraint
 from whiflash_engine.decode import decode
-from whiflash_engine.drafters.base import Chooser, Drafter, DraftState, Proposal, scatter
+from whiflash_engine.drafters.base import Chooser, Drafter, DraftState, Proposal, certain, scatter
 from whiflash_engine.drafters.dflash import DFlashDrafter
 from whiflash_engine.drafters.eagle3 import Eagle3Drafter
 from whiflash_engine.events import Round
@@ -118,30 +118,37 @@ class ToyDrafter:
         assert state.rows == [float(t) for t in tokens[:-1]], "the log and the tokens differ"
 
     def propose(
-        self, state: DraftState, tokens: Sequence[int], count: int, chooser: Chooser
-    ) -> Proposal:
+        self, state: DraftState, tokens: Sequence[int], count: int, chooser: Chooser,
+        known: Sequence[int] = (),
+    ) -> Proposal:  # fmt: skip
         assert state.watermark == len(tokens) - 1
-        draft: list[int] = []
+        draft = list(known[:count])
         rows: list[Tensor | None] = []
-        for i in range(count):
+        for i in range(len(draft), count):
             a, b = [0, *tokens, *draft][-2:]
             index, q = chooser.choose(self.table[a, b], len(tokens) + i)
             draft.append(index)
             rows.append(q)
         ids = None if self.draft_vocab == self.vocab else torch.arange(self.draft_vocab)
-        return Proposal(tuple(draft), scatter(rows, ids, self.vocab))
+        return Proposal(tuple(draft), certain(known[:count], scatter(rows, ids, self.vocab)))
 
 
 class ToyConstraint:
-    """Allows token b after token a when (a + b) % 3 is not 0; any token first."""
+    """Allows token b after token a when (a + b) % 3 is not 0; any token first.
+
+    forcing: after 2 only 5 is allowed, and after 5 only 0.
+    """
 
     stopped = False
     is_accepting = True
 
-    def __init__(self, vocab: int) -> None:
+    def __init__(self, vocab: int, *, forcing: bool = False) -> None:
+        self._forcing = forcing
         self._allowed = torch.tensor(
             [[(a + b) % 3 != 0 for b in range(vocab)] for a in range(vocab)]
         )
+        for token, only in ((2, 5), (5, 0)) if forcing else ():
+            self._allowed[token] = torch.arange(vocab) == only
         self._tokens: list[int] = []
 
     @property
@@ -161,7 +168,9 @@ class ToyConstraint:
         return len(rows) - 1, torch.stack(rows)
 
     def forced(self, limit: int) -> tuple[int, ...]:
-        return ()
+        if not self._forcing or not self._tokens:
+            return ()
+        return {2: (5, 0), 5: (0,)}.get(self._tokens[-1], ())[: max(limit, 0)]
 
     def commit(self, tokens: Sequence[int]) -> None:
         assert self.masks(tokens)[0] == len(tokens), "an illegal token was committed"
@@ -193,9 +202,10 @@ class Prophet:
         self._drafter.ingest(state, log, tokens)
 
     def propose(
-        self, state: DraftState, tokens: Sequence[int], count: int, chooser: Chooser
-    ) -> Proposal:
-        own = self._drafter.propose(state, tokens, count, chooser).tokens
+        self, state: DraftState, tokens: Sequence[int], count: int, chooser: Chooser,
+        known: Sequence[int] = (),
+    ) -> Proposal:  # fmt: skip
+        own = self._drafter.propose(state, tokens, count, chooser, known).tokens
         right = self._known[len(tokens) : len(tokens) + min(len(tokens) % 5, count)]
         return Proposal((*right, *own[len(right) :]))
 

@@ -21,6 +21,7 @@ def as_data(stats: Stats) -> dict[str, object]:
         "switches": stats.switches,
         "caught_up": stats.caught_up,
         "switch_seconds": stats.switch_seconds,
+        "forced_tokens": stats.forced,
         "phases": asdict(stats.phases),
         "arms": _arms(stats.arms.items()),
         "spans": {span: _arms(arms.items()) for span, arms in stats.spans.items()},

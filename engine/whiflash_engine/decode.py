@@ -70,7 +70,7 @@ class _Loop:
         decision = self._router.pick(context, tuple(context.width))
         clock.stop("pick")
 
-        proposal = self._propose(decision.arm, context.width[decision.arm] - 1, clock)
+        proposal = self._propose(decision.arm, context, clock)
         legal, masks = len(proposal.tokens), None
         if sequence.constraint is not None:
             legal, masks = sequence.constraint.masks(proposal.tokens)
@@ -95,7 +95,8 @@ class _Loop:
             arm=decision.arm, position=position, tokens=tokens, proposed=proposal.tokens,
             accepted=min(outcome.accepted, len(tokens)), verified=legal + 1, span=span,
             entropy=before, backlog=context.backlog[decision.arm], seconds=clock.seconds,
-            scores=decision.scores, finish_reason=sequence.finish_reason,
+            forced=min(len(context.forced), len(proposal.tokens)), scores=decision.scores,
+            finish_reason=sequence.finish_reason,
         )  # fmt: skip
         self._router.learn(done)
         return done
@@ -103,6 +104,11 @@ class _Loop:
     def _context(self) -> RouteContext:
         sequence = self._sequence
         width: dict[ArmName, int] = {"plain": 1}
+        forced: tuple[int, ...] = ()
+        if sequence.constraint is not None:
+            forced = sequence.constraint.forced(sequence.room)
+        if forced:
+            width["forced"] = len(forced) + 1
         if sequence.processed > 0:  # without any features no drafter can start
             for name, drafter in self._drafters.items():
                 if (count := min(drafter.max_draft, sequence.room)) > 0:
@@ -110,13 +116,13 @@ class _Loop:
         return RouteContext(
             entropy=sequence.entropy, span=sequence.spans.span,
             backlog={name: sequence.backlog(name) for name in width}, width=width,
-            hidden=sequence.hidden, position=len(sequence.tokens),
+            forced=forced, hidden=sequence.hidden, position=len(sequence.tokens),
         )  # fmt: skip
 
-    def _propose(self, arm: ArmName, count: int, clock: _Clock) -> Proposal:
+    def _propose(self, arm: ArmName, context: RouteContext, clock: _Clock) -> Proposal:
         drafter = self._drafters.get(arm)
         if drafter is None:
-            return Proposal(())
+            return Proposal(context.forced if arm == "forced" else ())
         sequence = self._sequence
         state = sequence.drafts[arm]
         first = all(s.watermark == 0 for s in sequence.drafts.values())
@@ -125,7 +131,9 @@ class _Loop:
             clock.stop("prefill")
         elif sequence.last_arm != arm:
             clock.stop("catch_up")
-        proposal = drafter.propose(state, sequence.tokens, count, self._sampler)
+        proposal = drafter.propose(
+            state, sequence.tokens, context.width[arm] - 1, self._sampler, context.forced
+        )
         clock.stop("draft")
         return proposal
 

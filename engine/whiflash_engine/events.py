@@ -58,6 +58,7 @@ class Round:
     verified: rows of the target's pass, at most len(proposed) + 1; fewer where a grammar
         forbade a draft token.
     backlog: positions the chosen drafter had to ingest before it could propose.
+    forced: how many of `proposed`, from the first on, the grammar left no choice about.
     """
 
     arm: ArmName
@@ -70,6 +71,7 @@ class Round:
     entropy: float
     backlog: int
     seconds: Seconds
+    forced: int = 0
     scores: Mapping[ArmName, float] = field(default_factory=dict)
     finish_reason: FinishReason | None = None
 
@@ -102,6 +104,7 @@ class Stats:
     decode_tokens: those of all rounds but the first, which took decode_seconds.
     switches, caught_up, switch_seconds: how often a drafter that had been idle was picked, how
         many positions it then had to ingest, and what that cost.
+    forced: tokens that a grammar left no choice about: drafts that cost nothing.
     """
 
     prompt_tokens: int
@@ -113,6 +116,7 @@ class Stats:
     decode_seconds: float
     switches: int
     caught_up: int
+    forced: int
     phases: Seconds
     arms: Mapping[ArmName, ArmStats]
     spans: Mapping[Span, Mapping[ArmName, ArmStats]]
@@ -160,6 +164,7 @@ class Stats:
             decode_seconds=seconds - time_to_first_token if len(rounds) > 1 else 0.0,
             switches=len(switched),
             caught_up=sum(switched),
+            forced=sum(min(r.forced, r.accepted) for r in rounds),
             phases=phases,
             arms=arms,
             spans=spans,

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from whiflash_agents.measure.start import PromptStart
 from whiflash_engine.config import ArmName, Span
 from whiflash_engine.drafters.base import Proposal
-from whiflash_engine.drafters.dflash import DFlashDrafter
 from whiflash_engine.sampling import Sampler
 from whiflash_engine.target.base import TargetOutput
 from whiflash_engine.verify import Outcome, entropy, verify
@@ -60,10 +59,7 @@ class HandMade:
             return Proposal(())
         state = sequence.drafts[arm]
         drafter.ingest(state, sequence.log, sequence.tokens)
-        if known:
-            assert isinstance(drafter, DFlashDrafter)
-            return drafter.propose(state, sequence.tokens, count, self.sampler, known)
-        return drafter.propose(state, sequence.tokens, count, self.sampler)
+        return drafter.propose(state, sequence.tokens, count, self.sampler, known)
 
     def judge(self, proposal: Proposal) -> tuple[Outcome, TargetOutput]:
         """One pass of the target; nothing is committed."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from whiflash_engine.config import ArmName
@@ -75,10 +76,17 @@ class Drafter(Protocol):
         ...
 
     def propose(
-        self, state: DraftState, tokens: Sequence[int], count: int, chooser: Chooser
+        self,
+        state: DraftState,
+        tokens: Sequence[int],
+        count: int,
+        chooser: Chooser,
+        known: Sequence[int] = (),
     ) -> Proposal:
         """Up to `count` tokens after tokens[-1]; needs watermark == len(tokens) - 1.
 
+        known: tokens that are certain to come next, such as those a grammar forces. The
+        proposal begins with them, as far as `count` reaches, and goes on from there.
         Leaves nothing behind in `state` that a later round could see.
         """
         ...
@@ -97,3 +105,11 @@ def scatter(rows: Sequence[Tensor | None], ids: Tensor | None, vocab_size: int) 
     if ids is None:
         return q
     return q.new_zeros(len(given), vocab_size).index_copy_(1, ids, q)
+
+
+def certain(known: Sequence[int], q: Tensor | None) -> Tensor | None:
+    """q (n, V) of drawn tokens, with one-hot rows for the known ones before them."""
+    if q is None or not known:
+        return q
+    ids = torch.tensor(known, device=q.device)
+    return torch.cat([F.one_hot(ids, q.shape[1]).to(q.dtype), q])

@@ -21,7 +21,7 @@ from torch import Tensor
 from whiflash_engine.cache import KVCache
 from whiflash_engine.checkpoints.dflash import DFlashConfig
 from whiflash_engine.config import ArmName, require
-from whiflash_engine.drafters.base import Chooser, DraftState, Proposal
+from whiflash_engine.drafters.base import Chooser, DraftState, Proposal, certain
 from whiflash_engine.drafters.vocabulary import ContextWords, DraftHead
 from whiflash_engine.features import FeatureLog
 from whiflash_engine.layers import Linear, Rope, attention, attention_mask, rms_norm, swiglu
@@ -108,14 +108,14 @@ class DFlashDrafter:
         self, state: DraftState, tokens: Sequence[int], count: int, chooser: Chooser,
         known: Sequence[int] = (),
     ) -> Proposal:  # fmt: skip
-        """As in `Drafter`. known: tokens that are certain to come next, such as those a grammar
-        forces. They stand in the block as they are (clamped rows) and begin the proposal; the
-        masked rows behind them are filled in around them."""
+        # what is known stands in the block as it is (clamped rows); the rest is filled in around it
         assert isinstance(state, DFlashState)
         assert state.watermark == len(tokens) - 1, "ingest before you propose"
         # every row sees the whole block, so the block does not shrink when fewer tokens are
         # wanted: the first ones would come out differently
         known = known[:count]
+        if len(known) == count:
+            return Proposal(tuple(known))
         masked = [self.config.mask_token_id] * (self.max_draft - len(known))
         block = [tokens[-1], *known, *masked]
         ids = torch.tensor(block, device=self._target.device)
@@ -126,8 +126,6 @@ class DFlashDrafter:
         )
         for i, layer in enumerate(self._layers):
             x = layer(x, i, state.kv, self._rope)  # rows past the length: nothing to undo
-        if len(known) == count:
-            return Proposal(tuple(known))
         y = rms_norm(x[1 + len(known) : count + 1], self._norm, self.config.rms_norm_eps)
         logits = self._head(y, state.words)
         # rows are marginals: given the context, each is drawn by itself, and so the
@@ -136,10 +134,7 @@ class DFlashDrafter:
         chosen = [chooser.choose(row, start + i) for i, row in enumerate(logits)]
         draft = self._head.tokens([i for i, _ in chosen], state.words)
         q = self._head.scatter([q for _, q in chosen], state.words)
-        if q is not None and known:
-            ids = torch.tensor(known, device=q.device)
-            q = torch.cat([F.one_hot(ids, q.shape[1]).to(q.dtype), q])
-        return Proposal((*known, *draft), q)
+        return Proposal((*known, *draft), certain(known, q))
 
 
 class _Layer:

@@ -22,7 +22,7 @@ from torch import Tensor
 from whiflash_engine.cache import KVCache
 from whiflash_engine.checkpoints.eagle3 import Eagle3Config
 from whiflash_engine.config import ArmName, require
-from whiflash_engine.drafters.base import Chooser, DraftState, Proposal
+from whiflash_engine.drafters.base import Chooser, DraftState, Proposal, certain
 from whiflash_engine.drafters.vocabulary import ContextWords, DraftHead
 from whiflash_engine.features import FeatureLog
 from whiflash_engine.layers import Linear, Rope, attention, rms_norm, swiglu
@@ -95,11 +95,14 @@ class Eagle3Drafter:
 
     @torch.inference_mode()
     def propose(
-        self, state: DraftState, tokens: Sequence[int], count: int, chooser: Chooser
-    ) -> Proposal:
+        self, state: DraftState, tokens: Sequence[int], count: int, chooser: Chooser,
+        known: Sequence[int] = (),
+    ) -> Proposal:  # fmt: skip
         assert isinstance(state, Eagle3State)
         slots, first = state.watermark, len(tokens)
         assert slots == first - 1 and state.newest is not None, "ingest before you propose"
+        if len(known) >= count:
+            return Proposal(tuple(known[:count]))
         y = state.newest
         draft: list[int] = []
         rows: list[Tensor | None] = []
@@ -107,14 +110,17 @@ class Eagle3Drafter:
             for i in range(count):
                 # the state fed back is pre-norm, unless the checkpoint says `norm_output`
                 normed = self._norm("norm.weight", y)
-                index, q = chooser.choose(self._head(normed, state.words)[0], first + i)
-                draft += self._head.tokens([index], state.words)
-                rows.append(q)
+                if i < len(known):
+                    draft.append(known[i])
+                else:
+                    index, q = chooser.choose(self._head(normed, state.words)[0], first + i)
+                    draft += self._head.tokens([index], state.words)
+                    rows.append(q)
                 if i + 1 < count:
                     y = self._slots(state.kv, normed if self.config.norm_output else y, draft[-1:])
         finally:
             state.kv.crop(slots)  # draft-time KV never survives the round
-        return Proposal(tuple(draft), self._head.scatter(rows, state.words))
+        return Proposal(tuple(draft), certain(known, self._head.scatter(rows, state.words)))
 
     def _embed(self, ids: Tensor) -> Tensor:
         if self._embedding is None:

@@ -32,6 +32,7 @@ class RouteContext:
     span: where the next token lies. position: its absolute position.
     backlog: per arm, committed positions that its drafter has not ingested.
     width: per arm, rows of the target pass if it is picked: draft tokens + 1.
+    forced: tokens that the grammar implies next; every arm's draft begins with them.
     hidden: (hidden,), the target's final hidden state at the last position that it
         has processed, the one before the bonus token's.
     """
@@ -41,6 +42,7 @@ class RouteContext:
     position: int
     backlog: Mapping[ArmName, int]
     width: Mapping[ArmName, int]
+    forced: tuple[int, ...] = ()
     hidden: Tensor | None = None
 
 
@@ -140,30 +142,29 @@ class EntropyPolicy:
     def expect(self, arm: ArmName, context: RouteContext) -> float:
         if arm == "plain":
             return 1.0
-        estimate = self._estimate(arm, context.entropy, context.span)
+        width = float(context.width[arm])
         if arm == "forced":
-            # As long as the grammar made it, so what is learned is the share that passes.
-            return 1.0 + estimate * (context.width[arm] - 1)
-        return min(max(estimate, 1.0), float(context.width[arm]))
+            return width
+        estimate = self._estimate(arm, context.entropy, context.span)
+        return min(max(len(context.forced) + estimate, 1.0), width)
 
     def learn(self, round: Round) -> None:
-        offered = len(round.proposed)
-        if round.arm == "plain" or not offered:
+        # what a grammar forces is certain: only what was drafted behind it is learned
+        offered = len(round.proposed) - round.forced
+        accepted = round.accepted - round.forced
+        if offered < 1 or accepted < 0:
             return
-        if round.arm == "forced":
-            value = round.accepted / offered
-        else:
-            value = round.accepted + 1.0
-            longest = max(offered, self._longest.get(round.arm, 0))
-            self._longest[round.arm] = longest
-            if round.accepted == offered < longest:
-                value = max(value, self._estimate(round.arm, round.entropy, round.span))
+        value = accepted + 1.0
+        longest = max(offered, self._longest.get(round.arm, 0))
+        self._longest[round.arm] = longest
+        if accepted == offered < longest:
+            value = max(value, self._estimate(round.arm, round.entropy, round.span))
         for key in _levels(round.arm, round.entropy, round.span):
             self._weight[key] = 1.0 + _DECAY * self._weight.get(key, 0.0)
             self._sum[key] = value + _DECAY * self._sum.get(key, 0.0)
 
     def _estimate(self, arm: ArmName, entropy: float, span: Span) -> float:
-        estimate = 1.0 if arm == "forced" else _PRIOR
+        estimate = _PRIOR
         for key in _levels(arm, entropy, span):
             total = self._sum.get(key, 0.0) + _SHRINKAGE * estimate
             estimate = total / (self._weight.get(key, 0.0) + _SHRINKAGE)
