@@ -250,7 +250,7 @@ def test_a_cancelled_generator_leaves_a_sequence_that_goes_on() -> None:
         first = decode(target, drafters, router, sequence, sampling)
         for _ in range(cancel_after):
             next(first)
-        first.close()  # type: ignore[attr-defined]
+        first.close()
         assert sequence.cache.length == sequence.log.length <= sequence.processed
         assert all(s.watermark <= sequence.processed for s in sequence.drafts.values())
         list(decode(target, drafters, router, sequence, sampling))
@@ -278,7 +278,7 @@ def test_an_idle_drafter_does_nothing_and_catches_up_in_one_go() -> None:
     alone = decode(target, drafters, new_router(RouterConfig("ar"), drafters), sequence, sampling)
     for _ in range(5):
         next(alone)
-    alone.close()  # type: ignore[attr-defined]
+    alone.close()
     assert sequence.drafts["diffusion"].watermark == 0
     router = new_router(RouterConfig("diffusion"), drafters)
     done = next(decode(target, drafters, router, sequence, sampling))

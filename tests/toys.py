@@ -38,6 +38,10 @@ class ToyCache:
     def length(self) -> int:
         return len(self.tokens)
 
+    @property
+    def nbytes(self) -> int:
+        return 8 * len(self.tokens)
+
     def crop(self, length: int) -> None:
         del self.tokens[length:]
 
@@ -83,6 +87,10 @@ class ToyState:
     @property
     def watermark(self) -> int:
         return len(self.rows)
+
+    @property
+    def nbytes(self) -> int:
+        return 8 * len(self.rows)
 
     def crop(self, length: int) -> None:
         del self.rows[length:]

@@ -22,6 +22,7 @@ def as_data(stats: Stats) -> dict[str, object]:
         "caught_up": stats.caught_up,
         "switch_seconds": stats.switch_seconds,
         "forced_tokens": stats.forced,
+        "cached_tokens": stats.cached,
         "phases": asdict(stats.phases),
         "arms": _arms(stats.arms.items()),
         "spans": {span: _arms(arms.items()) for span, arms in stats.spans.items()},

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from time import perf_counter
 
 from langchain_core.messages import AIMessageChunk
-from langchain_core.messages.ai import UsageMetadata
+from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
 from langchain_core.messages.tool import tool_call_chunk
 
 from whiflash_adapters.figures import as_data
@@ -126,6 +126,7 @@ class Answer:
             input_tokens=stats.prompt_tokens,
             output_tokens=stats.tokens,
             total_tokens=stats.prompt_tokens + stats.tokens,
+            input_token_details=InputTokenDetails(cache_read=stats.cached),
         )
         reason = "stop"
         if not stopped and self._rounds and self._rounds[-1].finish_reason == "length":

@@ -5,14 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from whiflash_engine.errors import ConfigError
-
 
 class KVCache:
-    """Keys and values of `layers` layers for up to `capacity` positions.
+    """Keys and values of `layers` layers, with room for `capacity` positions to begin with.
 
-    Writes go to positions length..; `advance` makes them count, once all layers have
-    written. `crop` is absolute and idempotent.
+    Writes go to positions length.., where `reserve` has made room; `advance` makes them
+    count, once all layers have written. `crop` is absolute and idempotent.
     """
 
     def __init__(
@@ -37,11 +35,26 @@ class KVCache:
     def capacity(self) -> int:
         return self._keys.shape[2]
 
+    @property
+    def nbytes(self) -> int:
+        return self._keys.nbytes + self._values.nbytes
+
     def reserve(self, count: int) -> None:
-        """Raise unless `count` more positions fit."""
-        if self._length + count > self.capacity:
-            total = self._length + count
-            raise ConfigError("positions", total, f"the cache holds {self.capacity}")
+        """Make room for `count` more positions.
+
+        Whoever knows how far a sequence will go says so at the start, and nothing is ever
+        copied; one that is taken up again with a longer prompt grows here.
+        """
+        needed = self._length + count
+        if needed > self.capacity:
+            size = max(needed, self.capacity * 3 // 2)
+            self._keys, self._values = (self._grown(x, size) for x in (self._keys, self._values))
+
+    def _grown(self, stored: Tensor, capacity: int) -> Tensor:
+        layers, heads, _, width = stored.shape
+        grown = stored.new_empty(layers, heads, capacity, width)
+        grown[:, :, : self._length] = stored[:, :, : self._length]
+        return grown
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """keys, values: (n, kv_heads, head_dim), stored at positions length..length+n-1.
@@ -59,7 +72,7 @@ class KVCache:
 
     def advance(self, count: int) -> None:
         """The `count` positions just written now count."""
-        self.reserve(count)
+        assert self._length + count <= self.capacity, "reserve before you write"
         self._length += count
 
     def crop(self, length: int) -> None:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import replace
 from time import perf_counter
 
@@ -25,7 +25,7 @@ def decode(
     sequence: SequenceState,
     sampling: SamplingConfig,
     turn: threading.Lock | None = None,
-) -> Iterator[Round]:
+) -> Generator[Round]:
     """Yield rounds until the sequence is finished.
 
     Between two rounds everything is consistent: the generator may be closed there, and the
@@ -96,6 +96,7 @@ class _Loop:
             accepted=min(outcome.accepted, len(tokens)), verified=legal + 1, span=span,
             entropy=before, backlog=context.backlog[decision.arm], seconds=clock.seconds,
             forced=min(len(context.forced), len(proposal.tokens)), scores=decision.scores,
+            cached=0 if prompt is None else sequence.kept,
             finish_reason=sequence.finish_reason,
         )  # fmt: skip
         self._router.learn(done)
@@ -125,7 +126,7 @@ class _Loop:
             return Proposal(context.forced if arm == "forced" else ())
         sequence = self._sequence
         state = sequence.drafts[arm]
-        first = all(s.watermark == 0 for s in sequence.drafts.values())
+        first = all(s.watermark <= sequence.kept for s in sequence.drafts.values())
         drafter.ingest(state, sequence.log, sequence.tokens)
         if first:
             clock.stop("prefill")

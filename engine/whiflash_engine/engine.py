@@ -14,21 +14,33 @@ from typing import TYPE_CHECKING
 
 from whiflash_engine.calibrate import calibrate
 from whiflash_engine.checkpoints.resolve import resolve_model, shipped_drafters, silent
-from whiflash_engine.config import ArmName, RouterConfig, RouterName, SamplingConfig, Span
+from whiflash_engine.config import (
+    ArmName,
+    RouterConfig,
+    RouterName,
+    SamplingConfig,
+    Span,
+    require,
+)
 from whiflash_engine.constraint import Constraint, GrammarFactory
 from whiflash_engine.decode import decode
 from whiflash_engine.drafters.base import Drafter
 from whiflash_engine.events import Completion, Round, Stats
 from whiflash_engine.loading import choose_device, choose_dtype, load_drafters, load_target
+from whiflash_engine.prefixes import PrefixStore
 from whiflash_engine.router.costs import CostModel
 from whiflash_engine.router.router import Router, build_router
 from whiflash_engine.router.spans import SpanDetector
-from whiflash_engine.sequence import SequenceState
+from whiflash_engine.sequence import SequenceState, check_prompt
 from whiflash_engine.target.base import Target
 from whiflash_engine.text import TokenBytes, load_tokenizer, stop_token_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+REUSE_BYTES = 512 * 2**20
+"""Memory for recent sequences: some eight thousand tokens of the embedded default."""
 
 
 class Engine:
@@ -47,6 +59,7 @@ class Engine:
         router: RouterConfig | None = None,
         model_name: str = "custom",
         stop_token_ids: Sequence[int] = (),
+        reuse_bytes: int = REUSE_BYTES,
     ) -> None:
         self.target = target
         self.drafters = dict(drafters)
@@ -60,6 +73,7 @@ class Engine:
         self._default_router = router or RouterConfig()
         self.router(self._default_router)
         self._grammars: GrammarFactory | None = None
+        self._prefixes = PrefixStore(reuse_bytes)
 
     @classmethod
     def load(
@@ -76,6 +90,7 @@ class Engine:
         device: str | None = None,
         dtype: str | None = None,
         seed: int = 0,
+        reuse_bytes: int = REUSE_BYTES,
         report: Callable[[str], None] | None = None,
     ) -> Engine:
         """model: None for the embedded default, a folder, a GGUF file or a hub id.
@@ -85,7 +100,9 @@ class Engine:
         ar_depth: draft tokens of the AR drafter (5). diffusion_block: rows of a DFlash block,
         bonus included; at most what it was trained with, which is the default.
         dtype: "bfloat16" or "float32"; None takes bfloat16 where the hardware is fast at
-        it. report: told in words what is being fetched and unpacked.
+        it. reuse_bytes: how much memory recent sequences may hold, so that a prompt which
+        begins like one of them is not run again; 0 keeps nothing. report: told in words what
+        is being fetched and unpacked.
         """
         chosen = RouterConfig(router, balance, span_bias, seed=seed)
         place = choose_device(device)
@@ -106,6 +123,7 @@ class Engine:
             router=chosen,
             model_name=folder.name,
             stop_token_ids=stop_token_ids(folder.path, tokenizer),
+            reuse_bytes=reuse_bytes,
         )
         calibrate(target, engine.drafters, engine._costs)
         return engine
@@ -133,8 +151,32 @@ class Engine:
         stops = tuple(dict.fromkeys((*sampling.stop_token_ids, *self.stop_token_ids)))
         sampling = replace(sampling, stop_token_ids=stops)
         chosen = self.router(router or self._default_router)
-        sequence = self.sequence(token_ids, sampling.max_tokens, span=span, constraint=constraint)
-        return decode(self.target, self.drafters, chosen, sequence, sampling, self._turn)
+        check_prompt(self.target, token_ids)
+        if constraint is not None:
+            taken = constraint.length
+            require(taken == 0, "constraint", f"{taken} tokens in", "must be a fresh one")
+        return self._decoded(list(token_ids), sampling, chosen, constraint, span)
+
+    def _decoded(
+        self, prompt: list[int], sampling: SamplingConfig, router: Router,
+        constraint: Constraint | None, span: Span,
+    ) -> Iterator[Round]:  # fmt: skip
+        # begun with the first round: an iterator that nobody runs holds nothing
+        sequence = self._prefixes.take(prompt)
+        if sequence is None:
+            sequence = self.sequence(prompt, sampling.max_tokens, span=span, constraint=constraint)
+        else:
+            sequence.restart(
+                prompt, max_tokens=sampling.max_tokens, constraint=constraint,
+                spans=SpanDetector(self._bytes, initial=span),
+            )  # fmt: skip
+        rounds = decode(self.target, self.drafters, router, sequence, sampling, self._turn)
+        try:
+            yield from rounds
+        finally:
+            rounds.close()
+            sequence.constrain(None)
+            self._prefixes.give(sequence)
 
     def sequence(
         self,

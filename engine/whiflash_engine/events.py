@@ -59,6 +59,7 @@ class Round:
         forbade a draft token.
     backlog: positions the chosen drafter had to ingest before it could propose.
     forced: how many of `proposed`, from the first on, the grammar left no choice about.
+    cached: positions of the prompt that an earlier sequence had left; told by the first round.
     """
 
     arm: ArmName
@@ -72,6 +73,7 @@ class Round:
     backlog: int
     seconds: Seconds
     forced: int = 0
+    cached: int = 0
     scores: Mapping[ArmName, float] = field(default_factory=dict)
     finish_reason: FinishReason | None = None
 
@@ -105,6 +107,7 @@ class Stats:
     switches, caught_up, switch_seconds: how often a drafter that had been idle was picked, how
         many positions it then had to ingest, and what that cost.
     forced: tokens that a grammar left no choice about: drafts that cost nothing.
+    cached: prompt tokens that did not have to be run.
     """
 
     prompt_tokens: int
@@ -117,6 +120,7 @@ class Stats:
     switches: int
     caught_up: int
     forced: int
+    cached: int
     phases: Seconds
     arms: Mapping[ArmName, ArmStats]
     spans: Mapping[Span, Mapping[ArmName, ArmStats]]
@@ -165,6 +169,7 @@ class Stats:
             switches=len(switched),
             caught_up=sum(switched),
             forced=sum(min(r.forced, r.accepted) for r in rounds),
+            cached=sum(r.cached for r in rounds),
             phases=phases,
             arms=arms,
             spans=spans,

@@ -28,6 +28,10 @@ class FeatureLog:
     def width(self) -> int:
         return self._rows.shape[1]
 
+    @property
+    def nbytes(self) -> int:
+        return self._rows.nbytes
+
     def append(self, features: Tensor) -> None:
         """features: (n, width)."""
         end = self._length + features.shape[0]

@@ -25,6 +25,24 @@ from whiflash_engine.router.spans import SpanDetector
 from whiflash_engine.target.base import Target, TargetOutput
 
 
+def check_prompt(target: Target, prompt: Sequence[int]) -> None:
+    """ConfigError for a prompt that is empty, too long, or holds ids that do not exist."""
+    limit, vocab = target.config.max_positions, target.config.vocab_size
+    if not prompt:
+        raise ConfigError("prompt", prompt, "must hold at least one token")
+    if not all(0 <= token < vocab for token in prompt):
+        bad = next(t for t in prompt if not 0 <= t < vocab)
+        raise ConfigError("prompt", bad, f"token ids lie in 0..{vocab - 1}")
+    if len(prompt) >= limit:
+        raise PromptTooLongError(len(prompt), limit)
+
+
+def common(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many tokens both begin with."""
+    pairs = enumerate(zip(a, b, strict=False))
+    return next((i for i, (x, y) in pairs if x != y), min(len(a), len(b)))
+
+
 class SequenceState:
     """prompt: token ids, at least one. max_tokens: how many may be committed after it.
 
@@ -41,18 +59,10 @@ class SequenceState:
         spans: SpanDetector,
         constraint: Constraint | None = None,
     ) -> None:
-        limit, vocab = target.config.max_positions, target.config.vocab_size
-        if not prompt:
-            raise ConfigError("prompt", prompt, "must hold at least one token")
-        if not all(0 <= token < vocab for token in prompt):
-            bad = next(t for t in prompt if not 0 <= t < vocab)
-            raise ConfigError("prompt", bad, f"token ids lie in 0..{vocab - 1}")
-        if len(prompt) >= limit:
-            raise PromptTooLongError(len(prompt), limit)
+        check_prompt(target, prompt)
         self._target = target
-        self.tokens = list(prompt)
-        self._prompt = len(prompt)
-        self.end = min(len(prompt) + max_tokens, limit)
+        self.tokens: list[int] = []
+        self.end = min(len(prompt) + max_tokens, target.config.max_positions)
         longest = max((d.max_draft for d in drafters.values()), default=0)
         self.cache = target.new_cache(self.end + longest + 1)
         self.log = FeatureLog(
@@ -61,13 +71,43 @@ class SequenceState:
         self.drafts: dict[ArmName, DraftState] = {
             name: drafter.new_state(self.end) for name, drafter in drafters.items()
         }
-        self.spans = spans
         self.constraint: Constraint | None = None
+        self.restart(prompt, max_tokens=max_tokens, spans=spans, constraint=constraint)
+
+    def restart(
+        self,
+        prompt: Sequence[int],
+        *,
+        max_tokens: int,
+        spans: SpanDetector,
+        constraint: Constraint | None = None,
+    ) -> None:
+        """Take up another prompt. What target and drafters know of the tokens that it shares
+        with the present ones is kept (`kept` positions) and not run again."""
+        check_prompt(self._target, prompt)
+        # The token behind the kept positions is shared as well: EAGLE-3's last slot has seen
+        # it. And the prompt's last positions run again, for the entropy and the hidden state.
+        shared = common(self.tokens, prompt)
+        self.kept = max(0, min(shared - 1, len(prompt) - 2, self.cache.length, self.log.length))
+        self.cache.crop(self.kept)
+        self.log.crop(self.kept)
+        for state in self.drafts.values():
+            state.crop(self.kept)
+        self.tokens = list(prompt)
+        self._prompt = len(prompt)
+        self.end = min(len(prompt) + max_tokens, self._target.config.max_positions)
+        self.spans = spans
         self.constrain(constraint)
         self.finish_reason: FinishReason | None = None
         self.last_arm: ArmName | None = None
         self.entropy = 0.0
         self.hidden: Tensor | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """What it holds in memory, about."""
+        own = self.cache.nbytes + self.log.nbytes
+        return own + sum(state.nbytes for state in self.drafts.values())
 
     @property
     def processed(self) -> int:

@@ -42,6 +42,11 @@ class DraftState(Protocol):
         """Slots 0..watermark-1 are ingested."""
         ...
 
+    @property
+    def nbytes(self) -> int:
+        """What it holds in memory, about."""
+        ...
+
     def crop(self, length: int) -> None:
         """Forget slots >= length. Absolute and idempotent."""
         ...

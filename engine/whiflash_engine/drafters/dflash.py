@@ -38,6 +38,10 @@ class DFlashState:
     def watermark(self) -> int:
         return self.kv.length
 
+    @property
+    def nbytes(self) -> int:
+        return self.kv.nbytes
+
     def crop(self, length: int) -> None:
         self.kv.crop(length)
         self.words.crop(length)
@@ -124,6 +128,7 @@ class DFlashDrafter:
             if self._embedding is not None
             else self._target.embed(ids)
         )
+        state.kv.reserve(len(block))
         for i, layer in enumerate(self._layers):
             x = layer(x, i, state.kv, self._rope)  # rows past the length: nothing to undo
         y = rms_norm(x[1 + len(known) : count + 1], self._norm, self.config.rms_norm_eps)

@@ -40,6 +40,10 @@ class Eagle3State:
     def watermark(self) -> int:
         return self.kv.length
 
+    @property
+    def nbytes(self) -> int:
+        return self.kv.nbytes
+
     def crop(self, length: int) -> None:
         """A crop leaves one slot less: the output state of the new last slot is not kept,
         so the next ingest has to compute that slot again."""

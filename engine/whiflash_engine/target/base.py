@@ -24,6 +24,11 @@ class TargetCache(Protocol):
         """Positions stored: 0..length-1."""
         ...
 
+    @property
+    def nbytes(self) -> int:
+        """What it holds in memory, about."""
+        ...
+
     def crop(self, length: int) -> None:
         """Forget positions >= length. Absolute and idempotent."""
         ...
@@ -63,7 +68,7 @@ class Target(Protocol):
         ...
 
     def new_cache(self, capacity: int) -> TargetCache:
-        """An empty cache for up to `capacity` positions."""
+        """An empty cache with room for `capacity` positions; it grows if need be."""
         ...
 
     def forward(self, tokens: Sequence[int], cache: TargetCache, *, rows: int) -> TargetOutput:

@@ -26,7 +26,7 @@ from whiflash_engine.checkpoints.fields import Fields
 from whiflash_engine.checkpoints.rope import rope_config
 from whiflash_engine.checkpoints.tensors import safetensors_files
 from whiflash_engine.config import ModelConfig, RopeConfig, require
-from whiflash_engine.errors import CheckpointError, ConfigError, PromptTooLongError
+from whiflash_engine.errors import CheckpointError, ConfigError
 from whiflash_engine.target.base import TargetCache, TargetOutput
 
 # Layers that keep every key, or could: rolling back is cutting the end off.
@@ -40,13 +40,20 @@ class HFCache:
     back, and the model's own mask hides what lies outside of it.
     """
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self) -> None:
         self.inner = DynamicCache()
-        self.capacity = capacity
 
     @property
     def length(self) -> int:
         return int(self.inner.get_seq_length())
+
+    @property
+    def nbytes(self) -> int:
+        return sum(
+            layer.keys.nbytes + layer.values.nbytes
+            for layer in self.inner.layers
+            if layer.is_initialized
+        )
 
     def crop(self, length: int) -> None:
         """After a pass that broke off, layers differ in length, and keys from values: each
@@ -105,7 +112,7 @@ class HFTarget:
         return self._taps
 
     def new_cache(self, capacity: int) -> HFCache:
-        return HFCache(capacity)
+        return HFCache()
 
     @torch.inference_mode()
     def forward(self, tokens: Sequence[int], cache: TargetCache, *, rows: int) -> TargetOutput:
@@ -113,8 +120,6 @@ class HFTarget:
             raise TypeError(f"a cache of this target was expected, not {type(cache).__name__}")
         n = len(tokens)
         require(n > 0, "tokens", n, "there must be at least one")
-        if cache.length + n > cache.capacity:
-            raise PromptTooLongError(cache.length + n, cache.capacity)
         ids = torch.tensor([list(tokens)], dtype=torch.long, device=self._device)
         # A long prompt wants one row of logits, not thousands; 0 would mean all of them.
         keep = {"logits_to_keep": max(rows, 1)} if self._can_keep else {}
