@@ -6,12 +6,13 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypedDict
 
 import pytest
 from langchain_core.exceptions import ContextOverflowError
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, ToolMessage
 from pydantic import BaseModel, ValidationError
+from pydantic.v1 import BaseModel as BaseModelV1
 
 from tests.fake_engine import TOOLLESS_TEMPLATE, FakeEngine, byte_tokenizer
 from whiflash_adapters.chat import ChatWhiFlash
@@ -37,6 +38,7 @@ def search(query: str) -> str:
 
 
 TOOLS = [calculate, search]
+FINAL = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
 
 
 def chat_of(*texts: str, size: int = 3, **fields: Any) -> tuple[ChatWhiFlash, FakeEngine]:
@@ -260,10 +262,82 @@ class Weather(BaseModel):
     degrees: int
 
 
+class OldWeather(BaseModelV1):
+    """The weather somewhere, in the old Pydantic."""
+
+    city: str
+    degrees: int
+
+
+class WeatherDict(TypedDict):
+    """The weather somewhere."""
+
+    city: str
+    degrees: int
+
+
+DOCUMENT = '{"city": "Oslo", "degrees": -3}'
+
+
 def test_structured_output_through_a_forced_call() -> None:
     chat, engine = chat_of(write_call("Weather", {"city": "Oslo", "degrees": -3}))
-    assert chat.with_structured_output(Weather).invoke("hi") == Weather(city="Oslo", degrees=-3)
+    bound = chat.with_structured_output(Weather, method="function_calling")
+    assert bound.invoke("hi") == Weather(city="Oslo", degrees=-3)
     assert "start: lead calls" in engine.grammars[0]
+
+
+@pytest.mark.parametrize(
+    ("schema", "wanted"),
+    [
+        (Weather, Weather(city="Oslo", degrees=-3)),
+        (OldWeather, OldWeather(city="Oslo", degrees=-3)),
+        (WeatherDict, {"city": "Oslo", "degrees": -3}),
+        (Weather.model_json_schema(), {"city": "Oslo", "degrees": -3}),
+    ],
+)
+@pytest.mark.parametrize("method", ["json_schema", "json_mode"])
+def test_structured_output_through_a_grammar(schema: Any, wanted: Any, method: Any) -> None:
+    chat, engine = chat_of(DOCUMENT)
+    bound = chat.with_structured_output(schema, method=method)
+    assert bound.invoke("hi") == wanted
+    assert "document: %json" in engine.grammars[0]
+    assert ('"degrees"' in engine.grammars[0]) == (method == "json_schema")
+    assert asyncio.run(bound.ainvoke("hi")) == wanted
+
+
+def test_raw_answers_and_what_was_wrong_with_them() -> None:
+    chat, _ = chat_of(DOCUMENT, '{"city": "Oslo"')
+    bound = chat.with_structured_output(Weather, include_raw=True)
+    good, bad = bound.invoke("hi"), bound.invoke("hi")
+    assert isinstance(good, dict) and isinstance(bad, dict)
+    assert good["parsed"] == Weather(city="Oslo", degrees=-3) and good["parsing_error"] is None
+    assert good["raw"].text == DOCUMENT
+    assert bad["parsed"] is None and isinstance(bad["parsing_error"], Exception)
+
+
+def test_tools_and_a_response_format_together() -> None:
+    asked = {"type": "json_schema", "json_schema": {"name": "w", "schema": FINAL}}
+    chat, engine = chat_of('{"n": 1}')
+    assert chat.bind_tools(TOOLS, response_format=asked).invoke("hi").text == '{"n": 1}'
+    assert "(document | " in engine.grammars[0] and engine.grammars[0].count("%json") == 3
+    chat.invoke("hi", response_format={"type": "text"})
+    assert len(engine.grammars) == 1
+
+
+@pytest.mark.parametrize("asked", ["json", {"type": "xml"}, {"type": "json_schema"}])
+def test_a_response_format_that_means_nothing(asked: Any) -> None:
+    with pytest.raises(ConfigError, match="response_format"):
+        chat_of("hello")[0].invoke("hi", response_format=asked)
+
+
+def test_structured_output_that_cannot_be() -> None:
+    chat, _ = chat_of("hello")
+    with pytest.raises(ConfigError, match="method='magic'"):
+        chat.with_structured_output(Weather, method="magic")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="schema=None"):
+        chat.with_structured_output(None)
+    with pytest.raises(ConfigError, match="tools="):
+        chat.with_structured_output(Weather, tools=[])
 
 
 @pytest.mark.parametrize(

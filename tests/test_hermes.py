@@ -227,6 +227,47 @@ def test_a_forced_call_behind_an_opened_thought(tags: bool) -> None:
     assert not accepts(lark, "hm\n</think>\nhello", tags=tags)
 
 
+FINAL: dict[str, object] = {
+    "type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("tags", [False, True])
+@pytest.mark.parametrize(
+    ("mode", "good", "bad"),
+    [
+        ("auto", ['{"n": 1}', THOUGHT + '{"n": 1}', CALL, f"{CALL}\n{NOW}", THOUGHT + NOW],
+         ["", "hello", "{}", 'So: {"n": 1}', '{"n": 1} indeed', f'{{"n": 1}}{CALL}', NO_SUCH]),
+        ("none", ['{"n": 1}', THOUGHT + '{"n": 1}'], ["", CALL, '{"n": "1"}']),
+        ("required", [CALL, THOUGHT + CALL], ['{"n": 1}']),
+    ],
+)  # fmt: skip
+def test_calls_or_one_document(mode: ToolMode, good: list[str], bad: list[str], tags: bool) -> None:
+    lark = grammar(TOOLS if mode != "none" else (), mode, tags_are_tokens=tags, final=FINAL)
+    assert [text for text in good if not accepts(lark, text, tags=tags)] == []
+    assert [text for text in bad if accepts(lark, text, tags=tags)] == []
+
+
+@pytest.mark.parametrize("tags", [False, True])
+def test_a_document_behind_an_opened_thought(tags: bool) -> None:
+    lark = grammar((), "none", tags_are_tokens=tags, reasoning=True, final=FINAL)
+    assert accepts(lark, 'hm\n</think>\n{"n": 1}', tags=tags)
+    assert not accepts(lark, '{"n": 1}', tags=tags)
+
+
+def test_what_cannot_be_followed_to_the_letter_is_refused_where_that_matters() -> None:
+    odd = {"type": "object", "properties": {"n": {"type": "array", "uniqueItems": True}}}
+    tool = {"type": "function", "function": {"name": "f", "parameters": odd}}
+    tokenizer = llguidance.hf.from_tokenizer(byte_tokenizer())
+
+    def error(lark: str) -> str:
+        return str(llguidance.LLMatcher(tokenizer, lark, log_level=0).get_error())
+
+    assert "uniqueItems" in error(grammar((), "none", final=odd))
+    assert "uniqueItems" in error(grammar([tool], "auto", strict=True))
+    assert not llguidance.LLMatcher(tokenizer, grammar([tool], "auto")).is_error()
+
+
 def test_bounds_do_not_touch_data() -> None:
     schema = {
         "type": "object",

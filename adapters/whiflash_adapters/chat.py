@@ -19,7 +19,7 @@ from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
-from pydantic import Field, PrivateAttr, SkipValidation, model_validator
+from pydantic import BaseModel, Field, PrivateAttr, SkipValidation, model_validator
 
 from whiflash_adapters.formats.hermes_grammar import grammar
 from whiflash_adapters.formats.hermes_text import Tool
@@ -27,6 +27,7 @@ from whiflash_adapters.generation import Answer, Request, Trace
 from whiflash_adapters.messages import to_template
 from whiflash_adapters.ports import TokenEngine
 from whiflash_adapters.prompt import Prompter
+from whiflash_adapters.structured import Method, response_schema, structured
 from whiflash_adapters.tool_choice import ToolChoice, resolve
 from whiflash_adapters.values import (
     ROUTING,
@@ -41,7 +42,7 @@ from whiflash_engine.errors import ConfigError, PromptTooLongError
 
 _log = logging.getLogger("whiflash_agents")
 # Told to us by LangChain for others: how a schema came about, and what always holds here.
-_UNUSED = frozenset({"strict", "ls_structured_output_format", "stream_usage"})
+_UNUSED = frozenset({"ls_structured_output_format", "stream_usage"})
 
 
 class ChatWhiFlash(BaseChatModel):
@@ -121,6 +122,7 @@ class ChatWhiFlash(BaseChatModel):
             "text_outputs": True,
             "tool_calling": True,
             "tool_choice": True,
+            "structured_output": True,
             "reasoning_output": True,
         }
 
@@ -142,6 +144,27 @@ class ChatWhiFlash(BaseChatModel):
         if tool_choice is not None:
             kwargs["tool_choice"] = tool_choice
         return self.bind(tools=specs, **kwargs)
+
+    def with_structured_output(
+        self,
+        schema: dict[str, Any] | type | None = None,
+        *,
+        method: Method = "json_schema",
+        include_raw: bool = False,
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, dict[str, Any] | BaseModel]:
+        """Answers of this schema: a Pydantic class, a TypedDict class or a JSON schema.
+
+        method: "json_schema" keeps the whole answer to the schema by a grammar, "json_mode"
+        to any JSON object, "function_calling" makes the schema a tool that must be called.
+        include_raw: {"raw", "parsed", "parsing_error"} instead of the parsed answer.
+        """
+        if kwargs:
+            raise ConfigError(next(iter(kwargs)), next(iter(kwargs.values())), "is not known here")
+        if method == "function_calling" and schema is not None:
+            return super().with_structured_output(schema, include_raw=include_raw)
+        return structured(self.bind, schema, method=method, include_raw=include_raw, strict=strict)
 
     def get_token_ids(self, text: str) -> list[int]:
         prompter = self._loaded()[1]
@@ -195,6 +218,7 @@ class ChatWhiFlash(BaseChatModel):
         specs: Sequence[Tool] = given.get("tools") or ()
         choice: ToolChoice = given.get("tool_choice")
         mode, allowed = resolve(specs, choice)
+        final = response_schema(given.get("response_format"))
         self._refuse_unknown(given)
 
         engine, prompter = self._loaded()
@@ -205,13 +229,15 @@ class ChatWhiFlash(BaseChatModel):
             raise ContextOverflowError(str(error)) from error
         reasoning = prompter.opens_reasoning(prompt)
         text = None
-        if specs:
+        if specs or final is not None:
             text = grammar(
                 allowed,
                 mode,
                 parallel=given.get("parallel_tool_calls") is not False,
                 tags_are_tokens=prompter.tags_are_tokens,
                 reasoning=reasoning,
+                strict=given.get("strict") is True,
+                final=final,
             )
         sampling = replace(sampling, max_tokens=min(sampling.max_tokens, room))
         tools = mode != "none"
@@ -223,7 +249,10 @@ class ChatWhiFlash(BaseChatModel):
         return own | {k: v for k, v in given.items() if k in own and v is not None}
 
     def _refuse_unknown(self, given: Mapping[str, Any]) -> None:
-        known = {"tools", "tool_choice", "parallel_tool_calls", *SAMPLING, *ROUTING, *_UNUSED}
+        known = {
+            "tools", "tool_choice", "parallel_tool_calls", "strict", "response_format",
+            *SAMPLING, *ROUTING, *_UNUSED,
+        }  # fmt: skip
         for name, value in given.items():
             if name == "model" and value in (None, self.model):
                 continue

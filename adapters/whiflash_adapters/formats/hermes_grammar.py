@@ -5,7 +5,8 @@
     none        free text in which no call begins
 
 Every call names one of the tools and its arguments follow that tool's schema. The opening
-tag is the trigger: before it anything goes, behind it only a call.
+tag is the trigger: before it anything goes, behind it only a call. With a schema for the final
+answer there is no free text: calls, or one JSON document (after reasoning, if it wants).
 """
 
 from __future__ import annotations
@@ -31,14 +32,8 @@ MAX_STRING = 2000
 MAX_ITEMS = 64
 
 # Tight JSON, in the very spelling of `json.dumps`: fewer choices, so more tokens are forced
-# by the grammar, and no endless whitespace. What llguidance cannot express is let through
-# (lenient): LangChain validates the arguments again before the tool runs.
-_OPTIONS = {
-    "whitespace_flexible": False,
-    "item_separator": ", ",
-    "key_separator": ": ",
-    "lenient": True,
-}
+# by the grammar, and no endless whitespace.
+_OPTIONS = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 
 def grammar(
@@ -48,15 +43,24 @@ def grammar(
     parallel: bool = True,
     tags_are_tokens: bool = False,
     reasoning: bool = False,
+    strict: bool = False,
+    final: Mapping[str, object] | None = None,
 ) -> str:
     """The grammar's text.
 
     parallel: whether more than one call may be made. tags_are_tokens: `<tool_call>` and its
     like are tokens of their own in the vocabulary (Qwen), not spelled out (SmolLM2).
-    reasoning: the prompt ends inside `<think>`.
+    reasoning: the prompt ends inside `<think>`. final: JSON schema of the answer, if it is to
+    be JSON. strict: refuse a tool's schema that cannot be followed to the letter; otherwise
+    what llguidance cannot express is let through, and LangChain validates the arguments again
+    before the tool runs. `final` is always followed to the letter.
     """
     start, end = (START, END) if tags_are_tokens else (_quoted(START), _quoted(END))
-    lines = ["%llguidance {}", *_openings(mode, tags_are_tokens, reasoning)]
+    openings = _openings(mode, tags_are_tokens, reasoning)
+    if final is not None and mode != "required":
+        openings = _final_openings(mode, tags_are_tokens, reasoning)
+        openings.append(f"document: %json {_json(final, lenient=False)}")
+    lines = ["%llguidance {}", *openings]
     if mode == "none":
         return "\n".join(lines)
     more = f'("\\n" {start} call)*' if parallel else ""
@@ -64,9 +68,8 @@ def grammar(
     lines.append("call: " + " | ".join(f"call_{i}" for i in range(len(tools))))
     for i, tool in enumerate(tools):
         head = f'\n{{"name": {json.dumps(name_of(tool), ensure_ascii=False)}, "arguments": '
-        schema = json.dumps(bounded(_parameters(tool)) | {"x-guidance": _OPTIONS})
         lines.append(f'call_{i}: {_quoted(head)} args_{i} "}}\\n" {end}')
-        lines.append(f"args_{i}: %json {schema}")
+        lines.append(f"args_{i}: %json {_json(_parameters(tool), lenient=not strict)}")
     return "\n".join(lines)
 
 
@@ -91,6 +94,23 @@ def _openings(mode: ToolMode, tags_are_tokens: bool, reasoning: bool) -> list[st
     if not reasoning:
         lead = f"lead[lazy]: /({_in_regex(THINK)}(.|\\n)*)?{_in_regex(START)}/"
     return ["start: lead calls", lead]
+
+
+def _final_openings(mode: ToolMode, tags_are_tokens: bool, reasoning: bool) -> list[str]:
+    """As `_openings`, where the answer is one JSON document or begins with a call."""
+    start = START if tags_are_tokens else _quoted(START)
+    opened = "" if reasoning else THINK
+    lines = [f"think: {opened} /(.|\\n)*/ {THINK_END} /\\n{{0,2}}/"]
+    if not tags_are_tokens:  # plain text could hold such a tag, so the first one ends it
+        thought = f"/{_in_regex(opened)}(.|\\n)*{_in_regex(THINK_END)}/"
+        lines = ["think: thought /\\n{0,2}/", f"thought[lazy]: {thought}"]
+    first = "think" if reasoning else "think?"
+    rest = "document" if mode == "none" else f"(document | {start} calls)"
+    return [f"start: {first} {rest}", *lines]
+
+
+def _json(schema: Mapping[str, object], *, lenient: bool) -> str:
+    return json.dumps(bounded(schema) | {"x-guidance": _OPTIONS | {"lenient": lenient}})
 
 
 def bounded(schema: Mapping[str, object]) -> dict[str, object]:
