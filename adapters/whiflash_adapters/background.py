@@ -1,0 +1,52 @@
+"""A blocking iterator on a thread of its own, read from asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Item(Generic[T]):
+    value: T
+
+
+async def from_thread(make: Callable[[], Iterator[T]]) -> AsyncIterator[T]:
+    """Yield what `make()` yields; one thread runs it from beginning to end.
+
+    Whoever stops reading (break, cancellation) stops the thread at its next item, and the
+    iterator is closed before control returns: it may hold an engine.
+    """
+    loop = asyncio.get_running_loop()
+    arrived: asyncio.Queue[_Item[T] | BaseException | None] = asyncio.Queue()
+    abandoned = threading.Event()
+
+    def tell(item: _Item[T] | BaseException | None) -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody listens any more
+            loop.call_soon_threadsafe(arrived.put_nowait, item)
+
+    def work() -> None:
+        try:
+            for value in make():
+                if abandoned.is_set():
+                    break
+                tell(_Item(value))
+            tell(None)
+        except BaseException as error:  # raised again where it is awaited
+            tell(error)
+
+    worker = asyncio.create_task(asyncio.to_thread(work))  # with the caller's context variables
+    try:
+        while (item := await arrived.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item.value
+    finally:
+        abandoned.set()
+        await asyncio.shield(worker)
