@@ -166,6 +166,9 @@ class ToyConstraint:
     def allowed(self, last: int | None) -> Tensor:
         return torch.ones_like(self._allowed[0]) if last is None else self._allowed[last]
 
+    def close_by(self, total: int) -> None:
+        pass
+
     def masks(self, draft: Sequence[int]) -> tuple[int, Tensor]:
         last = self._tokens[-1] if self._tokens else None
         rows = [self.allowed(last)]

@@ -18,7 +18,12 @@ from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from whiflash_engine.closing import Endings, way_out
 from whiflash_engine.errors import ConstraintError
+
+_LONGEST_END = 256
+"""A document whose end takes more tokens than this is not looked after."""
+_SLACK = 24
 
 
 class Constraint(Protocol):
@@ -37,6 +42,11 @@ class Constraint(Protocol):
     @property
     def is_accepting(self) -> bool:
         """The text may end here; stop tokens are allowed exactly then."""
+        ...
+
+    def close_by(self, total: int) -> None:
+        """The text is to be complete after `total` tokens: when its end comes as near as that
+        is, nothing else is allowed. Free text, which may end anywhere, is not hurried."""
         ...
 
     def masks(self, draft: Sequence[int]) -> tuple[int, Tensor]:
@@ -78,6 +88,7 @@ class GrammarFactory:
         self._tokenizer = LLTokenizer(
             own.to_str(), n_vocab=vocab_size, eos_token=list(eos_token_ids)
         )
+        self._endings = Endings.of(lambda text: own.encode(text, add_special_tokens=False).ids)
 
     def lark(self, text: str) -> LLGuidanceConstraint:
         """A grammar in llguidance's dialect of Lark. ConstraintError if it does not compile."""
@@ -96,7 +107,7 @@ class GrammarFactory:
         matcher = LLMatcher(self._tokenizer, grammar, log_level=0)
         if matcher.is_error():
             raise ConstraintError(matcher.get_error())
-        return LLGuidanceConstraint(matcher, self._vocab_size, self._stops)
+        return LLGuidanceConstraint(matcher, self._vocab_size, self._stops, self._endings)
 
 
 class LLGuidanceConstraint:
@@ -106,10 +117,14 @@ class LLGuidanceConstraint:
     stopped itself: what is committed from the first stop token on is only counted.
     """
 
-    def __init__(self, matcher: LLMatcher, vocab_size: int, stops: frozenset[int]) -> None:
+    def __init__(
+        self, matcher: LLMatcher, vocab_size: int, stops: frozenset[int], endings: Endings
+    ) -> None:
         self._matcher = matcher
         self._vocab_size = vocab_size
         self._stops = stops
+        self._endings = endings
+        self._total: int | None = None
         self._taken = 0
         self._past_stop = 0
 
@@ -125,6 +140,21 @@ class LLGuidanceConstraint:
     def is_accepting(self) -> bool:
         return self._past_stop > 0 or self._matcher.is_accepting()
 
+    def close_by(self, total: int) -> None:
+        self._total = total
+
+    def _closing(self, ahead: int) -> tuple[int, ...]:
+        """The way out, if it is time to take it. ahead: tokens the matcher stands before the
+        end of what is committed."""
+        if self._total is None or self._matcher.is_accepting():
+            return ()
+        left = self._total - self.length - ahead
+        if left > _LONGEST_END:
+            return ()
+        way = way_out(self._matcher, self._endings, _LONGEST_END)
+        # One token may lengthen the way by more than one: an optional key needs its value.
+        return way if way is not None and len(way) + _SLACK >= left else ()
+
     def masks(self, draft: Sequence[int]) -> tuple[int, Tensor]:
         words = allocate_token_bitmask(len(draft) + 1, self._vocab_size)
         bits = words.view(np.uint32)
@@ -135,6 +165,9 @@ class LLGuidanceConstraint:
                     bits[row] = 0
                     for stop in self._stops:
                         bits[row, stop // 32] |= np.uint32(1 << stop % 32)
+                elif way := self._closing(walked):
+                    bits[row] = 0
+                    bits[row, way[0] // 32] = np.uint32(1 << way[0] % 32)
                 else:
                     fill_next_token_bitmask(self._matcher, words, row)
                 # The mask decides, not whether the matcher could consume the token: where text
@@ -156,7 +189,7 @@ class LLGuidanceConstraint:
     def forced(self, limit: int) -> tuple[int, ...]:
         if limit <= 0 or self.stopped:
             return ()
-        return tuple(self._matcher.compute_ff_tokens()[:limit])
+        return (self._closing(0) or tuple(self._matcher.compute_ff_tokens()))[:limit]
 
     def commit(self, tokens: Sequence[int]) -> None:
         ahead = next((i for i, token in enumerate(tokens) if token in self._stops), len(tokens))

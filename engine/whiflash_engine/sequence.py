@@ -133,6 +133,8 @@ class SequenceState:
                 f"must have followed the {self.generated} tokens generated so far",
             )
         self.constraint = constraint
+        if constraint is not None:
+            constraint.close_by(self.end - self._prompt)
 
     def backlog(self, arm: ArmName) -> int:
         """Positions that the arm would have to ingest before it could propose."""
