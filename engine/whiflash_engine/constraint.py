@@ -18,7 +18,7 @@ from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from whiflash_engine.closing import Endings, way_out
+from whiflash_engine.closing import Endings, allowed_tokens, way_out
 from whiflash_engine.errors import ConstraintError
 
 _LONGEST_END = 256
@@ -144,8 +144,8 @@ class LLGuidanceConstraint:
         self._total = total
 
     def _closing(self, ahead: int) -> tuple[int, ...]:
-        """The way out, if it is time to take it. ahead: tokens the matcher stands before the
-        end of what is committed."""
+        """The way out, if it is time to take it; () if not. ahead: how many tokens the matcher
+        stands behind what is committed."""
         if self._total is None or self._matcher.is_accepting():
             return ()
         left = self._total - self.length - ahead
@@ -154,6 +154,28 @@ class LLGuidanceConstraint:
         way = way_out(self._matcher, self._endings, _LONGEST_END)
         # One token may lengthen the way by more than one: an optional key needs its value.
         return way if way is not None and len(way) + _SLACK >= left else ()
+
+    def _narrowed(self, ahead: int) -> tuple[int, ...]:
+        """The only tokens that still lead to an end in time; () while there is no hurry."""
+        if self._total is None or not self._matcher.is_accepting():
+            return self._closing(ahead)[:1]
+        left = self._total - self.length - ahead
+        if left > _LONGEST_END:
+            return ()
+        # Complete as it is, but more may follow: a second call that could not be ended must
+        # not begin. Free text has far more ways to go on, and none of them needs an end.
+        few = allowed_tokens(self._matcher.compute_bitmask(), 8)
+        ends = [
+            token
+            for token in few
+            if token in self._stops or self._leads_out(token, left - 1 - _SLACK)
+        ]
+        return tuple(ends) if len(ends) < len(few) else ()
+
+    def _leads_out(self, token: int, limit: int) -> bool:
+        probe = self._matcher.deep_copy()
+        probe.try_consume_tokens([token])
+        return way_out(probe, self._endings, max(limit, 0)) is not None
 
     def masks(self, draft: Sequence[int]) -> tuple[int, Tensor]:
         words = allocate_token_bitmask(len(draft) + 1, self._vocab_size)
@@ -165,9 +187,10 @@ class LLGuidanceConstraint:
                     bits[row] = 0
                     for stop in self._stops:
                         bits[row, stop // 32] |= np.uint32(1 << stop % 32)
-                elif way := self._closing(walked):
+                elif only := self._narrowed(walked):
                     bits[row] = 0
-                    bits[row, way[0] // 32] = np.uint32(1 << way[0] % 32)
+                    for token in only:
+                        bits[row, token // 32] |= np.uint32(1 << token % 32)
                 else:
                     fill_next_token_bitmask(self._matcher, words, row)
                 # The mask decides, not whether the matcher could consume the token: where text
