@@ -14,7 +14,7 @@ import whiflash_engine
 from whiflash_engine.config import ArmName, RouterConfig, SamplingConfig, Span
 from whiflash_engine.constraint import Constraint
 from whiflash_engine.errors import ConstraintError
-from whiflash_engine.events import Completion, FinishReason, Round, Seconds, Stats
+from whiflash_engine.events import FinishReason, Round, Seconds
 
 TEMPLATE = Path(whiflash_engine.__file__).parent / "weights/smollm2_135m_tools/chat_template.jinja"
 TOOLLESS_TEMPLATE = (
@@ -104,23 +104,6 @@ class FakeEngine:
                 )
         finally:
             self.running -= 1
-
-    def complete(
-        self,
-        token_ids: Sequence[int],
-        *,
-        sampling: SamplingConfig | None = None,
-        constraint: Constraint | None = None,
-        router: RouterConfig | None = None,
-        span: Span = "text",
-    ) -> Completion:
-        rounds = tuple(
-            self.generate(token_ids, sampling=sampling, constraint=constraint, router=router)
-        )
-        stats = Stats.of(rounds, prompt_tokens=len(token_ids), seconds=1.0, time_to_first_token=0.1)
-        reason = rounds[-1].finish_reason
-        assert reason is not None
-        return Completion(tuple(t for r in rounds for t in r.tokens), rounds, reason, stats)
 
     def grammar(self, lark: str) -> Constraint:
         problem = llguidance.LLMatcher.validate_grammar(

@@ -10,13 +10,12 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
-from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langchain_core.messages import AIMessage, ToolMessage
 from rich.console import Console
 
 from tests.fake_engine import FakeEngine
 from whiflash_adapters.chat import ChatWhiFlash
 from whiflash_adapters.formats.hermes_text import write_call
-from whiflash_adapters.loop import run_agent
 from whiflash_agents.cli import main
 from whiflash_agents.demo import DEMO_TOOLS, STEPS, _langchain_loop, _plain_loop, demo
 from whiflash_agents.demo_tools import calculate, current_time, find_zone, search_docs
@@ -89,20 +88,6 @@ def test_no_tool_call_is_a_failure_unless_the_questions_were_the_users() -> None
 def test_a_model_that_only_calls_tools_is_stopped(loop: object) -> None:
     code, text = printed(ASK, loop=loop)
     assert code == 0 and text.count("Tool call") <= STEPS
-
-
-def broken_tool(expression: str) -> str:
-    """Fails."""
-    raise RuntimeError("no such luck")
-
-
-def test_the_plain_loop_tells_the_model_about_failures() -> None:
-    ask = write_call("broken_tool", {"expression": "1"})
-    chat = ChatWhiFlash(engine=FakeEngine(ask, write_call("launch", {}), "I give up."))
-    messages = list(run_agent(chat, [broken_tool], [HumanMessage("hi")]))
-    assert [m.type for m in messages] == ["ai", "tool", "ai", "tool", "ai"]
-    assert "no such luck" in messages[1].text and "launch" in messages[3].text
-    assert isinstance(messages[1], ToolMessage) and messages[1].status == "error"
 
 
 def test_markup_and_escapes_in_model_text_are_only_text() -> None:

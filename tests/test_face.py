@@ -17,7 +17,9 @@ ROOT = Path(__file__).parent.parent
 def test_everything_that_is_promised_is_there() -> None:
     from whiflash_engine.engine import Engine
 
-    assert whiflash_agents.__all__ == ["ChatWhiFlash", "Engine"]
+    assert {"ChatWhiFlash", "Engine", "ToolLoop", "generate_structured"} <= {
+        *whiflash_agents.__all__
+    }
     assert all(hasattr(whiflash_agents, name) for name in whiflash_agents.__all__)
     assert whiflash_agents.ChatWhiFlash is ChatWhiFlash
     assert whiflash_agents.Engine is Engine

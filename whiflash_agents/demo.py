@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from importlib.util import find_spec
+from itertools import islice
 from typing import TYPE_CHECKING, get_args
 
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.text import Text
 
 from whiflash_adapters.chat import ChatWhiFlash
-from whiflash_adapters.generation import Trace
-from whiflash_adapters.loop import run_agent
+from whiflash_adapters.generation import Stopwatch, Trace
 from whiflash_adapters.ports import TokenEngine
 from whiflash_adapters.text import Detokenizer
+from whiflash_adapters.tool_loop import ToolLoop
 from whiflash_agents.demo_tools import calculate, current_time, search_docs
 from whiflash_agents.report import (
     Piece,
@@ -30,6 +30,7 @@ from whiflash_agents.report import (
     speed_lines,
 )
 from whiflash_engine.config import RouterConfig, RouterName, SamplingConfig
+from whiflash_engine.events import Stats
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -122,7 +123,7 @@ def agent_loop() -> Callable[[ChatWhiFlash, str], Iterator[Message]]:
 
 
 def _plain_loop(chat: ChatWhiFlash, question: str) -> Iterator[Message]:
-    return run_agent(chat, DEMO_TOOLS, [HumanMessage(question)], steps=STEPS)
+    return ToolLoop(chat, DEMO_TOOLS, steps=STEPS).stream(question)
 
 
 def _langchain_loop(chat: ChatWhiFlash, question: str) -> Iterator[Message]:
@@ -166,13 +167,20 @@ def _replayed(engine: TokenEngine, trace: Trace) -> Replay:
     """The same prompt under the same grammar, for as many tokens, without drafts."""
     request = trace.request
     tokens = tuple(t for r in trace.rounds for t in r.tokens)
-    plain = engine.complete(
+    # max_tokens stays what it was: a grammar brings its document to an end before that
+    plain = engine.generate(
         request.prompt,
-        sampling=replace(request.sampling, max_tokens=len(tokens)),
+        sampling=request.sampling,
         constraint=None if request.grammar is None else engine.grammar(request.grammar),
         router=RouterConfig("plain"),
     )
-    return Replay(trace.stats, plain.stats, plain.tokens == tokens)
+    watch = Stopwatch()
+    rounds = list(islice(watch.timed(plain), len(tokens)))  # a token each
+    stats = Stats.of(
+        rounds, prompt_tokens=len(request.prompt), seconds=watch.seconds,
+        time_to_first_token=watch.first,
+    )  # fmt: skip
+    return Replay(trace.stats, stats, tuple(t for r in rounds for t in r.tokens) == tokens)
 
 
 def _labelled(label: str, text: str, style: str = "") -> Text:

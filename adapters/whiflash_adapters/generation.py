@@ -68,7 +68,7 @@ class Answer:
         text = Detokenizer(self._engine.tokenizer)
         guard = StopGuard(request.stops)
         parser = HermesParser(tools=request.tools, reasoning=request.reasoning)
-        watch = _Stopwatch()
+        watch = Stopwatch()
         for round_ in watch.timed(self._generated()):
             self._rounds.append(round_)
             yield from self._told(parser.feed(guard.feed(text.feed(round_.tokens))))
@@ -162,7 +162,7 @@ def _call(index: int, name: str | None, call_id: str | None, args: str) -> AIMes
     )
 
 
-class _Stopwatch:
+class Stopwatch:
     """Time spent in the engine, not in whoever reads the stream."""
 
     def __init__(self) -> None:

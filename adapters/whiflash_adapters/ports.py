@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from whiflash_engine.config import RouterConfig, SamplingConfig, Span
-from whiflash_engine.events import Completion, Round
+from whiflash_engine.events import Round
 
 if TYPE_CHECKING:  # torch stands behind both
     from transformers import PreTrainedTokenizerBase
@@ -35,15 +35,5 @@ class TokenEngine(Protocol):
         router: RouterConfig | None = None,
         span: Span = "text",
     ) -> Iterator[Round]: ...
-
-    def complete(
-        self,
-        token_ids: Sequence[int],
-        *,
-        sampling: SamplingConfig,
-        constraint: Constraint | None = None,
-        router: RouterConfig | None = None,
-        span: Span = "text",
-    ) -> Completion: ...
 
     def grammar(self, lark: str) -> Constraint: ...
