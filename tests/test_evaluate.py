@@ -11,13 +11,16 @@ import pytest
 
 from tests.training_toys import write_lines
 from whiflash_agents.cli import main
-from whiflash_agents.measure.calls import Case, Score, cases, judge, measure_calls
+from whiflash_agents.measure.calls import Case, Score, cases, measure_calls
+from whiflash_agents.measure.calls import judge as judge_text
 from whiflash_agents.measure.drafting import measure_drafting
+from whiflash_agents.measure.grammars import judge
 from whiflash_agents.measure.pairs import filled, pairs
 from whiflash_agents.measure.prompts import Prompt, shipped
 from whiflash_agents.measure.start import PromptStart
 from whiflash_agents.measure.table import scores_table
 from whiflash_engine.config import RouterConfig
+from whiflash_engine.constraint import GrammarFactory
 from whiflash_engine.engine import Engine
 from whiflash_engine.training.gold_match import Accepted
 from whiflash_engine.training.rows import Json
@@ -114,7 +117,7 @@ GOLD = Accepted("add", {"a": [1]}, nested=False)
 )  # fmt: skip
 def test_what_counts_as_right(case: Case, text: str, wanted: Score) -> None:
     score = Score()
-    judge(score, case, text)
+    judge_text(score, case, text)
     assert score == wanted
 
 
@@ -161,6 +164,7 @@ def test_rows_of_every_group_are_measured(engine: Engine, tmp_path: Path) -> Non
     ("arguments", "said"),
     [
         (["calls", "--data", "/no/such"], "/no/such"),
+        (["grammar", "--data", "/no/such"], "/no/such"),
         (["calls", "--data", ".", "--tokens", "0"], "tokens=0"),
         (["drafters", "--tokens", "0"], "tokens=0"),
         (["drafters", "--per-kind", "0"], "per-kind=0"),
@@ -177,3 +181,20 @@ def test_bad_options_are_told_at_once(
     monkeypatch.setattr(Engine, "load", load)
     assert main(["evaluate", *arguments]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_instances_are_judged_against_their_schema(engine: Engine) -> None:
+    size = engine.target.config.vocab_size
+    factory = GrammarFactory(engine.tokenizer.backend_tokenizer, size, list(engine.stop_token_ids))
+    rows: list[dict[str, object]] = [
+        {"schema": {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]},
+         "tests": [{"data": {"n": 1}, "valid": True}, {"data": {"n": "1"}, "valid": False},
+                   {"data": {}, "valid": False}, {"data": {"n": 2}, "valid": False}]},
+        {"schema": {"type": "array", "uniqueItems": True}, "tests": []},
+        {"schema": True, "tests": []},
+    ]  # fmt: skip
+    found = judge(rows, factory, engine.tokenizer)
+    assert (found.schemas, found.refused, found.valid, found.invalid) == (3, 2, 1, 3)
+    assert found.false_rejects == 0
+    assert found.false_accepts == 1 == len(found.accepted_wrongly), "the last one is our lie"
+    assert any("uniqueItems" in why for why in found.why_refused)

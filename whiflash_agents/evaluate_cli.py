@@ -1,4 +1,4 @@
-"""`whiflash-agents evaluate calls|drafters`: the figures on the weights' card."""
+"""`whiflash-agents evaluate calls|drafters|grammar`: figures for the card and for doubters."""
 
 from __future__ import annotations
 
@@ -32,6 +32,10 @@ def add_evaluate_parser(subparsers: argparse._SubParsersAction[argparse.Argument
     drafters.add_argument("--per-kind", type=int, default=10, help="prompts of each kind")
     drafters.add_argument("--tokens", type=int, default=128, help="new tokens a prompt")
     drafters.set_defaults(run=_drafters)
+    grammar = what.add_parser("grammar", help="schemas with valid and invalid instances")
+    grammar.add_argument("--model", help="whose tokenizer; default: the embedded model")
+    grammar.add_argument("--data", type=Path, required=True, help="folder of *.jsonl.gz")
+    grammar.set_defaults(run=_grammar)
 
 
 def _calls(args: argparse.Namespace) -> int:
@@ -76,6 +80,23 @@ def _drafters(args: argparse.Namespace) -> int:
         report=_say,
     )  # fmt: skip
     print(json.dumps(measure_drafting(engine, prompts, args.tokens, _say)))
+    return 0
+
+
+def _grammar(args: argparse.Namespace) -> int:
+    require(args.data.is_dir(), "data", str(args.data), "no such folder")
+    from whiflash_agents.measure.grammars import judge_folder
+    from whiflash_engine.checkpoints.resolve import resolve_model
+    from whiflash_engine.checkpoints.weights import load_config
+    from whiflash_engine.constraint import GrammarFactory
+    from whiflash_engine.text import load_tokenizer, stop_token_ids
+
+    folder = resolve_model(args.model, report=_say).path
+    tokenizer = load_tokenizer(folder)
+    stops = stop_token_ids(folder, tokenizer)
+    size = load_config(folder).vocab_size
+    factory = GrammarFactory(tokenizer.backend_tokenizer, size, stops)
+    print(json.dumps(judge_folder(args.data, factory, tokenizer)))
     return 0
 
 
