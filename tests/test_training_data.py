@@ -18,6 +18,7 @@ from tests.training_toys import TAPS, toy_corpus, toy_data, toy_model, toy_token
 from whiflash_engine.checkpoints.lora import merge_lora, read_lora
 from whiflash_engine.errors import CheckpointError
 from whiflash_engine.training import composed
+from whiflash_engine.training.adapter import opening_weights
 from whiflash_engine.training.chat import HubTokenizer, teach
 from whiflash_engine.training.corpus import Corpus, Sample
 from whiflash_engine.training.corpus_options import CorpusOptions
@@ -303,3 +304,10 @@ def test_the_draft_vocabulary_is_what_is_written_plus_what_must_be_there() -> No
     sample = Sample("x", "chat", "toy", 0.0, (3,), (6, 6, 5, 5), shard=0, offset=0)
     assert vocab.coverage([sample]) == 0.75, "the second 5 stands earlier in the text"
     assert vocab.coverage([replace(sample, prompt=(5,))]) == 1.0
+
+
+def test_the_first_two_tokens_of_a_reply_may_weigh_more() -> None:
+    learn = torch.tensor([[0, 1, 1, 1, 0, 0, 1, 0], [1, 1, 1, 0, 1, 1, 1, 1]], dtype=torch.bool)
+    weights = opening_weights(learn, 5.0)
+    assert weights[0, [1, 2, 3, 6]].tolist() == [5, 5, 1, 5]
+    assert weights[1, [0, 1, 2, 4, 5, 6, 7]].tolist() == [5, 5, 1, 5, 5, 1, 1]

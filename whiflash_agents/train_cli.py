@@ -39,12 +39,15 @@ def _adapter_parser(steps: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument(
         "--mix",
-        choices=("broad", "loops", "full", "miniature"),
+        choices=("broad", "loops", "full", "decide", "miniature"),
         default="broad",
         help="which conversations to teach",
     )
     parser.add_argument("--start", type=Path, help="folder of an adapter to go on from")
     parser.add_argument("--learning-rate", type=float, default=5e-4)
+    parser.add_argument(
+        "--opening", type=float, default=1.0, help="weight of the first two tokens of a reply"
+    )
     parser.set_defaults(run=_adapter)
 
 
@@ -132,6 +135,7 @@ def _adapter(args: argparse.Namespace) -> int:
         template=SMOLLM2_TOOLS.template, lora=LoraConfig(rank=args.rank, alpha=2.0 * args.rank),
         batch=args.batch, epochs=args.epochs, minutes=args.minutes, seed=args.seed,
         mix=MIXES[args.mix], start=args.start, learning_rate=args.learning_rate,
+        opening=args.opening,
     )  # fmt: skip
     train_adapter(options, _show())
     return 0

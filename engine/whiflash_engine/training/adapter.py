@@ -50,6 +50,9 @@ class AdapterOptions:
     lora: LoraConfig = field(default_factory=LoraConfig)
     mix: AdapterMix = field(default_factory=AdapterMix)
     learning_rate: float = 5e-4
+    opening: float = 1.0
+    """Weight of a reply's first two tokens: they decide between calling, thinking and talking,
+    and are few among many."""
     batch: int = 8
     epochs: int = 1
     minutes: float | None = None
@@ -73,6 +76,7 @@ class AdapterTrainee:
             "base": fingerprint(options.model), "lora": asdict(options.lora),
             "mix": asdict(options.mix), "seed": options.seed, "batch": options.batch,
             "epochs": options.epochs, "learning_rate": options.learning_rate,
+            "opening": options.opening,
             "start": None if options.start is None else fingerprint(options.start),
         }  # fmt: skip
 
@@ -97,7 +101,9 @@ class AdapterTrainee:
             learn[row, : len(one.ids)] = torch.tensor(one.learn)
         hidden = self.model(ids[:, :-1])[learn[:, 1:]]
         logits = F.linear(hidden, self.model.head_weight).float()
-        return F.cross_entropy(logits, ids[:, 1:][learn[:, 1:]]), len(logits)
+        losses = F.cross_entropy(logits, ids[:, 1:][learn[:, 1:]], reduction="none")
+        weights = opening_weights(learn, self.options.opening)[:, 1:][learn[:, 1:]]
+        return (losses * weights).sum() / weights.sum(), len(logits)
 
     def evaluate(self) -> Mapping[str, float]:
         return {}
@@ -107,6 +113,13 @@ class AdapterTrainee:
             self.options.output, adapter_tensors(self.model), self.options.lora,
             self.options.base_name,
         )  # fmt: skip
+
+
+def opening_weights(learn: Tensor, opening: float) -> Tensor:
+    """bool [B,T] of learned tokens -> float32 weights: `opening` for the first two of each run."""
+    before = F.pad(learn, (2, 0))
+    second = learn & ~(before[:, 1:-1] & before[:, :-2])
+    return torch.where(second, opening, 1.0)
 
 
 def _batches(lessons: Sequence[Taught], size: int, epochs: int, seed: int) -> list[list[Taught]]:

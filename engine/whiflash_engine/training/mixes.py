@@ -60,6 +60,13 @@ FULL = AdapterMix(
 )  # fmt: skip
 """The third round: everything, with refusals, reasoning and JSON in their due share."""
 
+DECIDE = AdapterMix(
+    gold={"bfcl": 200, "seal_tools": 60, "snips": 90}, irrelevant=430, word_problems=20, sums=8,
+    dates=16, searches=10, documentation=10, plain=60, small_talk=True, reasoned=20,
+    documents=12, max_prompt=380, max_tokens=460,
+)  # fmt: skip
+"""The fourth round: to call or not to call, in equal parts."""
+
 MINIATURE = AdapterMix(
     gold={"bfcl": 60, "seal_tools": 25, "snips": 25}, irrelevant=15, word_problems=10, sums=5,
     dates=5, searches=5, documentation=5, plain=10, reasoned=4, documents=4, max_prompt=360,
@@ -67,4 +74,4 @@ MINIATURE = AdapterMix(
 )  # fmt: skip
 """Enough to see that everything works."""
 
-MIXES = {"broad": BROAD, "loops": LOOPS, "full": FULL, "miniature": MINIATURE}
+MIXES = {"broad": BROAD, "loops": LOOPS, "full": FULL, "decide": DECIDE, "miniature": MINIATURE}
