@@ -14,7 +14,7 @@ import whiflash_engine
 from whiflash_engine.config import ArmName, RouterConfig, SamplingConfig, Span
 from whiflash_engine.constraint import Constraint
 from whiflash_engine.errors import ConstraintError
-from whiflash_engine.events import FinishReason, Round, Seconds
+from whiflash_engine.events import FinishReason, Round, Seconds, TokenLogprob
 
 TEMPLATE = Path(whiflash_engine.__file__).parent / "weights/smollm2_135m_tools/chat_template.jinja"
 TOOLLESS_TEMPLATE = (
@@ -79,11 +79,12 @@ class FakeEngine:
         arms: tuple[ArmName, ...] = ("ar", "diffusion", "forced")
         if router is not None and router.name == "plain":
             arms = ("plain",)
-        return self._rounds(ids, len(token_ids), reason, arms)
+        return self._rounds(ids, len(token_ids), reason, arms, sampling.logprobs)
 
     def _rounds(
-        self, ids: list[int], start: int, reason: FinishReason, arms: Sequence[ArmName]
-    ) -> Iterator[Round]:
+        self, ids: list[int], start: int, reason: FinishReason, arms: Sequence[ArmName],
+        top: int | None,
+    ) -> Iterator[Round]:  # fmt: skip
         self.running += 1
         try:
             for n, at in enumerate(range(0, len(ids), self._size)):
@@ -100,6 +101,9 @@ class FakeEngine:
                     entropy=0.5,
                     backlog=0,
                     seconds=Seconds(draft=0.001, verify=0.002, catch_up=0.0005),
+                    logprobs=()
+                    if top is None
+                    else tuple(TokenLogprob(t, -0.5, ((t, -0.5),)[:top]) for t in tokens),
                     finish_reason=reason if last else None,
                 )
         finally:

@@ -15,8 +15,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic.v1 import BaseModel as BaseModelV1
 
 from tests.fake_engine import TOOLLESS_TEMPLATE, FakeEngine, byte_tokenizer
+from tests.toys_text import write_call
 from whiflash_adapters.chat import ChatWhiFlash
-from whiflash_adapters.formats.hermes_text import write_call
 from whiflash_adapters.generation import Trace
 from whiflash_engine.errors import ConfigError, PromptTooLongError
 

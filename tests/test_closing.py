@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from tests.fake_engine import byte_tokenizer
-from whiflash_adapters.formats.hermes_grammar import grammar
+from whiflash_adapters.formats.base import Ask
+from whiflash_adapters.formats.hermes import HERMES
 from whiflash_agents.measure.prompts import shipped
 from whiflash_engine.closing import Endings, way_out
 from whiflash_engine.config import RouterConfig, RouterName, SamplingConfig
@@ -86,11 +87,11 @@ def test_masks_along_a_draft_are_those_of_one_token_at_a_time(factory: GrammarFa
 
 def test_free_text_is_not_hurried_and_a_call_is_finished(factory: GrammarFactory) -> None:
     tools = next(p for p in shipped() if p.kind == "tool").tools
-    hurried, free = (factory.lark(grammar(tools, "auto")) for _ in range(2))
+    hurried, free = (factory.lark(HERMES.grammar(Ask(tools))) for _ in range(2))
     hurried.close_by(8)
     assert torch.equal(hurried.masks(())[1], free.masks(())[1])
     for seed in range(8):
-        required = factory.lark(grammar(tools, "required"))
+        required = factory.lark(HERMES.grammar(Ask(tools, "required")))
         required.close_by(400)
         text = text_of(at_random(required, 400, seed))
         assert text.rstrip().endswith("</tool_call>")

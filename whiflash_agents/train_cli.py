@@ -6,8 +6,7 @@ Every command can be stopped and started again; it goes on where it was.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 Line = Mapping[str, float | str]
@@ -39,7 +38,7 @@ def _adapter_parser(steps: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument(
         "--mix",
-        choices=("broad", "loops", "full", "decide", "miniature"),
+        choices=("broad", "loops", "full", "decide", "again", "miniature"),
         default="broad",
         help="which conversations to teach",
     )
@@ -150,7 +149,6 @@ def _merge(args: argparse.Namespace) -> int:
 
 
 def _all(args: argparse.Namespace) -> int:
-    from whiflash_adapters.formats.hermes_grammar import grammar as hermes_grammar
     from whiflash_engine.checkpoints.shipped import SMOLLM2_TOOLS
     from whiflash_engine.training.miniature import MiniatureOptions, train_miniature
 
@@ -158,12 +156,11 @@ def _all(args: argparse.Namespace) -> int:
         model=_prepare(args), data=args.data, output=args.output,
         template=SMOLLM2_TOOLS.template, minutes=args.minutes, rows=args.rows, seed=args.seed,
     )  # fmt: skip
-    train_miniature(options, _show(), partial(hermes_grammar, mode="auto"))
+    train_miniature(options, _show(), _tool_grammar)
     return 0
 
 
 def _corpus(args: argparse.Namespace) -> int:
-    from whiflash_adapters.formats.hermes_grammar import grammar as hermes_grammar
     from whiflash_engine.training.corpus_options import CorpusOptions
     from whiflash_engine.training.corpus_writer import write_corpus
 
@@ -173,7 +170,7 @@ def _corpus(args: argparse.Namespace) -> int:
         dev_rows=args.dev_rows, max_new=args.max_new, slots=args.slots, seed=args.seed,
         taps=args.taps, composed_tools=args.composed, max_prompt=args.max_prompt, part=args.part,
     )  # fmt: skip
-    write_corpus(options, _show(), partial(hermes_grammar, mode="auto"))
+    write_corpus(options, _show(), _tool_grammar)
     return 0
 
 
@@ -228,3 +225,11 @@ def _show() -> Callable[[Line], None]:
         console.print("  ".join(f"{name} {value}" for name, value in values.items()))
 
     return show
+
+
+def _tool_grammar(tools: Sequence[Mapping[str, object]]) -> str:
+    """Of replies that may call these tools, as the default model writes calls."""
+    from whiflash_adapters.formats.base import Ask
+    from whiflash_adapters.formats.hermes import HERMES
+
+    return HERMES.grammar(Ask(tools))

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
-from langchain_core.exceptions import ContextOverflowError
 from langchain_core.language_models import LangSmithParams, LanguageModelInput
 from langchain_core.language_models.chat_models import (
     BaseChatModel,
@@ -26,14 +22,16 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import BaseModel, Field, PrivateAttr, SkipValidation, model_validator
 
 from whiflash_adapters.background import from_thread
-from whiflash_adapters.formats.hermes_grammar import grammar
-from whiflash_adapters.formats.hermes_text import Tool
-from whiflash_adapters.generation import Answer, Request, Trace
+from whiflash_adapters.errors import as_langchain
+from whiflash_adapters.formats.choose import named
+from whiflash_adapters.generation import PROVIDER, Answer, Trace
 from whiflash_adapters.messages import to_template
 from whiflash_adapters.ports import TokenEngine
 from whiflash_adapters.prompt import Prompter
-from whiflash_adapters.structured import Method, response_schema, structured
-from whiflash_adapters.tool_choice import ToolChoice, resolve
+from whiflash_adapters.request import Constrain, Request, Wish, constraining
+from whiflash_adapters.slot import Slot, tell
+from whiflash_adapters.structured import Method, structured
+from whiflash_adapters.tool_choice import resolve
 from whiflash_adapters.values import (
     ROUTING,
     SAMPLING,
@@ -43,11 +41,7 @@ from whiflash_adapters.values import (
     stop_strings,
 )
 from whiflash_engine.config import RouterName
-from whiflash_engine.errors import ConfigError, PromptTooLongError
-
-_log = logging.getLogger("whiflash_agents")
-# Told to us by LangChain for others: how a schema came about, and what always holds here.
-_UNUSED = frozenset({"ls_structured_output_format", "stream_usage"})
+from whiflash_engine.errors import ConfigError
 
 
 class ChatWhiFlash(BaseChatModel):
@@ -80,13 +74,25 @@ class ChatWhiFlash(BaseChatModel):
     min_p: float = 0.0
     repetition_penalty: float = 1.0
     stop: list[str] | None = None
+    logprobs: bool = False
+    """Tell in `response_metadata["logprobs"]` how likely each token was to the target."""
+    top_logprobs: int = 0
+    """With `logprobs`: how many of the likeliest tokens to tell of beside each."""
+
+    constrain: Constrain = "auto"
+    """"auto": where tools or a schema are given, a grammar keeps answers to them; what it
+    cannot express of a tool's schema is let through. "always": such a schema is refused. "never":
+    no grammar; calls are read from whatever the model writes."""
+    tool_format: str | None = None
+    """How the model writes tool calls, a name of `whiflash_adapters.formats.choose.FORMATS`;
+    None goes by its chat template."""
 
     engine: SkipValidation[TokenEngine | None] = Field(default=None, exclude=True, repr=False)
     """An engine that is loaded already, to share it; the fields that load one are then unused."""
     on_trace: Callable[[Trace], None] | None = Field(default=None, exclude=True, repr=False)
     """Called after each answer with its rounds."""
 
-    _slot: _Slot = PrivateAttr(default_factory=lambda: _Slot())
+    _slot: Slot = PrivateAttr(default_factory=Slot)
 
     @model_validator(mode="before")
     @classmethod
@@ -99,9 +105,13 @@ class ChatWhiFlash(BaseChatModel):
     @model_validator(mode="after")
     def _check_values(self) -> Self:
         """Say what is wrong now, not after a model has been loaded."""
-        sampling_config(self._values({}))
-        router_config(self._values({}))
+        own = {name: getattr(self, name) for name in (*SAMPLING, *ROUTING)}
+        sampling_config(own)
+        router_config(own)
         stop_strings(self.stop, None)
+        constraining(self.constrain)
+        if self.tool_format is not None:
+            named(self.tool_format)
         return self
 
     @property
@@ -111,25 +121,32 @@ class ChatWhiFlash(BaseChatModel):
     @property
     def _identifying_params(self) -> dict[str, Any]:
         names = (
-            "model", "ar_drafter", "diffusion_drafter", "device", "dtype", "stop",
-            *ROUTING, *SAMPLING,
+            "model", "ar_drafter", "diffusion_drafter", "device", "dtype", "stop", "constrain",
+            "tool_format", *ROUTING, *SAMPLING,
         )  # fmt: skip
         return {name: getattr(self, name) for name in names}
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         params = super()._get_ls_params(stop=stop, **kwargs)
+        params["ls_provider"] = PROVIDER
         params.setdefault("ls_model_name", str(self.model or "default"))
         return params
 
     def _resolve_model_profile(self) -> ModelProfile:
-        return {
+        profile: ModelProfile = {
             "text_inputs": True,
             "text_outputs": True,
             "tool_calling": True,
             "tool_choice": True,
-            "structured_output": True,
+            "tool_call_streaming": True,
+            "structured_output": self.constrain != "never",
             "reasoning_output": True,
+            "temperature": True,
+            "open_weights": True,
         }
+        if self.engine is not None:  # otherwise only loading it would tell
+            profile["max_input_tokens"] = self.engine.context_length - 1
+        return profile
 
     def bind_tools(
         self,
@@ -202,13 +219,11 @@ class ChatWhiFlash(BaseChatModel):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         # on_llm_new_token is called by the base class, for every path.
-        request, engine = self._request(messages, stop, kwargs)
-        answer = Answer(engine, request)
-        try:
+        with as_langchain():
+            request, engine = self._request(messages, stop, kwargs)
+            answer = Answer(engine, request)
             for chunk in answer.chunks():
                 yield ChatGenerationChunk(message=chunk)
-        except PromptTooLongError as error:
-            raise ContextOverflowError(str(error)) from error
         if self.on_trace is not None and answer.trace is not None:
             self.on_trace(answer.trace)
 
@@ -232,59 +247,16 @@ class ChatWhiFlash(BaseChatModel):
             yield chunk
 
     def _request(
-        self, messages: Sequence[BaseMessage], stop: list[str] | None, given: Mapping[str, Any]
+        self, messages: Sequence[BaseMessage], stop: list[str] | None, given: Mapping[str, object]
     ) -> tuple[Request, TokenEngine]:
         """All checks that need no engine, then the engine, then the prompt."""
-        turns = to_template(messages)
-        stops = stop_strings(self.stop, stop)
-        values = self._values(given)
-        sampling, router = sampling_config(values), router_config(values)
-        specs: Sequence[Tool] = given.get("tools") or ()
-        choice: ToolChoice = given.get("tool_choice")
-        mode, allowed = resolve(specs, choice)
-        final = response_schema(given.get("response_format"))
-        self._refuse_unknown(given)
-
+        own = {name: getattr(self, name) for name in ("model", "constrain", *SAMPLING, *ROUTING)}
+        wish = Wish.of(messages, given, own, (self.stop, stop))
         engine, prompter = self._loaded()
-        prompt = prompter.encode(turns, () if mode == "none" else specs)
-        room = engine.context_length - len(prompt)
-        if room < 1:
-            error = PromptTooLongError(len(prompt), engine.context_length)
-            raise ContextOverflowError(str(error)) from error
-        reasoning = prompter.opens_reasoning(prompt)
-        text = None
-        if specs or final is not None:
-            text = grammar(
-                allowed,
-                mode,
-                parallel=given.get("parallel_tool_calls") is not False,
-                tags_are_tokens=prompter.tags_are_tokens,
-                reasoning=reasoning,
-                strict=given.get("strict") is True,
-                final=final,
-            )
-        sampling = replace(sampling, max_tokens=min(sampling.max_tokens, room))
-        tools = mode != "none"
-        return Request(tuple(prompt), sampling, router, stops, text, tools, reasoning), engine
-
-    def _values(self, given: Mapping[str, Any]) -> dict[str, object]:
-        """What holds for a call: its own values; None means as the model was built."""
-        own = {name: getattr(self, name) for name in (*SAMPLING, *ROUTING)}
-        return own | {k: v for k, v in given.items() if k in own and v is not None}
-
-    def _refuse_unknown(self, given: Mapping[str, Any]) -> None:
-        known = {
-            "tools", "tool_choice", "parallel_tool_calls", "strict", "response_format",
-            *SAMPLING, *ROUTING, *_UNUSED,
-        }  # fmt: skip
-        for name, value in given.items():
-            if name == "model" and value in (None, self.model):
-                continue
-            if name not in known and value is not None:
-                raise ConfigError(name, value, "cannot be set per call")
+        return wish.request(engine, prompter), engine
 
     def _loaded(self) -> tuple[TokenEngine, Prompter]:
-        return self._slot.get(self._load)
+        return self._slot.get(self._load, self.tool_format)
 
     def _load(self) -> TokenEngine:
         if self.engine is not None:
@@ -301,27 +273,5 @@ class ChatWhiFlash(BaseChatModel):
             device=self.device,
             dtype=self.dtype,
             seed=self.seed,
-            report=_tell,
+            report=tell,
         )
-
-
-def _tell(said: str) -> None:
-    # Unless logging is set up otherwise, Python shows warnings on stderr and nothing below
-    # them: a first answer that waits for a download should not be silent. The steps of it, and
-    # unpacking, are for those who listen.
-    _log.log(logging.WARNING if "fetching" in said else logging.INFO, "%s", said)
-
-
-class _Slot:
-    """The engine, once somebody needs it; shared by all copies of a model."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._content: tuple[TokenEngine, Prompter] | None = None
-
-    def get(self, load: Callable[[], TokenEngine]) -> tuple[TokenEngine, Prompter]:
-        with self._lock:
-            if self._content is None:
-                engine = load()
-                self._content = engine, Prompter(engine.tokenizer)
-            return self._content

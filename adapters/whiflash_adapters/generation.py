@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from time import perf_counter
 
 from langchain_core.messages import AIMessageChunk
-from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
+from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata
 from langchain_core.messages.tool import tool_call_chunk
 
 from whiflash_adapters.figures import as_data
@@ -21,26 +21,13 @@ from whiflash_adapters.formats.events import (
     ReasoningPiece,
     TextPiece,
 )
-from whiflash_adapters.formats.hermes_parser import HermesParser
+from whiflash_adapters.logprobs import as_logprobs
 from whiflash_adapters.ports import TokenEngine
+from whiflash_adapters.request import Request
 from whiflash_adapters.text import Detokenizer, StopGuard
-from whiflash_engine.config import RouterConfig, SamplingConfig
 from whiflash_engine.events import Round, Stats
 
 PROVIDER = "whiflash"
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """Everything about one answer that is decided before the engine works."""
-
-    prompt: tuple[int, ...]
-    sampling: SamplingConfig
-    router: RouterConfig
-    stops: tuple[str, ...] = ()
-    grammar: str | None = None
-    tools: bool = False
-    reasoning: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +48,14 @@ class Answer:
         self._calls = 0  # complete ones
         self._index = -1  # of the block being told: a stretch of text or reasoning, or a call
         self._kind: type[Event] | None = None
+        self._thought = ""
         self.trace: Trace | None = None
 
     def chunks(self) -> Iterator[AIMessageChunk]:
         request = self._request
-        text = Detokenizer(self._engine.tokenizer)
+        text = Detokenizer(self._engine.tokenizer, request.format.markers)
         guard = StopGuard(request.stops)
-        parser = HermesParser(tools=request.tools, reasoning=request.reasoning)
+        parser = request.format.parser(request.tools, reasoning=request.reasoning)
         watch = Stopwatch()
         for round_ in watch.timed(self._generated()):
             self._rounds.append(round_)
@@ -112,6 +100,7 @@ class Answer:
             if isinstance(event, TextPiece):
                 yield _chunk(content=event.text)
             elif isinstance(event, ReasoningPiece):
+                self._thought += event.text
                 yield _chunk(additional_kwargs={"reasoning_content": event.text})
             elif isinstance(event, CallStart):
                 call_id = f"call_{uuid.uuid4().hex}"
@@ -127,23 +116,33 @@ class Answer:
             output_tokens=stats.tokens,
             total_tokens=stats.prompt_tokens + stats.tokens,
             input_token_details=InputTokenDetails(cache_read=stats.cached),
+            output_token_details=OutputTokenDetails(reasoning=self._thought_tokens()),
         )
         reason = "stop"
         if not stopped and self._rounds and self._rounds[-1].finish_reason == "length":
             reason = "length"
         elif self._calls:
             reason = "tool_calls"
+        metadata: dict[str, object] = {
+            "model_name": self._engine.model_name,
+            "model_provider": PROVIDER,
+            "finish_reason": reason,
+            "whiflash": as_data(stats),
+        }
+        if self._request.sampling.logprobs is not None:
+            metadata["logprobs"] = as_logprobs(self._rounds, self._engine.tokenizer)
         return AIMessageChunk(
             content="",
             usage_metadata=usage,
-            response_metadata={
-                "model_name": self._engine.model_name,
-                "model_provider": PROVIDER,
-                "finish_reason": reason,
-                "whiflash": as_data(stats),
-            },
+            response_metadata=metadata,
             chunk_position="last",
         )
+
+    def _thought_tokens(self) -> int:
+        """Tokens of the reasoning, as the tokenizer would write it."""
+        if not self._thought:
+            return 0
+        return len(self._engine.tokenizer.encode(self._thought, add_special_tokens=False))
 
 
 def _chunk(content: str = "", additional_kwargs: dict[str, object] | None = None) -> AIMessageChunk:

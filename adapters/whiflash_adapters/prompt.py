@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
 from jinja2 import TemplateError
 
-from whiflash_adapters.formats.hermes_text import START, THINK, Tool, in_plain_turns, in_usual_order
+from whiflash_adapters.formats.choose import choose, named
+from whiflash_adapters.formats.plain_turns import in_plain_turns
+from whiflash_adapters.formats.tools import Tool, in_usual_order
 from whiflash_adapters.messages import TemplateMessage
 from whiflash_engine.errors import ConfigError
 
@@ -25,12 +27,17 @@ _PROBE_TOOL: Tool = {
 
 
 class Prompter:
-    """One tokenizer's way of writing a conversation."""
+    """One tokenizer's way of writing a conversation.
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    format: how its model writes calls. tokens: the added vocabulary, by text.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, tool_format: str | None = None) -> None:
+        """tool_format: a name of `FORMATS`; None goes by the chat template."""
         self._tokenizer = tokenizer
         self._tools_known: bool | None = None
-        self.tags_are_tokens = START in tokenizer.get_added_vocab()
+        self.tokens: Mapping[str, int] = tokenizer.get_added_vocab()
+        self.format = named(tool_format) if tool_format else choose(self._template(), self.tokens)
 
     def encode(self, messages: Sequence[TemplateMessage], tools: Sequence[Tool]) -> list[int]:
         """The prompt, ready for the assistant's turn.
@@ -40,7 +47,7 @@ class Prompter:
         """
         tools = [in_usual_order(tool) for tool in tools]
         if not self._renders_tools():
-            messages, tools = in_plain_turns(messages, tools), ()
+            messages, tools = in_plain_turns(messages, tools, self.format), ()
         return self._apply(messages, tools, sanitize=True)
 
     def plain(self, text: str) -> list[int]:
@@ -48,9 +55,16 @@ class Prompter:
         return cast("list[int]", self._tokenizer.encode(text, add_special_tokens=False))
 
     def opens_reasoning(self, prompt: Sequence[int]) -> bool:
-        """Whether the prompt ends inside `<think>`, as some templates have it."""
+        """Whether the prompt ends inside the reasoning, as some templates have it."""
         tail = self._tokenizer.decode(list(prompt[-8:]), clean_up_tokenization_spaces=False)
-        return str(tail).rstrip().endswith(THINK)
+        return str(tail).rstrip().endswith(self.format.think[0])
+
+    def _template(self) -> str:
+        """The text of the chat template; of several, that for tools."""
+        template = self._tokenizer.chat_template
+        if isinstance(template, Mapping):
+            template = template.get("tool_use", template.get("default"))
+        return str(template or "")
 
     def _renders_tools(self) -> bool:
         if self._tools_known is None:

@@ -43,6 +43,12 @@ def response_schema(given: object) -> Mapping[str, object] | None:
     return schema
 
 
+def _titled(schema: Schema) -> Schema:
+    """LangChain refuses a bare JSON schema that has no title; here none is needed."""
+    bare = isinstance(schema, dict) and schema.get("type") not in (None, "function")
+    return {"title": "answer", **schema} if bare and isinstance(schema, dict) else schema
+
+
 def structured(
     bind: Callable[..., Runnable[LanguageModelInput, AIMessage]],
     schema: Schema | None,
@@ -61,7 +67,7 @@ def structured(
     if schema is None and method == "json_schema":
         raise ConfigError("schema", None, "method 'json_schema' needs one")
     asked: dict[str, object] = {"type": "json_object"}
-    told: object = None if schema is None else convert_to_json_schema(schema)
+    told: object = None if schema is None else convert_to_json_schema(_titled(schema))
     if method == "json_schema":
         assert isinstance(told, dict)
         inner = {"name": told.get("title", "answer"), "schema": told}

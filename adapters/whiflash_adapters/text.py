@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from whiflash_adapters.formats.hermes_text import END, START, THINK, THINK_END
-
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -16,14 +14,14 @@ _REPLACEMENT = "\ufffd"  # what decoding shows for half a character
 class Detokenizer:
     """Text of the tokens so far, as far as its characters are complete.
 
-    Special tokens are dropped, except tags that the tool format reads.
+    Special tokens are dropped, except those that occur in `markers`.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, markers: Sequence[str] = ()) -> None:
         self._tokenizer = tokenizer
         added = tokenizer.get_added_vocab()
-        tags = {added[tag] for tag in (START, END, THINK, THINK_END) if tag in added}
-        self._dropped = frozenset(tokenizer.all_special_ids) - tags
+        read = {id_ for tag, id_ in added.items() if any(tag in marker for marker in markers)}
+        self._dropped = frozenset(tokenizer.all_special_ids) - read
         self._ids: list[int] = []
         self._told = 0  # ids[:_told] are in the text already; they stay as left context
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from whiflash_adapters.formats.hermes_grammar import ToolMode
-from whiflash_adapters.formats.hermes_text import Tool, name_of
+from whiflash_adapters.formats.base import ToolMode
+from whiflash_adapters.formats.tools import Tool, name_of
 from whiflash_engine.errors import ConfigError
 
 ToolChoice = str | bool | Mapping[str, object] | None

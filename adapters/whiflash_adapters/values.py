@@ -11,10 +11,12 @@ Values = Mapping[str, object]
 
 SAMPLING = (
     "max_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed",
+    "logprobs", "top_logprobs",
 )  # fmt: skip
 ROUTING = ("router", "balance", "span_bias")
 _KINDS: Mapping[str, tuple[type | tuple[type, ...], str]] = {
-    **dict.fromkeys(("max_tokens", "top_k", "seed"), (int, "a whole number")),
+    **dict.fromkeys(("max_tokens", "top_k", "seed", "top_logprobs"), (int, "a whole number")),
+    "logprobs": (bool, "True or False"),
     **dict.fromkeys(
         ("temperature", "top_p", "min_p", "repetition_penalty", "balance", "span_bias"),
         ((int, float), "a number"),
@@ -32,13 +34,16 @@ def check_types(values: Values) -> None:
     for name, (kind, said) in _KINDS.items():
         if name not in values:
             continue
-        if not isinstance(values[name], kind) or isinstance(values[name], bool):
-            raise ConfigError(name, values[name], f"must be {said}")
+        value = values[name]
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise ConfigError(name, value, f"must be {said}")
 
 
 def sampling_config(values: Values) -> SamplingConfig:
     check_types(values)  # in a way that mypy cannot follow
-    return SamplingConfig(**{name: values[name] for name in SAMPLING})  # type: ignore[arg-type]
+    plain = {name: values[name] for name in SAMPLING if "logprobs" not in name}
+    top = values["top_logprobs"] if values["logprobs"] else None
+    return SamplingConfig(**plain, logprobs=top)  # type: ignore[arg-type]
 
 
 def router_config(values: Values) -> RouterConfig:

@@ -80,6 +80,8 @@ class SamplingConfig:
     temperature 0 is greedy. top_k 0, top_p 1, min_p 0 and repetition_penalty 1 are off.
     The random stream is indexed by position: the same seed gives the same draws at the same
     positions. A text is the same again if the arms are; "auto" picks them by measured time.
+    logprobs: how many of the likeliest tokens to tell of beside each committed one; None tells
+    of none, not even of that one.
     """
 
     max_tokens: int = 256
@@ -90,6 +92,7 @@ class SamplingConfig:
     repetition_penalty: float = 1.0
     seed: int = 0
     stop_token_ids: tuple[int, ...] = ()
+    logprobs: int | None = None
 
     def __post_init__(self) -> None:
         require(self.max_tokens > 0, "max_tokens", self.max_tokens, "must be at least 1")
@@ -103,6 +106,10 @@ class SamplingConfig:
         require(
             math.isfinite(self.repetition_penalty) and self.repetition_penalty > 0,
             "repetition_penalty", self.repetition_penalty, "must be positive (1 is off)",
+        )  # fmt: skip
+        require(
+            self.logprobs is None or self.logprobs >= 0,
+            "logprobs", self.logprobs, "must not be negative",
         )  # fmt: skip
 
     @property

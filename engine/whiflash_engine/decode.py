@@ -11,6 +11,7 @@ from time import perf_counter
 from whiflash_engine.config import ArmName, SamplingConfig
 from whiflash_engine.drafters.base import Drafter, Proposal
 from whiflash_engine.events import Round, Seconds
+from whiflash_engine.logprobs import logprobs
 from whiflash_engine.router.router import RouteContext, Router
 from whiflash_engine.sampling import Sampler
 from whiflash_engine.sequence import SequenceState
@@ -88,6 +89,8 @@ class _Loop:
 
         position, before, span = len(sequence.tokens), sequence.entropy, sequence.spans.span
         tokens = sequence.commit(outcome.tokens, output, self._sampling.stop_token_ids)
+        top = self._sampling.logprobs
+        told = () if top is None else logprobs(output.logits, tokens, top)
         sequence.entropy, sequence.last_arm = outcome.entropy, decision.arm
         clock.stop("commit")
 
@@ -96,7 +99,7 @@ class _Loop:
             accepted=min(outcome.accepted, len(tokens)), verified=legal + 1, span=span,
             entropy=before, backlog=context.backlog[decision.arm], seconds=clock.seconds,
             forced=min(len(context.forced), len(proposal.tokens)), scores=decision.scores,
-            cached=0 if prompt is None else sequence.kept,
+            cached=0 if prompt is None else sequence.kept, logprobs=told,
             finish_reason=sequence.finish_reason,
         )  # fmt: skip
         self._router.learn(done)

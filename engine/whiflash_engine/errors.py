@@ -25,6 +25,7 @@ class ConfigError(WhiFlashError, ValueError):
         super().__init__(f"{field}={value!r}: {why}")
         self.field = field
         self.value = value
+        self.why = why
 
 
 class PromptTooLongError(ConfigError):

@@ -15,6 +15,16 @@ FinishReason = Literal["stop", "length"]
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A committed token under the target's own distribution: the raw logits at temperature 1,
+    before masks, penalties and truncation. In nats. top: the likeliest tokens, best first."""
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Seconds:
     """Wall time of one round by phase.
 
@@ -60,6 +70,7 @@ class Round:
     backlog: positions the chosen drafter had to ingest before it could propose.
     forced: how many of `proposed`, from the first on, the grammar left no choice about.
     cached: positions of the prompt that an earlier sequence had left; told by the first round.
+    logprobs: one per token of `tokens`, if the sampling asks for them.
     """
 
     arm: ArmName
@@ -75,6 +86,7 @@ class Round:
     forced: int = 0
     cached: int = 0
     scores: Mapping[ArmName, float] = field(default_factory=dict)
+    logprobs: tuple[TokenLogprob, ...] = ()
     finish_reason: FinishReason | None = None
 
 

@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from whiflash_adapters.formats.hermes_grammar import grammar
+from whiflash_adapters.formats.base import Ask
+from whiflash_adapters.formats.hermes import HERMES
 from whiflash_engine.config import SamplingConfig
 from whiflash_engine.training.adapter_data import LessonBuilder
 from whiflash_engine.training.composed import evaluate
@@ -30,6 +31,7 @@ from whiflash_engine.training.rows import Json, PromptRow, load_refs, load_rows
 
 if TYPE_CHECKING:
     from whiflash_engine.engine import Engine
+from whiflash_engine.errors import ConstraintError
 
 CALLS = ("bfcl", "seal_tools", "snips")
 DECLINES = ("bfcl", "when2call")
@@ -114,11 +116,13 @@ def measure_calls(
         )  # fmt: skip
         if score.rows >= per_group or len(ids) > max_prompt:
             continue
-        tools = case.tools
+        try:
+            constraint = engine.grammar(HERMES.grammar(Ask(case.tools))) if case.tools else None
+        except ConstraintError:  # some rows' tools have arguments that no value could satisfy
+            continue
         done = engine.complete(
-            ids, sampling=SamplingConfig(max_tokens=tokens),
-            constraint=engine.grammar(grammar(tools, "auto")) if tools else None,
-        )  # fmt: skip
+            ids, sampling=SamplingConfig(max_tokens=tokens), constraint=constraint
+        )
         judge(score, case, engine.tokenizer.decode(done.tokens, skip_special_tokens=True))
         if score.rows % 10 == 0:
             report(f"{case.group}: {asdict(score)}")

@@ -13,7 +13,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from whiflash_adapters.formats.hermes_grammar import grammar
+from whiflash_adapters.formats.base import Ask
+from whiflash_adapters.formats.hermes import HERMES
 from whiflash_engine.constraint import GrammarFactory
 from whiflash_engine.errors import ConfigError, ConstraintError
 from whiflash_engine.training.rows import read_lines
@@ -51,7 +52,7 @@ def judge(
         if not isinstance(schema, Mapping) or not isinstance(tests, Sequence):
             found.refused += 1  # `true` and `false` are schemas, but no answers
             continue
-        lark = grammar((), "none", final=schema)
+        lark = HERMES.grammar(Ask(mode="none", final=schema))
         try:
             factory.lark(lark)
         except ConstraintError as error:

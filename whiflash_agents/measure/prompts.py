@@ -15,7 +15,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast, get_args
 
-from whiflash_adapters.formats.hermes_grammar import grammar
+from whiflash_adapters.formats.base import Ask
+from whiflash_adapters.formats.hermes import HERMES
 from whiflash_engine.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class Prompt:
     def constraint(self, engine: Engine) -> Constraint:
         """A fresh constraint: the prompt's tools, its schema, or else a small object."""
         if self.tools:
-            return engine.grammar(grammar(self.tools, "auto"))
+            return engine.grammar(HERMES.grammar(Ask(self.tools)))
         return engine.json_schema(self.schema or _ANSWER)
 
 

@@ -96,7 +96,13 @@ class LessonBuilder:
     def build(self, own: OwnReplies | None = None) -> list[Lesson]:
         """All lessons in random order; `own` adds those that keep the model's manner."""
         lessons = [lesson for source in self.mix.gold for lesson in self.gold(source)]
-        lessons += self.declines() + self.word_problems() + self.reasoned() + self.searches()
+        lessons += (
+            self.declines()
+            + self.mismatched()
+            + self.word_problems()
+            + self.reasoned()
+            + self.searches()
+        )
         for count, kind, make in (
             (self.mix.sums, "sum", composed.direct_sum),
             (self.mix.documentation, "documentation", composed.documentation),
@@ -149,6 +155,22 @@ class LessonBuilder:
                    ((self.rng.choice(DECLINES), ()),))
             for row in picked
         ]  # fmt: skip
+
+    def mismatched(self) -> list[Lesson]:
+        """Requests that a tool could serve, had it been one of these."""
+        sources = ("bfcl", "seal_tools", "snips") if self.mix.mismatched else ()
+        rows = [row for source in sources for row in load_rows(self.data, self.split, source)]
+        picked = self.rng.sample(rows, min(self.mix.mismatched, len(rows)))
+        lessons: list[Lesson] = []
+        for row in picked:
+            own = {tool_name(tool) for tool in row.tools}
+            others = self.rng.sample(self.spare_tools, 12)
+            strange = [tool for tool in others if tool_name(tool) not in own]
+            lessons.append(Lesson(
+                "mismatched", row.messages, tuple(strange[: self.rng.randint(1, 3)]),
+                ((self.rng.choice(DECLINES), ()),),
+            ))  # fmt: skip
+        return lessons
 
     def word_problems(self) -> list[Lesson]:
         return [

@@ -19,6 +19,8 @@ class AdapterMix:
     """Gold calls by source."""
     irrelevant: int = 50
     """Rows whose tools cannot help, with a short refusal."""
+    mismatched: int = 0
+    """Questions of gold rows with the tools of other rows, and a short refusal."""
     word_problems: int = 110
     sums: int = 60
     dates: int = 130
@@ -67,6 +69,17 @@ DECIDE = AdapterMix(
 )  # fmt: skip
 """The fourth round: to call or not to call, in equal parts."""
 
+AGAIN = AdapterMix(
+    gold={
+        "bfcl": 900, "seal_tools": 420, "snips": 420, "acebench": 60, "toolalpaca": 30,
+        "api_bank": 40, "sgd": 20,
+    },
+    irrelevant=430, mismatched=330, word_problems=120, sums=25, dates=90, searches=50,
+    documentation=50, thoughtful=0.25, plain=110, small_talk=True, reasoned=150, documents=90,
+    max_prompt=460, max_tokens=580,
+)  # fmt: skip
+"""The fifth round: all of it twice over, and refusals of tools that would have fitted another."""
+
 MINIATURE = AdapterMix(
     gold={"bfcl": 60, "seal_tools": 25, "snips": 25}, irrelevant=15, word_problems=10, sums=5,
     dates=5, searches=5, documentation=5, plain=10, reasoned=4, documents=4, max_prompt=360,
@@ -74,4 +87,11 @@ MINIATURE = AdapterMix(
 )  # fmt: skip
 """Enough to see that everything works."""
 
-MIXES = {"broad": BROAD, "loops": LOOPS, "full": FULL, "decide": DECIDE, "miniature": MINIATURE}
+MIXES = {
+    "broad": BROAD,
+    "loops": LOOPS,
+    "full": FULL,
+    "decide": DECIDE,
+    "again": AGAIN,
+    "miniature": MINIATURE,
+}

@@ -1,0 +1,101 @@
+"""The form of Qwen3-Coder and Qwen3.5: one tag per argument, strings without quotes.
+
+    <tool_call>
+    <function=search>
+    <parameter=query>
+    speculative decoding
+    </parameter>
+    <parameter=limit>
+    3
+    </parameter>
+    </function>
+    </tool_call>
+
+What a value is follows from the tool's schema: strings are taken as they stand, everything else
+is JSON. A string cannot contain a line that begins with `</parameter>`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+
+from whiflash_adapters.formats.base import Ask, Call, Parser
+from whiflash_adapters.formats.lark import answer, in_regex, word
+from whiflash_adapters.formats.qwen_coder_parser import END, START, QwenCoderParser
+from whiflash_adapters.formats.schemas import MAX_STRING, json_rule
+from whiflash_adapters.formats.tools import Tool, name_of, parameters_of
+from whiflash_engine.errors import ConfigError
+
+_CLOSE = "\n</parameter>\n"
+_BEYOND = ("pattern", "format", "minLength", "maxLength")
+
+
+class QwenCoder:
+    """`CallFormat` of these models."""
+
+    name = "qwen-coder"
+    think = ("<think>", "</think>")
+    markers: Sequence[str] = (START, END, *think)
+
+    def write(self, calls: Sequence[Call]) -> str:
+        return "\n".join(_written(name, arguments) for name, arguments in calls)
+
+    def grammar(self, ask: Ask) -> str:
+        """Arguments come in the schema's order. With `strict` a string whose schema asks for a
+        length, a pattern or a format is refused: nothing here could hold it to that."""
+        lines = ["%llguidance {}", *answer(ask, START, self.think)]
+        if ask.mode == "none":
+            return "\n".join(lines)
+        between = word("\n" + START, ask.tokens)
+        lines.append(f"calls: call ({between} call)*" if ask.parallel else "calls: call")
+        lines.append("call: " + " | ".join(f"call_{i}" for i in range(len(ask.tools))))
+        for i, tool in enumerate(ask.tools):
+            lines += _tool_rules(f"{i}", tool, ask)
+        return "\n".join(lines)
+
+    def parser(self, tools: Sequence[Tool], *, reasoning: bool = False) -> Parser:
+        return QwenCoderParser(tools, self.think, reasoning=reasoning)
+
+
+def _written(name: str, arguments: Mapping[str, object]) -> str:
+    values = [
+        f"<parameter={key}>\n{value if isinstance(value, str) else json.dumps(value)}{_CLOSE}"
+        for key, value in arguments.items()
+    ]
+    return f"{START}\n<function={name}>\n{''.join(values)}</function>\n{END}"
+
+
+def _tool_rules(i: str, tool: Tool, ask: Ask) -> list[str]:
+    schema = parameters_of(tool)
+    properties, required = schema.get("properties"), schema.get("required")
+    parts, rules = [], []
+    for n, (key, inner) in enumerate(properties.items() if isinstance(properties, Mapping) else ()):
+        optional = "" if isinstance(required, list) and key in required else "?"
+        parts.append(f"part_{i}_{n}{optional}")
+        value, *more = _value(f"{i}_{n}", inner, schema, f"{name_of(tool)}.{key}", ask)
+        opening = word(f"<parameter={key}>\n", ask.tokens)
+        rules += [f"part_{i}_{n}: {opening} {value}", *more]
+    head, tail = f"\n<function={name_of(tool)}>\n", f"</function>\n{END}"
+    body = " ".join([word(head, ask.tokens), *parts, word(tail, ask.tokens)])
+    return [f"call_{i}: {body}", *rules]
+
+
+def _value(i: str, inner: object, root: Mapping[str, object], path: str, ask: Ask) -> list[str]:
+    """What stands in part i behind its opening line, and the rules that this needs."""
+    schema = inner if isinstance(inner, Mapping) else {}
+    close = word(_CLOSE, ask.tokens)
+    words = schema.get("enum")
+    if isinstance(words, list) and all(isinstance(one, str) for one in words):
+        return [f"({' | '.join(word(one, ask.tokens) for one in words)}) {close}"]
+    if schema.get("type") == "string":
+        beyond = [key for key in _BEYOND if key in schema]
+        if ask.strict and beyond:
+            raise ConfigError(path, beyond[0], "cannot be kept to where strings have no quotes")
+        return [f"text_{i}", f"text_{i}[lazy]: /(.|\\n){{0,{MAX_STRING}}}{in_regex(_CLOSE)}/"]
+    shared = {key: root[key] for key in ("$defs", "definitions") if key in root}
+    rule = json_rule({**schema, **shared}, lenient=not ask.strict)
+    return [f"json_{i} {close}", f"json_{i}: {rule}"]
+
+
+QWEN_CODER = QwenCoder()

@@ -1,0 +1,139 @@
+"""From a LangChain call to a request of the engine: what is asked for, checked, then encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, cast, get_args
+
+from langchain_core.messages import BaseMessage
+
+from whiflash_adapters.formats.base import Ask, CallFormat, ToolMode
+from whiflash_adapters.formats.tools import Tool
+from whiflash_adapters.messages import TemplateMessage, to_template
+from whiflash_adapters.ports import TokenEngine
+from whiflash_adapters.prompt import Prompter
+from whiflash_adapters.structured import response_schema
+from whiflash_adapters.tool_choice import ToolChoice, resolve
+from whiflash_adapters.values import (
+    ROUTING,
+    SAMPLING,
+    Values,
+    router_config,
+    sampling_config,
+    stop_strings,
+)
+from whiflash_engine.config import RouterConfig, SamplingConfig
+from whiflash_engine.errors import ConfigError, PromptTooLongError
+
+Constrain = Literal["auto", "always", "never"]
+
+# Told to us by LangChain for others: how a schema came about, and what always holds here.
+_UNUSED = ("ls_structured_output_format", "stream_usage")
+_PER_CALL = frozenset({
+    "tools", "tool_choice", "parallel_tool_calls", "strict", "response_format",
+    "constrain", *SAMPLING, *ROUTING, *_UNUSED,
+})  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Everything about one answer that is decided before the engine works."""
+
+    prompt: tuple[int, ...]
+    format: CallFormat
+    sampling: SamplingConfig
+    router: RouterConfig
+    stops: tuple[str, ...] = ()
+    grammar: str | None = None
+    tools: tuple[Tool, ...] = ()
+    reasoning: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """One call as it was made, checked as far as it can be without a model.
+
+    tools: those told of in the prompt. allowed: those that may be called.
+    """
+
+    turns: tuple[TemplateMessage, ...]
+    sampling: SamplingConfig
+    router: RouterConfig
+    stops: tuple[str, ...]
+    tools: tuple[Tool, ...]
+    allowed: tuple[Tool, ...]
+    mode: ToolMode
+    parallel: bool
+    strict: bool
+    constrained: bool
+    final: Mapping[str, object] | None
+
+    @classmethod
+    def of(
+        cls,
+        messages: Sequence[BaseMessage],
+        given: Mapping[str, object],
+        own: Values,
+        stops: Sequence[object],
+    ) -> Wish:
+        """given: of the call. own: the model's values, for what the call leaves out or None.
+        stops: of the model and of the call."""
+        turns = tuple(to_template(messages))
+        _refuse_unknown(given, own)
+        values = {**own, **{k: v for k, v in given.items() if k in own and v is not None}}
+        constrain = constraining(values.get("constrain"))
+        tools = cast("Sequence[Tool]", given.get("tools") or ())
+        mode, allowed = resolve(tools, cast("ToolChoice", given.get("tool_choice")))
+        final = response_schema(given.get("response_format"))
+        if constrain == "never" and (mode == "required" or final is not None):
+            why = "a forced tool call and a response_format can only be kept to by a grammar"
+            raise ConfigError("constrain", constrain, why)
+        return cls(
+            turns=turns,
+            sampling=sampling_config(values),
+            router=router_config(values),
+            stops=stop_strings(*stops),
+            tools=() if mode == "none" else tuple(tools),
+            allowed=tuple(allowed),
+            mode=mode,
+            parallel=given.get("parallel_tool_calls") is not False,
+            strict=given.get("strict") is True or constrain == "always",
+            constrained=constrain != "never" and (bool(tools) or final is not None),
+            final=final,
+        )
+
+    def request(self, engine: TokenEngine, prompter: Prompter) -> Request:
+        prompt = prompter.encode(self.turns, self.tools)
+        room = engine.context_length - len(prompt)
+        if room < 1:
+            raise PromptTooLongError(len(prompt), engine.context_length)
+        reasoning = prompter.opens_reasoning(prompt)
+        ask = Ask(
+            tools=self.allowed, mode=self.mode, parallel=self.parallel, reasoning=reasoning,
+            strict=self.strict, final=self.final, tokens=prompter.tokens,
+        )  # fmt: skip
+        return Request(
+            prompt=tuple(prompt),
+            format=prompter.format,
+            sampling=replace(self.sampling, max_tokens=min(self.sampling.max_tokens, room)),
+            router=self.router,
+            stops=self.stops,
+            grammar=prompter.format.grammar(ask) if self.constrained else None,
+            tools=self.tools,
+            reasoning=reasoning,
+        )
+
+
+def constraining(given: object) -> Constrain:
+    if given not in get_args(Constrain):
+        raise ConfigError("constrain", given, f"must be one of {', '.join(get_args(Constrain))}")
+    return cast("Constrain", given)
+
+
+def _refuse_unknown(given: Mapping[str, object], own: Values) -> None:
+    for name, value in given.items():
+        if name == "model" and value in (None, own.get("model")):
+            continue
+        if name not in _PER_CALL and value is not None:
+            raise ConfigError(name, value, "cannot be set per call")
