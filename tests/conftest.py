@@ -21,3 +21,9 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
     tokenizer = byte_tokenizer()
     stops = (cast(int, tokenizer.eos_token_id),)
     yield Engine(target, toys.tiny_drafters(target), tokenizer, stop_token_ids=stops)
+
+
+@pytest.fixture(scope="session")
+def default_engine() -> Engine:
+    """The embedded default model, loaded once; for tests marked `model`."""
+    return Engine.load()

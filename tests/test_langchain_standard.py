@@ -21,16 +21,11 @@ class TestUnit(ChatModelUnitTests):
         return ChatWhiFlash
 
 
-@pytest.fixture(scope="module")
-def engine() -> Engine:
-    return Engine.load()
-
-
 @pytest.mark.model
 class TestIntegration(ChatModelIntegrationTests):
     @pytest.fixture(autouse=True)
-    def _share_the_engine(self, engine: Engine) -> None:
-        type(self)._engine = engine
+    def _share_the_engine(self, default_engine: Engine) -> None:
+        type(self)._engine = default_engine
 
     _engine: Engine | None = None
 

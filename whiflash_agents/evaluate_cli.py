@@ -1,4 +1,4 @@
-"""`whiflash-agents evaluate calls|drafters|grammar`: figures for the card and for doubters."""
+"""`whiflash-agents evaluate calls|drafters|agents|grammar`: figures for cards and doubters."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from whiflash_engine.config import require
+
+if TYPE_CHECKING:
+    from whiflash_agents.measure.prompts import Prompt
 
 
 def add_evaluate_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -32,6 +36,14 @@ def add_evaluate_parser(subparsers: argparse._SubParsersAction[argparse.Argument
     drafters.add_argument("--per-kind", type=int, default=10, help="prompts of each kind")
     drafters.add_argument("--tokens", type=int, default=128, help="new tokens a prompt")
     drafters.set_defaults(run=_drafters)
+    agents = what.add_parser("agents", help="what kept turns and forced tokens save")
+    agents.add_argument("--model", help="folder, GGUF file or hub id; default: the embedded one")
+    agents.add_argument("--data", type=Path, help="folder of prompts; default: the package's")
+    agents.add_argument("--ids", type=Path, help="file of prompt ids: take only these")
+    agents.add_argument("--per-kind", type=int, default=10, help="prompts of each kind")
+    agents.add_argument("--tokens", type=int, default=128, help="new tokens a prompt")
+    agents.add_argument("--repeats", type=int, default=3, help="of the conversation")
+    agents.set_defaults(run=_agents)
     grammar = what.add_parser("grammar", help="schemas with valid and invalid instances")
     grammar.add_argument("--model", help="whose tokenizer; default: the embedded model")
     grammar.add_argument("--data", type=Path, required=True, help="folder of *.jsonl.gz")
@@ -64,14 +76,32 @@ def _calls(args: argparse.Namespace) -> int:
     return 0
 
 
-def _drafters(args: argparse.Namespace) -> int:
+def _prompts(args: argparse.Namespace) -> list[Prompt]:
     from whiflash_agents.measure.prompts import balanced, from_folder, named, shipped
 
     require(args.tokens > 0, "tokens", args.tokens, "must be at least 1")
     rows = shipped() if args.data is None else list(from_folder(args.data))
     if args.ids is not None:
         rows = named(rows, args.ids)
-    prompts = balanced(rows, args.per_kind)
+    return balanced(rows, args.per_kind)
+
+
+def _agents(args: argparse.Namespace) -> int:
+    require(args.repeats > 0, "repeats", args.repeats, "must be at least 1")
+    prompts = _prompts(args)
+    from whiflash_agents.measure.agents import measure_forced, measure_turns
+    from whiflash_engine.engine import Engine
+
+    engine = Engine.load(args.model, report=_say)
+    turns = measure_turns(engine, args.repeats, _say)
+    print(
+        json.dumps({"turns": turns, "forced": measure_forced(engine, prompts, args.tokens, _say)})
+    )
+    return 0
+
+
+def _drafters(args: argparse.Namespace) -> int:
+    prompts = _prompts(args)
     from whiflash_agents.measure.drafting import measure_drafting
     from whiflash_engine.engine import Engine
 

@@ -13,7 +13,7 @@ from whiflash_adapters.formats.tools import Tool
 from whiflash_adapters.messages import TemplateMessage, to_template
 from whiflash_adapters.ports import TokenEngine
 from whiflash_adapters.prompt import Prompter
-from whiflash_adapters.structured import response_schema
+from whiflash_adapters.structured import response_schema, with_schema
 from whiflash_adapters.tool_choice import ToolChoice, resolve
 from whiflash_adapters.values import (
     ROUTING,
@@ -79,7 +79,7 @@ class Wish:
     ) -> Wish:
         """given: of the call. own: the model's values, for what the call leaves out or None.
         stops: of the model and of the call."""
-        turns = tuple(to_template(messages))
+        turns = to_template(messages)
         _refuse_unknown(given, own)
         values = {**own, **{k: v for k, v in given.items() if k in own and v is not None}}
         constrain = constraining(values.get("constrain"))
@@ -90,7 +90,7 @@ class Wish:
             why = "a forced tool call and a response_format can only be kept to by a grammar"
             raise ConfigError("constrain", constrain, why)
         return cls(
-            turns=turns,
+            turns=tuple(turns if final is None else with_schema(turns, final)),
             sampling=sampling_config(values),
             router=router_config(values),
             stops=stop_strings(*stops),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 from langchain_core.language_models import LanguageModelInput
@@ -12,6 +13,7 @@ from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
 from langchain_core.utils.function_calling import convert_to_json_schema
 from langchain_core.utils.pydantic import is_basemodel_subclass
 
+from whiflash_adapters.messages import TemplateMessage
 from whiflash_engine.errors import ConfigError
 
 Method = Literal["json_schema", "json_mode", "function_calling"]
@@ -41,6 +43,20 @@ def response_schema(given: object) -> Mapping[str, object] | None:
         why = "must be of type text, json_object, or json_schema with a 'schema'"
         raise ConfigError("response_format", given, why)
     return schema
+
+
+def with_schema(
+    turns: Sequence[TemplateMessage], schema: Mapping[str, object]
+) -> list[TemplateMessage]:
+    """The same conversation, its system prompt told of the schema: a grammar keeps an answer to
+    the form, but only the model can follow what the descriptions say."""
+    if schema == _ANY_OBJECT:
+        return list(turns)
+    said = f"Answer with a JSON object that matches this schema:\n{json.dumps(schema)}"
+    if turns and turns[0]["role"] == "system":
+        content = f"{turns[0]['content']}\n\n{said}".strip()
+        return [{**turns[0], "content": content}, *turns[1:]]
+    return [{"role": "system", "content": said}, *turns]
 
 
 def _titled(schema: Schema) -> Schema:

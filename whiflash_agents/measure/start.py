@@ -24,7 +24,11 @@ class PromptStart:
         self.sequence = engine.sequence(self.ids, tokens)
 
     def run(self, router: RouterConfig, grammar: bool) -> list[Round]:
-        engine, sequence = self.engine, self.rewound(grammar)
+        return self.decoded(router, self.rewound(grammar))
+
+    def decoded(self, router: RouterConfig, sequence: SequenceState) -> list[Round]:
+        """Rounds from where a sequence stands."""
+        engine = self.engine
         chosen = engine.router(router)
         return list(decode(engine.target, engine.drafters, chosen, sequence, self.sampling))
 

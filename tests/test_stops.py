@@ -1,0 +1,81 @@
+"""Whatever the tools and wherever an answer is cut: a call that is returned is a whole one.
+
+`WHIFLASH_CASES=10000 pytest tests/test_stops.py` runs it in full.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, cast
+
+import jsonschema
+import pytest
+
+from tests import toys
+from tests.fake_engine import byte_tokenizer
+from whiflash_adapters.chat import ChatWhiFlash
+from whiflash_engine.engine import Engine
+
+CASES = int(os.environ.get("WHIFLASH_CASES", "150"))
+Schema = dict[str, Any]
+
+
+def schema(rng: random.Random, depth: int = 0) -> Schema:
+    """Something a tool's author might have written."""
+    kinds = ["string", "integer", "number", "boolean", "enum", "null", "union"]
+    kind = rng.choice(kinds + (["object", "array"] if depth < 3 else []))
+    if kind == "string":
+        return {"type": "string", **rng.choice([{}, {"maxLength": rng.randint(1, 30)}])}
+    if kind == "integer":
+        low = rng.randint(-50, 50)
+        return {"type": "integer", **rng.choice([{}, {"minimum": low, "maximum": low + 60}])}
+    if kind == "enum":
+        return {"enum": rng.sample(["a", "b c", 'q"uote', 3, None, True], rng.randint(1, 4))}
+    if kind == "union":
+        return {"anyOf": [schema(rng, depth + 1), {"type": "null"}]}
+    if kind == "array":
+        least = rng.randint(0, 2)
+        items = schema(rng, depth + 1)
+        return {"type": "array", "items": items, "minItems": least, "maxItems": least + 3}
+    if kind == "object":
+        return arguments(rng, depth + 1)
+    return {"type": kind}
+
+
+def arguments(rng: random.Random, depth: int = 0) -> Schema:
+    keys = rng.sample(["city", "day", "limit", "ö", "with space", "nested", "x"], rng.randint(0, 4))
+    properties = {key: schema(rng, depth) for key in keys}
+    required = [key for key in keys if rng.random() < 0.6]
+    return {"type": "object", "properties": properties, "required": required}
+
+
+def tools(rng: random.Random) -> Iterator[Schema]:
+    for i in range(rng.randint(1, 3)):
+        function = {"name": f"tool_{i}", "description": "", "parameters": arguments(rng)}
+        yield {"type": "function", "function": function}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_every_returned_call_parses_and_validates(monkeypatch: pytest.MonkeyPatch) -> None:
+    wide = replace(toys.TINY, vocab_size=300, max_positions=4096)
+    monkeypatch.setattr(toys, "TINY", wide)
+    target, tokenizer = toys.tiny_target(), byte_tokenizer()
+    stops = (cast(int, tokenizer.eos_token_id),)
+    engine = Engine(target, toys.tiny_drafters(target), tokenizer, stop_token_ids=stops)
+    chat = ChatWhiFlash(engine=engine, temperature=1.0)
+    whole = broken = 0
+    for case in range(CASES):
+        rng = random.Random(case)
+        offered = list(tools(rng))
+        by_name = {t["function"]["name"]: t["function"]["parameters"] for t in offered}
+        bound = chat.bind_tools(offered, tool_choice=rng.choice(["any", "tool_0"]))
+        message = bound.invoke("hi", max_tokens=rng.randint(1, 400), seed=case)
+        for call in message.tool_calls:
+            jsonschema.validate(call["args"], by_name[call["name"]])
+        whole += len(message.tool_calls)
+        broken += len(message.invalid_tool_calls)
+    print(f"{CASES} answers, {whole} whole calls, {broken} told as invalid")
+    assert whole > CASES / 3
