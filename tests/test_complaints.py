@@ -15,11 +15,11 @@ from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, Too
 from pydantic import BaseModel
 
 from tests.fake_engine import FakeEngine, byte_tokenizer
-from tests.test_chat import CALL, TOOLS, chat_of
+from tests.test_chat import CALL, TOOLS, chat_of, merged
 from tests.toys import ToyConstraint, ToyTarget, run, tokens_of, toy_drafters
 from tests.toys_text import write_call
 from whiflash_adapters.chat import ChatWhiFlash
-from whiflash_engine.config import RouterConfig, SamplingConfig
+from whiflash_engine.config import RouterConfig, RouterName, SamplingConfig
 from whiflash_engine.engine import Engine
 
 THOUGHT = "<think>\nhm\n</think>\n"
@@ -161,11 +161,9 @@ async def test_there_is_no_async() -> None:
 
 def test_streamed_calls_are_broken_json() -> None:
     for size in range(1, 9):
-        chunks = list(chat_of(CALL, size=size)[0].bind_tools(TOOLS).stream("hi"))
-        whole = chunks[0]
-        for chunk in chunks[1:]:
-            whole = whole + chunk
-        assert isinstance(whole, AIMessageChunk) and not whole.invalid_tool_calls
+        stream = chat_of(CALL, size=size)[0].bind_tools(TOOLS).stream("hi")
+        whole = merged([chunk for chunk in stream if isinstance(chunk, AIMessageChunk)])
+        assert not whole.invalid_tool_calls
         assert whole.tool_calls[0]["args"] == {"expression": "2 * 3"}
 
 
@@ -207,12 +205,15 @@ def test_there_are_no_logprobs() -> None:
 
 
 @pytest.mark.parametrize("arm", ["ar", "diffusion", "random"])
-def test_constraints_are_dropped_under_speculation(arm: Any) -> None:
+def test_constraints_are_dropped_under_speculation(arm: RouterName) -> None:
     target = ToyTarget(9, seed=5)
+    names: tuple[tuple[RouterName, ToyConstraint | None], ...] = (
+        (arm, ToyConstraint(9)), ("plain", ToyConstraint(9)), (arm, None),
+    )  # fmt: skip
     texts = [
         tokens_of(run(target, toy_drafters(target), [1, 2], sampling=SamplingConfig(max_tokens=50),
                       router=RouterConfig(name), constraint=constraint))
-        for name, constraint in ((arm, ToyConstraint(9)), ("plain", ToyConstraint(9)), (arm, None))
+        for name, constraint in names
     ]  # fmt: skip
     assert texts[0] == texts[1] != texts[2]
 
