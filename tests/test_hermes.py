@@ -31,6 +31,7 @@ from whiflash_adapters.formats.hermes import HERMES
 from whiflash_adapters.formats.plain_turns import in_plain_turns, system_block
 from whiflash_adapters.formats.schemas import bounded
 from whiflash_adapters.formats.tools import Tool
+from whiflash_engine.errors import ConfigError
 
 CALL = write_call("calculate", {"expression": "2 * 3"})
 TRICKY = write_call("say", {"text": 'a "quoted" </tool_call> \\ { [ é', "n": [1, {"x": {}}]})
@@ -282,6 +283,9 @@ def test_what_cannot_be_followed_to_the_letter_is_refused_where_that_matters() -
     assert "uniqueItems" in error(HERMES.grammar(Ask(mode="none", final=odd)))
     assert "uniqueItems" in error(HERMES.grammar(Ask([tool], strict=True)))
     assert not llguidance.LLMatcher(tokenizer, HERMES.grammar(Ask([tool]))).is_error()
+    inner = {"properties": {"a": {"$id": "http://x/y", "$ref": "#/definitions/b"}}}
+    with pytest.raises(ConfigError, match=r"\$id"):
+        HERMES.grammar(Ask(mode="none", final=inner))
 
 
 def test_bounds_do_not_touch_data() -> None:

@@ -52,10 +52,10 @@ def judge(
         if not isinstance(schema, Mapping) or not isinstance(tests, Sequence):
             found.refused += 1  # `true` and `false` are schemas, but no answers
             continue
-        lark = HERMES.grammar(Ask(mode="none", final=schema))
         try:
+            lark = HERMES.grammar(Ask(mode="none", final=schema))
             factory.lark(lark)
-        except ConstraintError as error:
+        except (ConfigError, ConstraintError) as error:
             found.refused += 1
             why = reason(error)
             found.why_refused[why] = found.why_refused.get(why, 0) + 1
@@ -74,7 +74,7 @@ def judge(
     return found
 
 
-def reason(error: ConstraintError) -> str:
+def reason(error: Exception) -> str:
     """The first line of what llguidance says, without the place in our grammar."""
     return str(error).strip().split("\n")[0].split("JSON schema: ")[-1]
 

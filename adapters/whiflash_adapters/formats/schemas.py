@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
+from whiflash_engine.errors import ConfigError
+
 # A string or list without a bound would let a small model fall into a loop inside a call.
 MAX_STRING = 2000
 MAX_ITEMS = 64
@@ -16,8 +18,18 @@ _OPTIONS = {"whitespace_flexible": False, "item_separator": ", ", "key_separator
 
 def json_rule(schema: Mapping[str, object], *, lenient: bool) -> str:
     """The right-hand side of a rule for one JSON value. lenient: let through what llguidance
-    cannot express, instead of refusing the schema."""
+    cannot express, instead of refusing the schema. ConfigError where llguidance would follow a
+    reference to the wrong place."""
+    if not lenient and any(_identified(part) for part in schema.values()):
+        raise ConfigError("schema", "$id", "references to inner identifiers are not followed")
     return f"%json {json.dumps(bounded(schema) | {'x-guidance': _OPTIONS | {'lenient': lenient}})}"
+
+
+def _identified(node: object) -> bool:
+    """Whether a part of a schema has an identifier of its own, which moves what "#" means."""
+    if isinstance(node, Mapping):
+        return isinstance(node.get("$id"), str) or any(map(_identified, node.values()))
+    return isinstance(node, list) and any(map(_identified, node))
 
 
 def bounded(schema: Mapping[str, object]) -> dict[str, object]:
