@@ -31,7 +31,7 @@ from whiflash_engine.errors import ConfigError, NumericsError, PromptTooLongErro
 from whiflash_engine.events import Stats
 from whiflash_engine.target.native import NativeTarget
 
-ROUTERS: list[RouterName] = ["ar", "diffusion", "random", "entropy", "auto"]
+ROUTERS: list[RouterName] = ["ar", "diffusion", "retrieval", "random", "entropy", "auto"]
 
 
 @pytest.mark.parametrize("name", ROUTERS)
@@ -44,7 +44,7 @@ def test_greedy_output_equals_plain_decoding(name: RouterName, seed: int) -> Non
     rounds = run(target, drafters, [1, 2, 3], sampling=sampling, router=RouterConfig(name))
     assert tokens_of(rounds) == tokens_of(plain)
     assert len(plain) == 60
-    assert name == "auto" or len(rounds) < 60  # drafts were in fact accepted
+    assert name in ("auto", "retrieval") or len(rounds) < 60  # drafts were in fact accepted
 
 
 @pytest.mark.parametrize("name", ROUTERS)
@@ -63,7 +63,10 @@ def test_greedy_output_equals_plain_decoding_under_a_grammar(name: RouterName, s
     texts = {router: tokens_of(rs) for router, rs in rounds.items()}
     free = tokens_of(run(target, drafters, [1, 2, 3], sampling=sampling, router=RouterConfig(name)))
     assert texts[name] == texts["plain"] != free
-    if name != "auto":  # which goes by measured time, and on a busy machine may draft nothing
+    if name not in (
+        "auto",
+        "retrieval",
+    ):  # which goes by measured time, and on a busy machine may draft nothing
         assert any(r.verified <= len(r.proposed) for r in rounds[name])  # drafts were cut short
         assert sum(r.accepted for r in rounds[name]) > 10
 
@@ -114,7 +117,8 @@ def test_greedy_output_of_real_networks_equals_plain_decoding(name: RouterName) 
         plain = run(target, drafters, prompt, sampling=sampling, router=RouterConfig("plain"))
         rounds = run(target, drafters, prompt, sampling=sampling, router=RouterConfig(name))
         assert tokens_of(rounds) == tokens_of(plain)
-        assert name == "auto" or sum(r.accepted for r in rounds) > 0.3 * len(rounds)
+        if name not in ("auto", "retrieval"):
+            assert sum(r.accepted for r in rounds) > 0.3 * len(rounds)
 
 
 def test_what_a_grammar_forces_costs_no_drafter_and_always_passes() -> None:

@@ -245,7 +245,7 @@ def run(
 
 
 def new_router(config: RouterConfig, drafters: Mapping[ArmName, Drafter]) -> Router:
-    return build_router(config, (*drafters, "plain"), costs=CostModel())
+    return build_router(config, (*drafters, "retrieval", "plain"), costs=CostModel())
 
 
 def new_sequence(

@@ -17,12 +17,14 @@ _Key = TypeVar("_Key")
 STYLES: Mapping[ArmName, str] = {
     "ar": "cyan",
     "diffusion": "magenta",
+    "retrieval": "yellow",
     "forced": "green",
     "plain": "default",
 }
 NAMES: Mapping[ArmName, str] = {
     "ar": "ar (EAGLE-3)",
     "diffusion": "diffusion (DFlash)",
+    "retrieval": "retrieval (copied)",
     "forced": "forced (grammar)",
     "plain": "plain (no draft)",
 }

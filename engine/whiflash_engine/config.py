@@ -8,9 +8,9 @@ from typing import Literal, get_args
 
 from whiflash_engine.errors import ConfigError
 
-ArmName = Literal["ar", "diffusion", "forced", "plain"]
+ArmName = Literal["ar", "diffusion", "retrieval", "forced", "plain"]
 Span = Literal["text", "reasoning", "json", "tool_call"]
-RouterName = Literal["auto", "ar", "diffusion", "plain", "entropy", "random"]
+RouterName = Literal["auto", "ar", "diffusion", "retrieval", "plain", "entropy", "random"]
 
 
 def require(ok: bool, field: str, value: object, why: str) -> None:
@@ -126,12 +126,14 @@ class RouterConfig:
     `json` and `tool_call` spans and AR in `reasoning` spans; 0 switches it off.
     entropy_threshold is the paper's tau in nats (WhiFlash, arXiv 2606.07710, section on
     WhiFlash-Entropy): AR if H > tau, else diffusion.
+    retrieval: whether "auto" may copy drafts from the text.
     """
 
     name: RouterName = "auto"
     balance: float = 1.0
     span_bias: float = 0.1
     entropy_threshold: float = 0.5
+    retrieval: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:

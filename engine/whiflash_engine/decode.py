@@ -14,7 +14,7 @@ from whiflash_engine.events import Round, Seconds
 from whiflash_engine.logprobs import logprobs
 from whiflash_engine.router.router import RouteContext, Router
 from whiflash_engine.sampling import Sampler
-from whiflash_engine.sequence import SequenceState
+from whiflash_engine.sequence import MAX_COPY, SequenceState
 from whiflash_engine.target.base import Target
 from whiflash_engine.verify import entropy, verify
 
@@ -98,7 +98,8 @@ class _Loop:
             arm=decision.arm, position=position, tokens=tokens, proposed=proposal.tokens,
             accepted=min(outcome.accepted, len(tokens)), verified=legal + 1, span=span,
             entropy=before, backlog=context.backlog[decision.arm], seconds=clock.seconds,
-            forced=min(len(context.forced), len(proposal.tokens)), scores=decision.scores,
+            forced=min(len(context.forced), len(proposal.tokens)), matched=context.matched,
+            scores=decision.scores,
             cached=0 if prompt is None else sequence.kept, logprobs=told,
             finish_reason=sequence.finish_reason,
         )  # fmt: skip
@@ -109,10 +110,18 @@ class _Loop:
         sequence = self._sequence
         width: dict[ArmName, int] = {"plain": 1}
         forced: tuple[int, ...] = ()
+        copied: tuple[int, ...] = ()
+        matched = 0
         if sequence.constraint is not None:
             forced = sequence.constraint.forced(sequence.room)
         if forced:
             width["forced"] = len(forced) + 1
+        if self._router.may("retrieval"):
+            text = [*sequence.tokens, *forced] if forced else sequence.tokens
+            room = min(MAX_COPY, sequence.room - len(forced))
+            copied, matched = sequence.lookup.draft(text, room)
+        if copied:
+            width["retrieval"] = len(forced) + len(copied) + 1
         if sequence.processed > 0:  # without any features no drafter can start
             for name, drafter in self._drafters.items():
                 if (count := min(drafter.max_draft, sequence.room)) > 0:
@@ -120,13 +129,15 @@ class _Loop:
         return RouteContext(
             entropy=sequence.entropy, span=sequence.spans.span,
             backlog={name: sequence.backlog(name) for name in width}, width=width,
-            forced=forced, hidden=sequence.hidden, position=len(sequence.tokens),
+            forced=forced, copied=copied, matched=matched, hidden=sequence.hidden,
+            position=len(sequence.tokens),
         )  # fmt: skip
 
     def _propose(self, arm: ArmName, context: RouteContext, clock: _Clock) -> Proposal:
         drafter = self._drafters.get(arm)
         if drafter is None:
-            return Proposal(context.forced if arm == "forced" else ())
+            copied = context.copied if arm == "retrieval" else ()
+            return Proposal(() if arm == "plain" else (*context.forced, *copied))
         sequence = self._sequence
         state = sequence.drafts[arm]
         first = all(s.watermark <= sequence.kept for s in sequence.drafts.values())

@@ -113,7 +113,7 @@ class Engine:
             ar_drafter = ar_drafter or shipped[0]
             diffusion_drafter = diffusion_drafter or shipped[1]
         loaded = load_drafters(folder.path, ar_drafter, diffusion_drafter)
-        build_router(chosen, (*loaded.arms, "plain"))  # tells now if it lacks an arm
+        build_router(chosen, (*loaded.arms, "retrieval", "plain"))  # tells now if it lacks an arm
         target = load_target(folder.path, loaded.taps, kind, place)
         tokenizer = load_tokenizer(folder.path)
         engine = cls(
@@ -240,6 +240,6 @@ class Engine:
             config = replace(config, seed=0)
         if config not in self._routers:
             self._routers[config] = build_router(
-                config, (*self.drafters, "plain"), costs=self._costs
+                config, (*self.drafters, "retrieval", "plain"), costs=self._costs
             )
         return self._routers[config]

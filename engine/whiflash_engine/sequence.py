@@ -21,8 +21,12 @@ from whiflash_engine.drafters.base import Drafter, DraftState
 from whiflash_engine.errors import ConfigError, PromptTooLongError
 from whiflash_engine.events import FinishReason
 from whiflash_engine.features import FeatureLog
+from whiflash_engine.lookup import Lookup
 from whiflash_engine.router.spans import SpanDetector
 from whiflash_engine.target.base import Target, TargetOutput
+
+MAX_COPY = 12
+"""The most tokens that are copied from the text in one round."""
 
 
 def check_prompt(target: Target, prompt: Sequence[int]) -> None:
@@ -63,7 +67,7 @@ class SequenceState:
         self._target = target
         self.tokens: list[int] = []
         self.end = min(len(prompt) + max_tokens, target.config.max_positions)
-        longest = max((d.max_draft for d in drafters.values()), default=0)
+        longest = max((MAX_COPY, *(d.max_draft for d in drafters.values())))
         self.cache = target.new_cache(self.end + longest + 1)
         self.log = FeatureLog(
             len(target.taps) * target.config.hidden_size, target.dtype, target.device
@@ -71,6 +75,7 @@ class SequenceState:
         self.drafts: dict[ArmName, DraftState] = {
             name: drafter.new_state(self.end) for name, drafter in drafters.items()
         }
+        self.lookup = Lookup()
         self.constraint: Constraint | None = None
         self.restart(prompt, max_tokens=max_tokens, spans=spans, constraint=constraint)
 
@@ -93,6 +98,7 @@ class SequenceState:
         self.log.crop(self.kept)
         for state in self.drafts.values():
             state.crop(self.kept)
+        self.lookup.crop(shared)
         self.tokens = list(prompt)
         self._prompt = len(prompt)
         self.end = min(len(prompt) + max_tokens, self._target.config.max_positions)
@@ -185,6 +191,7 @@ class SequenceState:
         if not 1 <= length <= len(self.tokens):
             raise ConfigError("length", length, f"must lie in 1..{len(self.tokens)}")
         del self.tokens[length:]
+        self.lookup.crop(length)
         self.finish_reason = self.last_arm = self.hidden = None
         self.entropy = 0.0
         self.cache.crop(max(length - 2, 0))

@@ -33,6 +33,8 @@ class RouteContext:
     backlog: per arm, committed positions that its drafter has not ingested.
     width: per arm, rows of the target pass if it is picked: draft tokens + 1.
     forced: tokens that the grammar implies next; every arm's draft begins with them.
+    copied: what followed behind them the last time the text stood here; matched: how many
+        tokens were the same before it.
     hidden: (hidden,), the target's final hidden state at the last position that it
         has processed, the one before the bonus token's.
     """
@@ -43,6 +45,8 @@ class RouteContext:
     backlog: Mapping[ArmName, int]
     width: Mapping[ArmName, int]
     forced: tuple[int, ...] = ()
+    copied: tuple[int, ...] = ()
+    matched: int = 0
     hidden: Tensor | None = None
 
 
@@ -113,8 +117,9 @@ class ThresholdPolicy:
         pass
 
 
-# Edges of the entropy buckets, in nats.
+# Edges of the entropy buckets, in nats, and of those of matched tokens.
 _EDGES: Final = (0.02, 0.1, 0.3, 0.7, 1.5, 3.0)
+_MATCHES: Final = (4, 6, 9, 16)
 # Each level counts as this many rounds in the estimate of the level below it.
 _SHRINKAGE: Final = 4.0
 # Weight of the past at each new round: a memory of about a hundred.
@@ -123,7 +128,8 @@ _PRIOR: Final = 2.0
 
 
 class EntropyPolicy:
-    """E_a as running averages in three levels: arm; arm and entropy; arm, entropy and span.
+    """E_a as running averages in three levels: arm; arm and entropy; arm, entropy and span. What
+    is copied from the text goes by how many tokens matched instead of the entropy.
 
     Each level is shrunk towards the one above it, and the topmost towards two tokens, so that
     a cell that has seen little says what its elders say. A fully accepted draft that was cut
@@ -145,7 +151,7 @@ class EntropyPolicy:
         width = float(context.width[arm])
         if arm == "forced":
             return width
-        estimate = self._estimate(arm, context.entropy, context.span)
+        estimate = self._estimate(_levels(arm, context))
         return min(max(len(context.forced) + estimate, 1.0), width)
 
     def learn(self, round: Round) -> None:
@@ -158,19 +164,21 @@ class EntropyPolicy:
         longest = max(offered, self._longest.get(round.arm, 0))
         self._longest[round.arm] = longest
         if accepted == offered < longest:
-            value = max(value, self._estimate(round.arm, round.entropy, round.span))
-        for key in _levels(round.arm, round.entropy, round.span):
+            value = max(value, self._estimate(_levels(round.arm, round)))
+        for key in _levels(round.arm, round):
             self._weight[key] = 1.0 + _DECAY * self._weight.get(key, 0.0)
             self._sum[key] = value + _DECAY * self._sum.get(key, 0.0)
 
-    def _estimate(self, arm: ArmName, entropy: float, span: Span) -> float:
+    def _estimate(self, levels: Sequence[tuple[object, ...]]) -> float:
         estimate = _PRIOR
-        for key in _levels(arm, entropy, span):
+        for key in levels:
             total = self._sum.get(key, 0.0) + _SHRINKAGE * estimate
             estimate = total / (self._weight.get(key, 0.0) + _SHRINKAGE)
         return estimate
 
 
-def _levels(arm: ArmName, entropy: float, span: Span) -> tuple[tuple[object, ...], ...]:
-    bucket = bisect_right(_EDGES, entropy)
-    return (arm,), (arm, bucket), (arm, bucket, span)
+def _levels(arm: ArmName, place: RouteContext | Round) -> tuple[tuple[object, ...], ...]:
+    bucket = bisect_right(_EDGES, place.entropy)
+    if arm == "retrieval":
+        bucket = bisect_right(_MATCHES, place.matched)
+    return (arm,), (arm, bucket), (arm, bucket, place.span)

@@ -61,9 +61,10 @@ class Router:
         balance: float = 0.0,
         span_bias: float = 0.0,
         probed: Sequence[ArmName] = (),
+        without: Sequence[ArmName] = (),
         costs: CostModel | None = None,
     ) -> None:
-        """probed: arms to try again when they have not been used for long.
+        """probed: arms to try again when they have not been used for long. without: never used.
 
         costs: measured seconds, to be shared by routers over the same drafters.
         """
@@ -71,6 +72,7 @@ class Router:
         self._balance = balance
         self._span_bias = span_bias
         self._costs = CostModel() if costs is None else costs
+        self._without = frozenset(without)
         self._idle = dict.fromkeys(probed, 0)
         self._patience = dict.fromkeys(probed, _FIRST_PROBE)
 
@@ -78,6 +80,10 @@ class Router:
     def costs(self) -> CostModel:
         """For calibration."""
         return self._costs
+
+    def may(self, arm: ArmName) -> bool:
+        """Whether it could ever pick the arm, so that it is worth getting a draft ready."""
+        return arm not in self._without and arm in self._policy.candidates((arm,))
 
     def pick(self, context: RouteContext, arms: Sequence[ArmName]) -> Decision:
         """arms: those on offer in this round, with their `width` and `backlog` in `context`."""
@@ -129,7 +135,7 @@ def build_router(
         needed = (name,)
     for arm in needed:
         require(arm in arms, "router", name, f"needs the {arm} drafter, which is not loaded")
-    if name == "ar" or name == "diffusion" or name == "plain":
+    if name == "ar" or name == "diffusion" or name == "retrieval" or name == "plain":
         return Router(StaticPolicy(name), costs=costs)
     if name == "random":
         return Router(RandomPolicy(config.seed), costs=costs)
@@ -141,5 +147,6 @@ def build_router(
         balance=config.balance,
         span_bias=config.span_bias,
         probed=[arm for arm in arms if arm != "forced"],
+        without=() if config.retrieval else ("retrieval",),
         costs=costs,
     )
