@@ -63,10 +63,7 @@ def test_greedy_output_equals_plain_decoding_under_a_grammar(name: RouterName, s
     texts = {router: tokens_of(rs) for router, rs in rounds.items()}
     free = tokens_of(run(target, drafters, [1, 2, 3], sampling=sampling, router=RouterConfig(name)))
     assert texts[name] == texts["plain"] != free
-    if name not in (
-        "auto",
-        "retrieval",
-    ):  # which goes by measured time, and on a busy machine may draft nothing
+    if name not in ("auto", "retrieval"):  # which need not draft: a busy machine, a new text
         assert any(r.verified <= len(r.proposed) for r in rounds[name])  # drafts were cut short
         assert sum(r.accepted for r in rounds[name]) > 10
 
@@ -301,7 +298,7 @@ def test_invariants_hold_between_rounds() -> None:
         assert sequence.cache.length == sequence.log.length == sequence.processed
         assert all(s.watermark <= sequence.processed for s in sequence.drafts.values())
         assert 1 <= len(done.tokens) <= len(done.proposed) + 1
-        if done.arm != "plain":  # what it proposed with was ingested, nothing more was kept
+        if done.arm in sequence.drafts:  # what it proposed with was ingested, nothing more was kept
             assert sequence.drafts[done.arm].watermark == done.position - 1
 
 
