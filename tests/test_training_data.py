@@ -250,6 +250,14 @@ def test_what_is_written_of_a_corpus_can_be_used_before_it_is_complete(tmp_path:
     assert 5 < len(Corpus(options.output, "train").samples) < 12
 
 
+def test_every_part_writes_its_chunks_of_both_splits(tmp_path: Path) -> None:
+    options = corpus_options(tmp_path)
+    write_corpus(replace(options, part=(1, 2)), silent)  # no chunk of dev is this part's
+    assert list((options.output / "train").glob("rows-*.jsonl"))
+    write_corpus(replace(options, part=(0, 2)), silent)
+    assert (options.output / "manifest.json").exists()
+
+
 def test_a_full_disk_is_told_and_takes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

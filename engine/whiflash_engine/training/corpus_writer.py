@@ -48,16 +48,19 @@ def write_corpus(
     grammars = PromptGrammars(tokenizer, model.shape.vocab_size, tool_grammar)
     counts: dict[str, dict[str, int]] = {}
     ids: dict[str, list[str]] = {}
+    missing = 0
     for split, mix, count in (
         ("dev", options.dev_mix, options.dev_rows), ("train", options.mix, options.rows),
     ):  # fmt: skip
         prompts = corpus_prompts(options, split, mix, count, tokenizer)
-        missing = _write_split(options, split, prompts, model, tokenizer, grammars, report)
-        if missing:
-            report({"split": split, "chunks left to other parts": missing})
-            return
+        left = _write_split(options, split, prompts, model, tokenizer, grammars, report)
+        if left:
+            report({"split": split, "chunks left to other parts": left})
+            missing += left
         counts[split] = _count(options.output / split)
         ids[split] = [prompt.id for prompt in prompts]
+    if missing:
+        return
     write_json(path, {**manifest, "counts": counts, "prompts": ids})
     plan.unlink(missing_ok=True)
 
