@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from whiflash_engine.config import ArmName
@@ -15,6 +16,10 @@ def _round(arm: ArmName, seconds: Seconds, *, drafts: int = 3, backlog: int = 0)
         verified=drafts + 1, span="text",
         entropy=0.5, backlog=backlog, seconds=seconds,
     )  # fmt: skip
+
+
+def _expected(costs: CostModel, arm: ArmName, width: int, backlog: int) -> float:
+    return float(costs.expected(arm, np.array([width]), backlog)[0])
 
 
 def test_one_outlier_moves_an_average_by_a_fifth_at_most() -> None:
@@ -42,43 +47,59 @@ def test_a_change_that_lasts_is_believed(factor: float) -> None:
     assert average.value == pytest.approx(0.010 * factor, rel=0.05)
 
 
+def _at(curve: Curve, *places: int) -> list[float]:
+    found = curve(np.array(places))
+    assert found is not None
+    return [float(x) for x in found]
+
+
 def test_a_curve_is_linear_between_points_and_flat_outside() -> None:
     curve = Curve()
-    assert curve(3) is None
+    assert curve(np.array([3])) is None
     curve.seed(8, 4.0)
-    assert curve(1) == curve(99) == 4.0
+    assert _at(curve, 1, 99) == [4.0, 4.0]
     curve.seed(4, 2.0)
-    assert [curve(x) for x in (1, 4, 5, 7, 8, 9)] == [2.0, 2.0, 2.5, 3.5, 4.0, 4.0]
+    assert _at(curve, 1, 4, 5, 7, 8, 9) == [2.0, 2.0, 2.5, 3.5, 4.0, 4.0]
 
 
 def test_before_any_measurement_every_round_costs_the_same() -> None:
     costs = CostModel()
-    assert {costs.expected(arm, w, 50) for arm in ("ar", "plain") for w in (1, 8)} == {1.0}
+    assert {_expected(costs, arm, w, 50) for arm in ("ar", "plain") for w in (1, 8)} == {1.0}
 
 
 def test_expected_seconds_add_up() -> None:
     costs = CostModel()
-    costs.seed("ar", 0.004)
+    costs.seed("ar", 2, 0.004)
     costs.seed_verify(1, 0.010)
     costs.seed_verify(5, 0.014)
-    assert costs.expected("plain", 1, 0) == pytest.approx(0.010)
-    assert costs.expected("ar", 3, 0) == pytest.approx(0.004 + 0.012)
+    assert _expected(costs, "plain", 1, 0) == pytest.approx(0.010)
+    assert _expected(costs, "ar", 3, 0) == pytest.approx(0.004 + 0.012)
     # pick, mask and commit weigh on every arm alike
     costs.learn(_round("ar", Seconds(pick=1e-3, draft=4e-3, mask=2e-3, verify=1.4e-2), drafts=4))
-    assert costs.expected("plain", 1, 0) == pytest.approx(0.013)
-    assert costs.expected("ar", 5, 0) == pytest.approx(0.003 + 0.004 + 0.014)
+    assert _expected(costs, "plain", 1, 0) == pytest.approx(0.013)
+    assert _expected(costs, "ar", 5, 0) == pytest.approx(0.003 + 0.004 + 0.014)
     # an arm that has never drafted gets its turn
-    assert costs.expected("diffusion", 5, 0) == pytest.approx(0.003 + 0.014)
+    assert _expected(costs, "diffusion", 5, 0) == pytest.approx(0.003 + 0.014)
 
 
 def test_catching_up_is_charged_by_backlog_and_over_the_rounds_it_serves() -> None:
     costs = CostModel()
     costs.seed_verify(4, 0.010)
-    assert costs.expected("ar", 4, 1000) == pytest.approx(0.010)  # never measured
+    assert _expected(costs, "ar", 4, 1000) == pytest.approx(0.010)  # never measured
     costs.learn(_round("ar", Seconds(catch_up=0.016), backlog=64))
     costs.learn(_round("ar", Seconds(catch_up=0.032), backlog=300))  # as 256
     assert costs.catch_up("ar", 64, 4) == pytest.approx(0.016)
     assert costs.catch_up("ar", 160, 4) == pytest.approx(0.024)
     assert costs.catch_up("diffusion", 160, 4) == 0.0
-    assert costs.expected("ar", 4, 64) == pytest.approx(0.010 + 0.016 / 8)
-    assert costs.expected("ar", 4, 4) == pytest.approx(0.010)  # an ordinary ingest
+    assert _expected(costs, "ar", 4, 64) == pytest.approx(0.010 + 0.016 / 8)
+    assert _expected(costs, "ar", 4, 4) == pytest.approx(0.010)  # an ordinary ingest
+
+
+def test_longer_drafts_cost_more() -> None:
+    costs = CostModel()
+    costs.seed("ar", 1, 0.001)
+    costs.seed("ar", 5, 0.005)
+    costs.seed_verify(1, 0.010)
+    costs.seed_verify(6, 0.015)
+    found = costs.expected("ar", np.array([2, 4, 6]), 0)
+    assert list(found) == pytest.approx([0.012, 0.016, 0.020])

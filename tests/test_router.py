@@ -22,16 +22,17 @@ VERIFY = 0.012
 
 
 class Table:
-    """A policy whose expectations are written down."""
+    """A policy whose expectations are written down: for the whole draft, or by its length."""
 
-    def __init__(self, **expected: float) -> None:
+    def __init__(self, **expected: float | Sequence[float]) -> None:
         self.expected = expected
 
     def candidates(self, arms: Sequence[ArmName]) -> Sequence[ArmName]:
         return arms
 
-    def expect(self, arm: ArmName, context: RouteContext) -> float:
-        return self.expected[arm]
+    def expect(self, arm: ArmName, context: RouteContext) -> Sequence[float]:
+        found = self.expected[arm]
+        return (found,) if isinstance(found, float) else found
 
     def learn(self, round: Round) -> None:
         pass
@@ -44,7 +45,7 @@ def _context(entropy: float = 0.5, span: Span = "text", position: int = 7) -> Ro
 def _costs() -> CostModel:
     costs = CostModel()
     for arm in ARMS[:2]:
-        costs.seed(arm, DRAFT[arm])
+        costs.seed(arm, WIDTH[arm] - 1, DRAFT[arm])
     costs.seed_verify(5, VERIFY)
     return costs
 
@@ -52,7 +53,8 @@ def _costs() -> CostModel:
 def _round(decision: Decision, tokens: int, span: Span = "text", slow: float = 1.0) -> Round:
     arm = decision.arm
     seconds = Seconds(draft=DRAFT[arm] * slow, verify=VERIFY * slow)
-    proposed = (0,) * (WIDTH[arm] - 1)
+    proposed = (0,) * decision.drafts
+    tokens = min(tokens, decision.drafts + 1)
     return Round(
         arm, 9, (0,) * tokens, proposed, tokens - 1, len(proposed) + 1, span, 0.5, 1, seconds
     )
@@ -108,6 +110,30 @@ def test_plain_where_drafting_does_not_pay() -> None:
     assert Router(Table(ar=1.3, diffusion=1.1, plain=1.0)).pick(_context(), ARMS).arm == "ar"
 
 
+def test_a_draft_ends_where_one_more_token_does_not_pay() -> None:
+    costs = CostModel()
+    costs.seed("ar", 1, 0.002)
+    costs.seed("ar", 4, 0.008)
+    costs.seed_verify(1, 0.010)
+    costs.seed_verify(5, 0.010)
+    table = Table(ar=(1.5, 1.75, 1.875, 1.94), diffusion=1.0, plain=1.0)
+    fast = Router(table, balance=1.0, costs=costs).pick(_context(), ARMS)
+    assert (fast.arm, fast.drafts) == ("ar", 2)  # 1.75 / 14 ms beats 1.5 / 12 and 1.875 / 16
+    assert fast.scores["ar"] == pytest.approx(log(1.75 / 0.014))
+    long = Router(table, balance=0.0, costs=costs).pick(_context(), ARMS)
+    assert (long.arm, long.drafts) == ("ar", 4)
+
+
+def test_a_probe_drafts_all_it_can() -> None:
+    router = Router(Table(ar=3.0, diffusion=(1.9, 1.8), plain=1.0), probed=["diffusion"])
+    probes = []
+    for _ in range(40):
+        decision = router.pick(_context(), ARMS)
+        router.learn(_round(decision, 1))
+        probes += [decision] if decision.arm == "diffusion" else []
+    assert probes and all(probe.drafts == WIDTH["diffusion"] - 1 for probe in probes)
+
+
 # ---------------------------------------------------------------- by name
 
 
@@ -133,8 +159,10 @@ def test_a_span_bias_shifts_the_papers_threshold() -> None:
 @pytest.mark.parametrize("name", ["ar", "diffusion", "plain"])
 def test_static_routers_have_no_choice(name: RouterName) -> None:
     router = build_router(RouterConfig(name), ARMS)
-    assert router.pick(_context(), ARMS) == Decision(cast(ArmName, name), {})
-    assert router.pick(_context(), ("plain",)) == Decision("plain", {})
+    assert router.pick(_context(), ARMS) == Decision(
+        cast(ArmName, name), WIDTH[cast(ArmName, name)] - 1
+    )
+    assert router.pick(_context(), ("plain",)) == Decision("plain", 0)
 
 
 def test_random_uses_every_arm_and_is_known() -> None:

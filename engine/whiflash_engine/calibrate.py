@@ -11,6 +11,7 @@ from whiflash_engine.drafters.base import Drafter
 from whiflash_engine.features import FeatureLog
 from whiflash_engine.router.costs import CostModel
 from whiflash_engine.sampling import Sampler
+from whiflash_engine.sequence import MAX_COPY
 from whiflash_engine.target.base import Target
 
 _CONTEXT = 64
@@ -18,9 +19,9 @@ _REPEATS = 3
 
 
 def calibrate(target: Target, drafters: Mapping[ArmName, Drafter], costs: CostModel) -> None:
-    """Measure verification at the widths in use, and one draft of each drafter with the
-    ordinary ingest before it."""
-    widths = sorted({1, *(d.max_draft + 1 for d in drafters.values())})
+    """Measure verification at the widths in use, and the shortest and longest draft of each
+    drafter with the ordinary ingest before it."""
+    widths = sorted({1, MAX_COPY + 1, *(d.max_draft + 1 for d in drafters.values())})
     context = min(_CONTEXT, target.config.max_positions - max(widths))
     if context < 2:
         return  # a toy: the router learns as it goes
@@ -41,11 +42,12 @@ def calibrate(target: Target, drafters: Mapping[ArmName, Drafter], costs: CostMo
     for name, drafter in drafters.items():
         state = drafter.new_state(context + 1)
         drafter.ingest(state, log, tokens)
-        spent = []
-        for _ in range(_REPEATS):
-            state.crop(context - 1)
-            start = perf_counter()
-            drafter.ingest(state, log, tokens)
-            drafter.propose(state, tokens, drafter.max_draft, sampler)
-            spent.append(perf_counter() - start)
-        costs.seed(name, median(spent))
+        for drafts in {1, drafter.max_draft}:
+            spent = []
+            for _ in range(_REPEATS):
+                state.crop(context - 1)
+                start = perf_counter()
+                drafter.ingest(state, log, tokens)
+                drafter.propose(state, tokens, drafts, sampler)
+                spent.append(perf_counter() - start)
+            costs.seed(name, drafts, median(spent))

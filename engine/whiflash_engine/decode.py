@@ -12,7 +12,7 @@ from whiflash_engine.config import ArmName, SamplingConfig
 from whiflash_engine.drafters.base import Drafter, Proposal
 from whiflash_engine.events import Round, Seconds
 from whiflash_engine.logprobs import logprobs
-from whiflash_engine.router.router import RouteContext, Router
+from whiflash_engine.router.router import Decision, RouteContext, Router
 from whiflash_engine.sampling import Sampler
 from whiflash_engine.sequence import MAX_COPY, SequenceState
 from whiflash_engine.target.base import Target
@@ -71,7 +71,7 @@ class _Loop:
         decision = self._router.pick(context, tuple(context.width))
         clock.stop("pick")
 
-        proposal = self._propose(decision.arm, context, clock)
+        proposal = self._propose(decision, context, clock)
         legal, masks = len(proposal.tokens), None
         if sequence.constraint is not None:
             legal, masks = sequence.constraint.masks(proposal.tokens)
@@ -133,11 +133,11 @@ class _Loop:
             position=len(sequence.tokens),
         )  # fmt: skip
 
-    def _propose(self, arm: ArmName, context: RouteContext, clock: _Clock) -> Proposal:
+    def _propose(self, decision: Decision, context: RouteContext, clock: _Clock) -> Proposal:
+        arm, count = decision.arm, decision.drafts
         drafter = self._drafters.get(arm)
         if drafter is None:
-            copied = context.copied if arm == "retrieval" else ()
-            return Proposal(() if arm == "plain" else (*context.forced, *copied))
+            return Proposal((*context.forced, *context.copied)[:count])
         sequence = self._sequence
         state = sequence.drafts[arm]
         first = all(s.watermark <= sequence.kept for s in sequence.drafts.values())
@@ -146,9 +146,7 @@ class _Loop:
             clock.stop("prefill")
         elif sequence.last_arm != arm:
             clock.stop("catch_up")
-        proposal = drafter.propose(
-            state, sequence.tokens, context.width[arm] - 1, self._sampler, context.forced
-        )
+        proposal = drafter.propose(state, sequence.tokens, count, self._sampler, context.forced)
         clock.stop("draft")
         return proposal
 

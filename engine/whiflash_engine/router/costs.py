@@ -7,7 +7,10 @@ average, seeded by a short calibration and followed up by the rounds themselves.
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import numpy as np
+from numpy.typing import NDArray
 
 from whiflash_engine.config import ArmName
 from whiflash_engine.events import Round
@@ -20,6 +23,9 @@ _CLIP = 3.0
 # Catching up once serves the rounds that follow as well. Charged to one round alone, a growing
 # backlog would make every idle arm look worse the longer it is idle, and no switch would pay.
 _ROUNDS_SERVED = 8.0
+
+
+Points: TypeAlias = NDArray[np.floating | np.integer]
 
 
 class Average:
@@ -48,26 +54,26 @@ class Curve:
         else:
             self.seed(at, value)
 
-    def __call__(self, at: int) -> float | None:
+    def __call__(self, at: Points) -> Points | None:
         """None before anything has been measured."""
         if not self._points:
             return None
         xs = sorted(self._points)
-        return float(np.interp(at, xs, [self._points[x].value for x in xs]))
+        return np.interp(at, xs, [self._points[x].value for x in xs])
 
 
 class CostModel:
     """Expected seconds of a round. Not for several threads at once."""
 
     def __init__(self) -> None:
-        self._draft: dict[ArmName, Average] = {}
+        self._draft: dict[ArmName, Curve] = {}
         self._verify = Curve()
         self._catch_up: dict[ArmName, Curve] = {}
         self._rest: Average | None = None
 
-    def seed(self, arm: ArmName, seconds: float) -> None:
-        """Calibration: what drafting a full proposal takes, ordinary ingest included."""
-        self._draft[arm] = Average(seconds)
+    def seed(self, arm: ArmName, drafts: int, seconds: float) -> None:
+        """Calibration: what drafting so many tokens takes, ordinary ingest included."""
+        self._draft.setdefault(arm, Curve()).seed(drafts, seconds)
 
     def seed_verify(self, width: int, seconds: float) -> None:
         """Calibration: what a target pass over `width` tokens takes."""
@@ -76,8 +82,8 @@ class CostModel:
     def learn(self, round: Round) -> None:
         seconds = round.seconds
         if seconds.draft > 0:
-            known = self._draft.setdefault(round.arm, Average(seconds.draft))
-            known.add(seconds.draft)
+            curve = self._draft.setdefault(round.arm, Curve())
+            curve.add(len(round.proposed), seconds.draft)
         if seconds.verify > 0:
             self._verify.add(round.verified, seconds.verify)
         if seconds.catch_up > 0:
@@ -95,16 +101,21 @@ class CostModel:
         curve = self._catch_up.get(arm)
         if curve is None or backlog <= width:
             return 0.0
-        return curve(backlog) or 0.0
+        return float(curve(np.array(backlog, dtype=float)) or 0.0)
 
-    def expected(self, arm: ArmName, width: int, backlog: int) -> float:
-        """Seconds of a round of `arm`: positive. width: draft tokens + 1.
+    def expected(self, arm: ArmName, widths: Points, backlog: int) -> Points:
+        """Seconds of a round of `arm`, positive, for each of several widths: draft tokens + 1.
 
         An arm that has never drafted is taken to draft for nothing, so that it gets its turn;
         before any measurement at all every round costs one second.
         """
-        verify = self._verify(width)
-        draft = self._draft[arm].value if arm in self._draft else 0.0
+        verify = self._verify(widths)
+        curve = self._draft.get(arm)
+        draft = None if curve is None else curve(widths - 1)
         rest = 0.0 if self._rest is None else self._rest.value
-        seconds = draft + rest + self.catch_up(arm, backlog, width) / _ROUNDS_SERVED
-        return seconds + (1.0 if verify is None else verify)
+        rest += self.catch_up(arm, backlog, int(widths[-1])) / _ROUNDS_SERVED
+        seconds = np.full(len(widths), rest + (1.0 if verify is None else 0.0))
+        for part in (draft, verify):
+            if part is not None:
+                seconds += part
+        return seconds

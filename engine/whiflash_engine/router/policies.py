@@ -1,9 +1,9 @@
-"""How many tokens a round of each arm is expected to commit.
+"""How many tokens a round of each arm is expected to commit, by the length of its draft.
 
     StaticPolicy     one arm, always
     RandomPolicy     any arm, evenly: for tests that switch every round
     ThresholdPolicy  the paper's rule: AR if H > tau, else diffusion
-    EntropyPolicy    running averages per arm, span and entropy, from the rounds seen so far
+    EntropyPolicy    running averages per arm, span and entropy, and for every draft length
 
 A policy learned on the target's hidden state (WhiFlash-Neural, `RouteContext.hidden`) is one
 more class with these three methods.
@@ -55,8 +55,10 @@ class Policy(Protocol):
         """Those of `arms` that it wants to choose among, the preferred first in a tie."""
         ...
 
-    def expect(self, arm: ArmName, context: RouteContext) -> float:
-        """Expected tokens of a round, bonus included: 1..width. Only ratios matter."""
+    def expect(self, arm: ArmName, context: RouteContext) -> Sequence[float]:
+        """Expected tokens of a round, bonus included, for the longest drafts on offer: the last
+        number is for all `width` - 1 draft tokens, the one before for one less, and so on. One
+        number leaves no choice of length. Only ratios matter."""
         ...
 
     def learn(self, round: Round) -> None: ...
@@ -71,8 +73,8 @@ class StaticPolicy:
     def candidates(self, arms: Sequence[ArmName]) -> Sequence[ArmName]:
         return (self._arm,) if self._arm in arms else ("plain",)
 
-    def expect(self, arm: ArmName, context: RouteContext) -> float:
-        return 1.0
+    def expect(self, arm: ArmName, context: RouteContext) -> Sequence[float]:
+        return (1.0,)
 
     def learn(self, round: Round) -> None:
         pass
@@ -87,8 +89,8 @@ class RandomPolicy:
     def candidates(self, arms: Sequence[ArmName]) -> Sequence[ArmName]:
         return arms
 
-    def expect(self, arm: ArmName, context: RouteContext) -> float:
-        return 1.0 + uniform(self._seed, context.position, f"arm {arm}")
+    def expect(self, arm: ArmName, context: RouteContext) -> Sequence[float]:
+        return (1.0 + uniform(self._seed, context.position, f"arm {arm}"),)
 
     def learn(self, round: Round) -> None:
         pass
@@ -108,10 +110,10 @@ class ThresholdPolicy:
         wanted: tuple[ArmName, ...] = ("diffusion", "ar")
         return tuple(arm for arm in wanted if arm in arms) or ("plain",)
 
-    def expect(self, arm: ArmName, context: RouteContext) -> float:
+    def expect(self, arm: ArmName, context: RouteContext) -> Sequence[float]:
         # Any threshold must do, and exp(-800) is 0.
         over = max(-300.0, min(context.entropy - self._threshold, 300.0))
-        return math.exp(over if arm == "ar" else -over)
+        return (math.exp(over if arm == "ar" else -over),)
 
     def learn(self, round: Round) -> None:
         pass
@@ -124,57 +126,83 @@ _MATCHES: Final = (4, 6, 9, 16)
 _SHRINKAGE: Final = 4.0
 # Weight of the past at each new round: a memory of about a hundred.
 _DECAY: Final = 0.99
-_PRIOR: Final = 2.0
+_PRIOR: Final = 0.5
 
 
 class EntropyPolicy:
-    """E_a as running averages in three levels: arm; arm and entropy; arm, entropy and span. What
-    is copied from the text goes by how many tokens matched instead of the entropy.
+    """E_a(k) = 1 + s_1 + ... + s_k for every draft length k, from the rounds seen so far.
 
-    Each level is shrunk towards the one above it, and the topmost towards two tokens, so that
-    a cell that has seen little says what its elders say. A fully accepted draft that was cut
-    short (by max_tokens, say) only tells "at least so many": the average then takes the larger
-    of that and its own estimate. Plain rounds commit one token, without estimate.
+    s_i, the chance that the first i draft tokens are all accepted, is the product of the chances
+    that token j is accepted once those before it are. These are running averages, per position,
+    in three levels: arm; arm and entropy; arm, entropy and span. What is copied from the text goes
+    by how many tokens matched instead of the entropy. A token behind a rejected one tells nothing,
+    nor does one that was not drafted, so that no estimate depends on how long drafts were.
+
+    Each level is shrunk towards the one above it, the topmost towards the position before, and
+    the first position towards one half: a cell that has seen little says what its elders say.
     """
 
     def __init__(self) -> None:
-        self._weight: dict[tuple[object, ...], float] = {}
-        self._sum: dict[tuple[object, ...], float] = {}
-        self._longest: dict[ArmName, int] = {}
+        self._cells: dict[tuple[object, ...], _Cell] = {}
 
     def candidates(self, arms: Sequence[ArmName]) -> Sequence[ArmName]:
         return arms
 
-    def expect(self, arm: ArmName, context: RouteContext) -> float:
-        if arm == "plain":
-            return 1.0
-        width = float(context.width[arm])
-        if arm == "forced":
-            return width
-        estimate = self._estimate(_levels(arm, context))
-        return min(max(len(context.forced) + estimate, 1.0), width)
+    def expect(self, arm: ArmName, context: RouteContext) -> Sequence[float]:
+        width, forced = context.width[arm], len(context.forced)
+        if arm in ("plain", "forced"):
+            return (float(width),)
+        total, survival, expected = 1.0 + forced, 1.0, list[float]()
+        for chance in self._chances(_levels(arm, context), width - 1 - forced):
+            survival *= chance
+            total += survival
+            expected.append(total)
+        return expected or (float(width),)
 
     def learn(self, round: Round) -> None:
         # what a grammar forces is certain: only what was drafted behind it is learned
-        offered = len(round.proposed) - round.forced
+        drafted = len(round.proposed) - round.forced
         accepted = round.accepted - round.forced
-        if offered < 1 or accepted < 0:
+        if drafted < 1 or accepted < 0:
             return
-        value = accepted + 1.0
-        longest = max(offered, self._longest.get(round.arm, 0))
-        self._longest[round.arm] = longest
-        if accepted == offered < longest:
-            value = max(value, self._estimate(_levels(round.arm, round)))
         for key in _levels(round.arm, round):
-            self._weight[key] = 1.0 + _DECAY * self._weight.get(key, 0.0)
-            self._sum[key] = value + _DECAY * self._sum.get(key, 0.0)
+            self._cells.setdefault(key, _Cell()).add(accepted, drafted)
 
-    def _estimate(self, levels: Sequence[tuple[object, ...]]) -> float:
-        estimate = _PRIOR
+    def _chances(self, levels: Sequence[tuple[object, ...]], count: int) -> list[float]:
+        """Per position, that a draft token is accepted once all before it are."""
+        above: list[float] = []
         for key in levels:
-            total = self._sum.get(key, 0.0) + _SHRINKAGE * estimate
-            estimate = total / (self._weight.get(key, 0.0) + _SHRINKAGE)
-        return estimate
+            cell = self._cells.get(key)
+            if cell is not None:
+                above = cell.estimates(above, count)
+        return above or [_PRIOR] * count
+
+
+class _Cell:
+    """Trials and successes per position of a draft, the older the less they weigh."""
+
+    def __init__(self) -> None:
+        self._tried: list[float] = []
+        self._passed: list[float] = []
+
+    def add(self, accepted: int, drafted: int) -> None:
+        missing = [0.0] * (drafted - len(self._tried))
+        self._tried = [_DECAY * n for n in self._tried] + missing
+        self._passed = [_DECAY * n for n in self._passed] + missing
+        for i in range(min(accepted + 1, drafted)):
+            self._tried[i] += 1.0
+            self._passed[i] += i < accepted
+
+    def estimates(self, above: Sequence[float], count: int) -> list[float]:
+        """above: the level above's; () for the topmost level."""
+        found: list[float] = []
+        for i in range(count):
+            elder = above[i] if above else (found[-1] if found else _PRIOR)
+            tried, passed = (
+                (self._tried[i], self._passed[i]) if i < len(self._tried) else (0.0, 0.0)
+            )
+            found.append((passed + _SHRINKAGE * elder) / (tried + _SHRINKAGE))
+        return found
 
 
 def _levels(arm: ArmName, place: RouteContext | Round) -> tuple[tuple[object, ...], ...]:

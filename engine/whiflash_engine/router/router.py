@@ -1,18 +1,21 @@
 """Which arm drafts the next round.
 
-    score_a = ln E_a - balance * ln C_a + bias[span][a]          the largest wins
+    score_a(k) = ln E_a(k) - balance * ln C_a(k) + bias[span][a]          the largest wins
 
-E_a, expected tokens, comes from the policy; C_a, expected seconds, from measured costs. balance
+E_a(k), the tokens that a round with k draft tokens of arm a is expected to commit, comes from the
+policy; C_a(k), its expected seconds, from measured costs. The length is chosen with the arm: a
+draft ends where one more token would cost more than it brings. balance
 0 asks for tokens a round, 1 for tokens a second. bias is the user's prior in log units: +0.1
 means "a tenth more tokens would be needed to change my mind".
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, get_args
+
+import numpy as np
 
 from whiflash_engine.config import ArmName, RouterConfig, Span, require
 from whiflash_engine.events import Round
@@ -40,10 +43,11 @@ _LAST_PROBE: Final = 128
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """scores: per arm, empty when there was no choice. The arm with the largest wins, except
-    in a probe."""
+    """drafts: how many tokens to draft. scores: per arm, at its best length; empty when there
+    was no choice. The arm with the largest wins, except in a probe."""
 
     arm: ArmName
+    drafts: int
     scores: Mapping[ArmName, float] = field(default_factory=dict)
 
 
@@ -89,10 +93,14 @@ class Router:
         """arms: those on offer in this round, with their `width` and `backlog` in `context`."""
         candidates = self._policy.candidates(arms)
         if len(candidates) == 1:
-            return Decision(candidates[0])
-        scores = {arm: self._score(arm, context) for arm in candidates}
+            return Decision(candidates[0], context.width[candidates[0]] - 1)
+        found = {arm: self._score(arm, context) for arm in candidates}
+        scores = {arm: score for arm, (score, _) in found.items()}
+        stale = self._stale(candidates)
+        if stale is not None:  # a probe drafts all it can, to see how far it gets
+            return Decision(stale, context.width[stale] - 1, scores)
         best = max(candidates, key=scores.__getitem__)
-        return Decision(self._stale(candidates) or best, scores)
+        return Decision(best, found[best][1], scores)
 
     def learn(self, round: Round) -> None:
         """To be told every round, whoever picked it."""
@@ -104,12 +112,17 @@ class Router:
             if arm == round.arm and idle >= self._patience[arm]:
                 self._patience[arm] = min(2 * self._patience[arm], _LAST_PROBE)
 
-    def _score(self, arm: ArmName, context: RouteContext) -> float:
-        score = math.log(self._policy.expect(arm, context))
+    def _score(self, arm: ArmName, context: RouteContext) -> tuple[float, int]:
+        """The arm's best score, and the draft length that reaches it."""
+        width, expected = context.width[arm], self._policy.expect(arm, context)
+        widths = np.arange(width - len(expected) + 1, width + 1)
+        scores = np.log(expected)
         if self._balance:
-            width, backlog = context.width[arm], context.backlog.get(arm, 0)
-            score -= self._balance * math.log(self._costs.expected(arm, width, backlog))
-        return score + self._span_bias * (_FAVOURED.get(context.span) == arm)
+            backlog = context.backlog.get(arm, 0)
+            scores -= self._balance * np.log(self._costs.expected(arm, widths, backlog))
+        best = len(expected) - 1 - int(scores[::-1].argmax())  # of equals the longest
+        bias = self._span_bias * (_FAVOURED.get(context.span) == arm)
+        return float(scores[best]) + bias, int(widths[best]) - 1
 
     def _stale(self, candidates: Sequence[ArmName]) -> ArmName | None:
         """An arm that is due for a probe.
