@@ -15,6 +15,7 @@ from rich.console import Console
 from whiflash_agents.cli import main
 from whiflash_agents.measure import speed
 from whiflash_agents.measure.lossless import ARMS, prove, with_grammar
+from whiflash_agents.measure.methods import COMPARISONS, PEERS
 from whiflash_agents.measure.prompts import KINDS, Prompt, balanced, from_folder, named, shipped
 from whiflash_agents.measure.speed import Method, Speed, Times, answer, figures
 from whiflash_agents.measure.table import table
@@ -185,7 +186,7 @@ def test_the_benchmark_on_a_tiny_model(
 
     generated: list[int] = []
 
-    def generate(_: object, ids: list[int], tokens: int) -> None:
+    def generate(_: object, ids: list[int], tokens: int, copied: int | None) -> None:
         generated.append(tokens)
         time.sleep(0.05)
 
@@ -200,10 +201,10 @@ def test_the_benchmark_on_a_tiny_model(
     shown = capsys.readouterr()
     (line,) = shown.out.splitlines()
     result = json.loads(line)
-    assert set(result["methods"]) == {"transformers", *speed.ROUTED}
+    assert set(result["methods"]) == {*PEERS, *COMPARISONS["routers"]}
     assert set(result["methods"]["auto"]["acceptance_length_by_kind"]) == set(KINDS)
     assert result["width_8_to_1"] > 0 and result["plain_to_transformers"] > 0
-    assert result["dtype"] == "float32" and generated == [6] * 5
+    assert result["dtype"] == "float32" and generated == [6] * 10
     for word in ("method", "ratio", "transformers", "diffusion", *KINDS):
         assert word in shown.err
 
@@ -213,20 +214,24 @@ def test_the_table_fits_a_terminal() -> None:
     method: Method = {
         "tokens_per_second": 123.456,
         "to_plain": 2.25,
+        "to_plain_interval": (2.0, 2.5),
         "to_plain_by_kind": kinds,
         "acceptance_length": 2.25,
         "acceptance_length_by_kind": kinds,
     }
-    bare: Method = {"tokens_per_second": 1.0, "to_plain": 1.0, "to_plain_by_kind": kinds}
+    bare: Method = {
+        "tokens_per_second": 1.0, "to_plain": 1.0, "to_plain_interval": (1.0, 1.0),
+        "to_plain_by_kind": kinds,
+    }  # fmt: skip
     result: Speed = {
         "dtype": "float32", "threads": 2, "prompts": 4, "tokens": 64, "width_8_to_1": 1.5,
         "plain_to_transformers": 2.5, "width_seconds": {}, "methods": {},
     }  # fmt: skip
-    result["methods"] = {"transformers": bare} | dict.fromkeys(speed.ROUTED, method)
+    result["methods"] = {"transformers": bare} | dict.fromkeys(COMPARISONS["routers"], method)
     console = Console(width=80, color_system=None)
     with console.capture() as captured:
         console.print(table(result))
     shown = captured.get()
     rows = [line for line in shown.splitlines() if line.endswith("  ".join(["2.25 2.25"] * 4))]
-    assert len(rows) == len(speed.ROUTED) and "…" not in shown
+    assert len(rows) == len(COMPARISONS["routers"]) and "…" not in shown
     assert "2.50x transformers" in shown and "1.50x" in shown

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from whiflash_agents.measure import lossless, speed
+from whiflash_agents.measure.methods import COMPARISONS, PEERS
 from whiflash_agents.measure.prompts import KINDS, balanced, shipped
 from whiflash_engine.checkpoints.resolve import resolve_model
 from whiflash_engine.config import RouterConfig, SamplingConfig
@@ -61,10 +62,15 @@ def test_a_seed_fixes_a_sampled_text(engine: Engine) -> None:
 
 def test_the_benchmark_reports_every_method(engine: Engine) -> None:
     result = speed.measure(
-        engine, resolve_model(None).path, balanced(shipped(), 1), 8, lambda text: None
+        engine,
+        resolve_model(None).path,
+        balanced(shipped(), 1),
+        8,
+        COMPARISONS["routers"],
+        lambda text: None,
     )
     methods = result["methods"]
-    assert isinstance(methods, dict) and set(methods) == {"transformers", *speed.ROUTED}
+    assert isinstance(methods, dict) and set(methods) == {*PEERS, *COMPARISONS["routers"]}
     assert set(methods["auto"]["acceptance_length_by_kind"]) == set(KINDS)
 
 

@@ -21,6 +21,10 @@ def add_bench_parsers(
     bench = subparsers.add_parser("bench", help="measure speed against transformers' generate")
     _shared(bench, per_kind=4, tokens=64)
     bench.add_argument("--dtype", choices=("bfloat16", "float32"), help="default: what is fast")
+    bench.add_argument(
+        "--compare", choices=("routers", "ablation", "dial"), default="routers",
+        help="arms and routers, what each part of the router buys, or its balance dial",
+    )  # fmt: skip
     bench.set_defaults(run=_bench)
     lossless = subparsers.add_parser(
         "lossless", help="compare every arm with plain decoding, token for token, in float32"
@@ -60,6 +64,7 @@ def _bench(args: argparse.Namespace) -> int:
     # torch stands behind these: whoever mistyped an option should not wait for it
     from rich.console import Console
 
+    from whiflash_agents.measure.methods import COMPARISONS
     from whiflash_agents.measure.prompts import balanced
     from whiflash_agents.measure.speed import measure
     from whiflash_agents.measure.table import table
@@ -71,7 +76,8 @@ def _bench(args: argparse.Namespace) -> int:
         dtype=args.dtype, report=_say,
     )  # fmt: skip
     folder = resolve_model(args.model, report=_say).path
-    speed = measure(engine, folder, balanced(rows, args.per_kind), args.tokens, _say)
+    routers = COMPARISONS[args.compare]
+    speed = measure(engine, folder, balanced(rows, args.per_kind), args.tokens, routers, _say)
     Console(stderr=True).print(table(speed))
     print(json.dumps(speed))
     return 0

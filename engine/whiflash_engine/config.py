@@ -126,7 +126,8 @@ class RouterConfig:
     `json` and `tool_call` spans and AR in `reasoning` spans; 0 switches it off.
     entropy_threshold is the paper's tau in nats (WhiFlash, arXiv 2606.07710, section on
     WhiFlash-Entropy): AR if H > tau, else diffusion.
-    retrieval: whether "auto" may copy drafts from the text.
+    retrieval: whether "auto" may copy drafts from the text. whole_drafts: it always drafts all
+    it can, instead of what pays.
     """
 
     name: RouterName = "auto"
@@ -134,6 +135,7 @@ class RouterConfig:
     span_bias: float = 0.1
     entropy_threshold: float = 0.5
     retrieval: bool = True
+    whole_drafts: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -24,7 +24,9 @@ TIE = 1e-4
 ARMS: Mapping[str, RouterConfig] = {
     "ar": RouterConfig("ar"),
     "diffusion": RouterConfig("diffusion"),
+    "retrieval": RouterConfig("retrieval"),
     "random": RouterConfig("random"),
+    "auto": RouterConfig(),
     "entropy+spans": RouterConfig("entropy"),
 }
 

@@ -8,7 +8,7 @@ acceptance lengths are those of the answer itself, which ends with its first sto
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,10 +16,12 @@ from statistics import median
 from time import perf_counter
 from typing import TYPE_CHECKING, NotRequired, TypedDict, cast
 
+import numpy as np
 import torch
 
+from whiflash_agents.measure.methods import PEERS, PROMPT_LOOKUP, STATIC, TRANSFORMERS
 from whiflash_agents.measure.prompts import KINDS, Kind, Prompt
-from whiflash_engine.config import ArmName, RouterConfig, RouterName, SamplingConfig
+from whiflash_engine.config import ArmName, RouterConfig, SamplingConfig
 from whiflash_engine.decode import decode
 from whiflash_engine.events import Round, Stats
 
@@ -28,9 +30,8 @@ if TYPE_CHECKING:
 
     from whiflash_engine.engine import Engine
 
-ROUTED: tuple[RouterName, ...] = ("plain", "ar", "diffusion", "entropy", "auto")
 _WIDTHS = (1, 2, 4, 8, 16)
-_TRANSFORMERS = "transformers"
+_RESAMPLED = 2000
 
 
 @dataclass(slots=True)
@@ -66,10 +67,14 @@ def answer(rounds: Sequence[Round], stops: Collection[int]) -> list[Round]:
 
 
 class Method(TypedDict):
-    """Figures of one way to decode. Ratios are of speeds; AL is of the answers only."""
+    """Figures of one way to decode. Ratios are of speeds; AL is of the answers only.
+
+    to_plain_interval: 90% of the ratios when the prompts are drawn anew, with replacement.
+    """
 
     tokens_per_second: float
     to_plain: float
+    to_plain_interval: tuple[float, float]
     to_plain_by_kind: dict[Kind, float]
     # transformers has no rounds, and none of these
     acceptance_length: NotRequired[float]
@@ -90,23 +95,28 @@ class Speed(TypedDict):
     plain_to_transformers: float
     width_8_to_1: float
     width_seconds: dict[int, float]
+    best_static_per_prompt: NotRequired[float]
+    """To plain: what a router would reach that knew the best single arm of every prompt."""
     methods: dict[str, Method]
 
 
 def measure(
     engine: Engine, folder: Path, prompts: Sequence[Prompt], tokens: int,
-    report: Callable[[str], None],
+    routers: Mapping[str, RouterConfig], report: Callable[[str], None],
 ) -> Speed:  # fmt: skip
-    """folder: the model's files, for transformers. One warm-up prompt is not counted."""
+    """folder: the model's files, for transformers. routers: "plain" among them. One warm-up
+    prompt is not counted."""
     model = _reference(folder, engine)
-    times: dict[str, Times] = {name: Times() for name in (_TRANSFORMERS, *ROUTED)}
+    times: dict[str, Times] = {name: Times() for name in (*PEERS, *routers)}
     for number, prompt in enumerate([prompts[0], *prompts]):
         ids = prompt.token_ids(engine)
         for name, record in times.items():
             start = perf_counter()
-            rounds = [] if name == _TRANSFORMERS else _routed(engine, ids, tokens, name)
-            if name == _TRANSFORMERS:
-                _generate(model, ids, tokens)
+            rounds: list[Round] = []
+            if name in PEERS:
+                _generate(model, ids, tokens, copied=10 if name == PROMPT_LOOKUP else None)
+            else:
+                rounds = _routed(engine, ids, tokens, routers[name])
             spent = perf_counter() - start
             if number > 0:
                 record.seconds.append(spent)
@@ -116,16 +126,29 @@ def measure(
         report(f"{number}/{len(prompts)} {prompt.id}")
     plain, stops = times["plain"], frozenset(engine.stop_token_ids)
     widths = _widths(engine)
-    return Speed(
+    speed = Speed(
         dtype=str(engine.target.dtype).removeprefix("torch."),
         threads=torch.get_num_threads(),
         prompts=len(prompts),
         tokens=tokens,
-        plain_to_transformers=plain.rate() / times[_TRANSFORMERS].rate(),
+        plain_to_transformers=plain.rate() / times[TRANSFORMERS].rate(),
         width_8_to_1=widths[8] / widths[1],
         width_seconds=widths,
         methods={name: figures(record, plain, stops) for name, record in times.items()},
     )
+    if STATIC.keys() <= times.keys():
+        best = [min(spent) for spent in zip(*(times[name].seconds for name in STATIC), strict=True)]
+        speed["best_static_per_prompt"] = sum(plain.seconds) / sum(best)
+    return speed
+
+
+def interval(record: Times, plain: Times) -> tuple[float, float]:
+    """Bootstrap over prompts, seeded; all methods make the same tokens of a prompt."""
+    rng = np.random.default_rng(0)
+    drawn = rng.integers(len(plain.seconds), size=(_RESAMPLED, len(plain.seconds)))
+    ours, theirs = (np.array(one.seconds)[drawn].sum(axis=1) for one in (record, plain))
+    low, high = np.quantile(theirs / ours, (0.05, 0.95))
+    return float(low), float(high)
 
 
 def figures(record: Times, plain: Times, stops: Collection[int]) -> Method:
@@ -134,6 +157,7 @@ def figures(record: Times, plain: Times, stops: Collection[int]) -> Method:
     method: Method = {
         "tokens_per_second": record.rate(),
         "to_plain": record.rate() / plain.rate(),
+        "to_plain_interval": interval(record, plain),
         "to_plain_by_kind": {kind: record.rate(kind) / plain.rate(kind) for kind in kinds},
     }
     timed, answers = record.stats(), record.stats(stops=stops)
@@ -150,8 +174,7 @@ def figures(record: Times, plain: Times, stops: Collection[int]) -> Method:
     }
 
 
-def _routed(engine: Engine, ids: Sequence[int], tokens: int, name: str) -> list[Round]:
-    config = RouterConfig(cast(RouterName, name))
+def _routed(engine: Engine, ids: Sequence[int], tokens: int, config: RouterConfig) -> list[Round]:
     sampling = SamplingConfig(max_tokens=tokens)
     sequence = engine.sequence(ids, tokens)
     router = engine.router(config)
@@ -165,12 +188,14 @@ def _reference(folder: Path, engine: Engine) -> PreTrainedModel:
     return cast("PreTrainedModel", model.to(engine.target.device).eval())
 
 
-def _generate(model: PreTrainedModel, ids: Sequence[int], tokens: int) -> None:
+def _generate(model: PreTrainedModel, ids: Sequence[int], tokens: int, copied: int | None) -> None:
+    """copied: most tokens to copy from the text in a round; None drafts nothing."""
     prompt = torch.tensor([ids], device=model.device)
     with _quiet(), torch.inference_mode():
         model.generate(
             prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=tokens,
             min_new_tokens=tokens, do_sample=False, pad_token_id=0,
+            prompt_lookup_num_tokens=copied,
         )  # fmt: skip
 
 

@@ -66,9 +66,11 @@ class Router:
         span_bias: float = 0.0,
         probed: Sequence[ArmName] = (),
         without: Sequence[ArmName] = (),
+        whole_drafts: bool = False,
         costs: CostModel | None = None,
     ) -> None:
         """probed: arms to try again when they have not been used for long. without: never used.
+        whole_drafts: always draft all that is on offer.
 
         costs: measured seconds, to be shared by routers over the same drafters.
         """
@@ -77,6 +79,7 @@ class Router:
         self._span_bias = span_bias
         self._costs = CostModel() if costs is None else costs
         self._without = frozenset(without)
+        self._whole = whole_drafts
         self._idle = dict.fromkeys(probed, 0)
         self._patience = dict.fromkeys(probed, _FIRST_PROBE)
 
@@ -115,6 +118,8 @@ class Router:
     def _score(self, arm: ArmName, context: RouteContext) -> tuple[float, int]:
         """The arm's best score, and the draft length that reaches it."""
         width, expected = context.width[arm], self._policy.expect(arm, context)
+        if self._whole:
+            expected = expected[-1:]
         widths = np.arange(width - len(expected) + 1, width + 1)
         scores = np.log(expected)
         if self._balance:
@@ -161,5 +166,6 @@ def build_router(
         span_bias=config.span_bias,
         probed=[arm for arm in arms if arm != "forced"],
         without=() if config.retrieval else ("retrieval",),
+        whole_drafts=config.whole_drafts,
         costs=costs,
     )

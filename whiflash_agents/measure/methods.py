@@ -1,0 +1,36 @@
+"""What the benchmark can compare: names of methods, and the routers behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from whiflash_engine.config import RouterConfig
+
+TRANSFORMERS, PROMPT_LOOKUP = "transformers", "hf lookup"
+PEERS = (TRANSFORMERS, PROMPT_LOOKUP)
+"""transformers' own `generate`, without drafts and with prompt lookup."""
+
+_PLAIN = RouterConfig("plain")
+STATIC: Mapping[str, RouterConfig] = {
+    "plain": _PLAIN,
+    "ar": RouterConfig("ar"),
+    "diffusion": RouterConfig("diffusion"),
+    "retrieval": RouterConfig("retrieval"),
+}
+
+COMPARISONS: Mapping[str, Mapping[str, RouterConfig]] = {
+    "routers": {**STATIC, "entropy": RouterConfig("entropy"), "auto": RouterConfig()},
+    "ablation": {
+        "plain": _PLAIN,
+        "auto": RouterConfig(),
+        "no span bias": RouterConfig(span_bias=0.0),
+        "no costs": RouterConfig(balance=0.0),
+        "whole drafts": RouterConfig(whole_drafts=True),
+        "no retrieval": RouterConfig(retrieval=False),
+    },
+    "dial": {
+        "plain": _PLAIN,
+        **{f"balance {b}": RouterConfig(balance=b) for b in (0.0, 0.25, 0.5, 0.75, 1.0)},
+    },
+}
+"""Each holds "plain", to which the ratios are."""
