@@ -1,4 +1,4 @@
-"""The command line: `whiflash-agents demo|bench|lossless|evaluate|train`."""
+"""The command line: `whiflash-agents demo|trace|bench|lossless|evaluate|train`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from langchain_core.exceptions import ContextOverflowError
 from whiflash_agents.bench_cli import add_bench_parsers
 from whiflash_agents.demo import add_demo_parser
 from whiflash_agents.evaluate_cli import add_evaluate_parser
+from whiflash_agents.trace_cli import add_trace_parser
 from whiflash_agents.train_cli import add_train_parser
 from whiflash_engine.errors import WhiFlashError
 
@@ -21,6 +22,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_demo_parser(commands)
+    add_trace_parser(commands)
     add_bench_parsers(commands)
     add_evaluate_parser(commands)
     add_train_parser(commands)

@@ -26,6 +26,7 @@ from whiflash_adapters.errors import as_langchain
 from whiflash_adapters.formats.choose import named
 from whiflash_adapters.generation import PROVIDER, Answer, Trace
 from whiflash_adapters.messages import to_template
+from whiflash_adapters.page import page
 from whiflash_adapters.ports import TokenEngine
 from whiflash_adapters.prompt import Prompter
 from whiflash_adapters.request import Constrain, Request, Wish, constraining
@@ -89,6 +90,8 @@ class ChatWhiFlash(BaseChatModel):
 
     engine: SkipValidation[TokenEngine | None] = Field(default=None, exclude=True, repr=False)
     """An engine that is loaded already, to share it; the fields that load one are then unused."""
+    trace: Path | None = Field(default=None, exclude=True, repr=False)
+    """A file: the page of each answer is written there, over that of the last one."""
     on_trace: Callable[[Trace], None] | None = Field(default=None, exclude=True, repr=False)
     """Called after each answer with its rounds."""
 
@@ -224,8 +227,14 @@ class ChatWhiFlash(BaseChatModel):
             answer = Answer(engine, request)
             for chunk in answer.chunks():
                 yield ChatGenerationChunk(message=chunk)
-        if self.on_trace is not None and answer.trace is not None:
-            self.on_trace(answer.trace)
+        if answer.trace is not None:
+            self._tell(answer.trace, engine)
+
+    def _tell(self, trace: Trace, engine: TokenEngine) -> None:
+        if self.on_trace is not None:
+            self.on_trace(trace)
+        if self.trace is not None:
+            self.trace.write_text(page(trace, engine.tokenizer), encoding="utf-8")
 
     async def _agenerate(
         self,
