@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Sequence
+import random
+from collections.abc import Iterator, Sequence
 
+import jsonschema
 import llguidance
 import llguidance.hf
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from langchain_core.messages import AIMessageChunk
+from langchain_core.messages.tool import tool_call_chunk
 from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
 
@@ -26,7 +30,7 @@ from whiflash_adapters.formats.events import (
     ReasoningPiece,
     TextPiece,
 )
-from whiflash_adapters.formats.tools import Tool
+from whiflash_adapters.formats.tools import Tool, name_of, parameters_of
 from whiflash_engine.errors import ConfigError
 
 TOOLS: list[Tool] = [
@@ -166,6 +170,73 @@ def test_half_a_call_is_never_a_call(format_: CallFormat) -> None:
 
 
 @EVERY
+def test_langchain_makes_no_call_of_half_a_list(format_: CallFormat) -> None:
+    wanted = [NOW, SEARCH] if format_.name in MANY else [SEARCH]
+    text = format_.write(wanted)
+    for end in range(1, len(text)):
+        pieces = [
+            tool_call_chunk(
+                name=event.name if isinstance(event, CallStart) else None,
+                args="" if isinstance(event, CallStart) else event.text,
+                id="x" if isinstance(event, CallStart) else None,
+                index=number,
+            )
+            for number, event in numbered(read(format_, text[:end]))
+            if isinstance(event, CallStart | CallArgs | CallBroken)
+        ]
+        made = sum((AIMessageChunk("", tool_call_chunks=[p]) for p in pieces), AIMessageChunk(""))
+        assert isinstance(made, AIMessageChunk)
+        told = [(call["name"], call["args"]) for call in made.tool_calls]
+        assert told == wanted[: len(told)], text[:end]
+
+
+def numbered(events: list[Event]) -> Iterator[tuple[int, Event]]:
+    number = -1
+    for event in events:
+        number += isinstance(event, CallStart)
+        yield number, event
+
+
+@EVERY
+@pytest.mark.parametrize("final", [None, {"type": "object", "properties": {"n": {}}}])
+def test_what_the_grammar_lets_through_is_read_as_it_was_meant(
+    format_: CallFormat, final: dict[str, object] | None
+) -> None:
+    """Random answers, markers spelled out among them: every call is whole, of a tool on offer,
+    with arguments of its schema; and nothing is broken."""
+    tokenizer = tokenizer_of(format_)
+    engine = llguidance.hf.from_tokenizer(tokenizer)
+    tokens = dict(tokenizer.get_added_vocab())
+    lark = format_.grammar(Ask(TOOLS, final=final, tokens=tokens))
+    schemas = {name_of(tool): parameters_of(tool) for tool in TOOLS}
+    parts = [*format_.markers, *format_.think, format_.write([NOW]), format_.write([SEARCH]), "a",
+             " ", "\n", '{"n": "', '"}', "{", "</parameter>", "<parameter=limit>\n5"]  # fmt: skip
+    spelled = byte_tokenizer()  # whose ids of bytes are the same
+    seen = 0
+    for seed in range(150):
+        rng = random.Random(seed)
+        matcher, ids = llguidance.LLMatcher(engine, lark), list[int]()
+        for _ in range(12):
+            part = rng.choice(parts)
+            new = rng.choice([tokenizer, spelled]).encode(part, add_special_tokens=False)
+            legal = matcher.validate_tokens(new)
+            matcher.consume_tokens(new[:legal])
+            ids += new[:legal]
+            if matcher.is_stopped():
+                break
+        if not matcher.is_accepting():
+            continue
+        text = str(tokenizer.decode(ids, clean_up_tokenization_spaces=False))
+        parser = format_.parser(TOOLS, document=final is not None)
+        events = [*parser.feed(text), *parser.finish()]
+        assert not any(isinstance(event, CallBroken) for event in events), text
+        for name, arguments in calls(joined(events)):
+            jsonschema.validate(arguments, schemas[name])
+        seen += bool(ids)
+    assert seen > 5
+
+
+@EVERY
 def test_reasoning_comes_before_text_and_calls(format_: CallFormat) -> None:
     opened, closed = format_.think
     between = "<|start|>assistant" if format_.name == "harmony" else ""
@@ -195,7 +266,8 @@ def plain(format_: CallFormat, text: str) -> str:
 @pytest.mark.parametrize("mode", ["auto", "required", "none"])
 def test_grammars(format_: CallFormat, mode: ToolMode) -> None:
     ask = Ask(TOOLS, mode)
-    called = mode != "none"
+    # without an opener a call looks like any JSON text, and nobody looks for one
+    called = mode != "none" or format_.name == "llama3"
     thought = "".join([format_.think[0], "hm", format_.think[1]])
     if format_.name == "harmony":
         thought += "<|start|>assistant"
@@ -204,6 +276,9 @@ def test_grammars(format_: CallFormat, mode: ToolMode) -> None:
     assert accepts(format_, ask, thought + format_.write([NOW])) is called
     if format_.name in MANY:
         assert accepts(format_, ask, format_.write([SEARCH, NOW])) is called
+    if mode == "none":
+        return
+    if format_.name in MANY:
         assert not accepts(format_, Ask(TOOLS, mode, parallel=False), format_.write([NOW, NOW]))
     assert accepts(format_, ask, plain(format_, "hello")) is (mode != "required")
     assert not accepts(format_, ask, format_.write([("launch", {})]))

@@ -55,7 +55,9 @@ class Answer:
         request = self._request
         text = Detokenizer(self._engine.tokenizer, request.format.markers)
         guard = StopGuard(request.stops)
-        parser = request.format.parser(request.tools, reasoning=request.reasoning)
+        parser = request.format.parser(
+            request.tools, reasoning=request.reasoning, document=request.document
+        )
         watch = Stopwatch()
         for round_ in watch.timed(self._generated()):
             self._rounds.append(round_)

@@ -48,6 +48,7 @@ class Request:
     grammar: str | None = None
     tools: tuple[Tool, ...] = ()
     reasoning: bool = False
+    document: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +123,7 @@ class Wish:
             grammar=prompter.format.grammar(ask) if self.constrained else None,
             tools=self.tools,
             reasoning=reasoning,
+            document=self.final is not None,
         )
 
 

@@ -21,7 +21,9 @@ class Detokenizer:
         self._tokenizer = tokenizer
         added = tokenizer.get_added_vocab()
         read = {id_ for tag, id_ in added.items() if any(tag in marker for marker in markers)}
-        self._dropped = frozenset(tokenizer.all_special_ids) - read
+        # `all_special_ids` knows only those with a part to play, such as the beginning of a text
+        control = {id_ for id_, token in tokenizer.added_tokens_decoder.items() if token.special}
+        self._dropped = frozenset(control | set(tokenizer.all_special_ids)) - read
         self._ids: list[int] = []
         self._told = 0  # ids[:_told] are in the text already; they stay as left context
 

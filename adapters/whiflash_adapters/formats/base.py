@@ -77,7 +77,10 @@ class CallFormat(Protocol):
         """A grammar of whole answers, in llguidance's dialect of Lark."""
         ...
 
-    def parser(self, tools: Sequence[Tool], *, reasoning: bool = False) -> Parser:
+    def parser(
+        self, tools: Sequence[Tool], *, reasoning: bool = False, document: bool = False
+    ) -> Parser:
         """tools: those on offer; without any no calls are looked for. reasoning: the prompt
-        ends inside the reasoning."""
+        ends inside the reasoning. document: the answer is calls or one JSON document, so that
+        what does not begin with a call has none."""
         ...

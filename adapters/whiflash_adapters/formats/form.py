@@ -11,7 +11,7 @@ import regex
 from whiflash_adapters.formats.base import Ask, Call, Parser
 from whiflash_adapters.formats.form_grammar import form_grammar
 from whiflash_adapters.formats.form_parser import FormParser
-from whiflash_adapters.formats.tools import Tool
+from whiflash_adapters.formats.tools import Tool, name_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,5 +67,8 @@ class JsonForm:
     def grammar(self, ask: Ask) -> str:
         return form_grammar(self, ask)
 
-    def parser(self, tools: Sequence[Tool], *, reasoning: bool = False) -> Parser:
-        return FormParser(self, tools=bool(tools), reasoning=reasoning)
+    def parser(
+        self, tools: Sequence[Tool], *, reasoning: bool = False, document: bool = False
+    ) -> Parser:
+        names = {name_of(tool) for tool in tools}
+        return FormParser(self, names, reasoning=reasoning, document=document)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from whiflash_adapters.formats.base import Ask
-from whiflash_adapters.formats.lark import answer, json_words, word
+from whiflash_adapters.formats.lark import Around, answer, json_words, word
 from whiflash_adapters.formats.schemas import json_rule
 from whiflash_adapters.formats.tools import name_of, parameters_of
 
@@ -19,7 +19,9 @@ def form_grammar(form: JsonForm, ask: Ask) -> str:
     begin = form.section + form.head
     trigger = form.opener if form.opener and begin.startswith(form.opener) else form.section
     trigger = trigger or form.head
-    lines = ["%llguidance {}", *answer(ask, trigger, form.think, anywhere=bool(form.opener))]
+    read = (form.opener, *form.silent)
+    around = Around(trigger, form.think, read, anywhere=bool(form.opener))
+    lines = ["%llguidance {}", *answer(ask, around)]
     if ask.mode == "none":
         return "\n".join(lines)
     more = f"({word(form.between + form.head, ask.tokens)} call)*" if ask.parallel else ""

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from whiflash_adapters.formats.events import CallArgs, CallBroken, CallEnd, CallStart, Event
-from whiflash_adapters.formats.json_scan import JsonScan
+from whiflash_adapters.formats.json_scan import JsonScan, strict_json
 from whiflash_adapters.formats.prose_parser import ProseParser
 
 if TYPE_CHECKING:
     from whiflash_adapters.formats.form import JsonForm
+
+
+# Stands before a broken call whose own words LangChain could complete to a whole one.
+_NO_JSON = "<call> "
+_KEYS = {"name", "arguments", "parameters", "id", "type"}
 
 
 class FormParser(ProseParser):
@@ -20,19 +26,28 @@ class FormParser(ProseParser):
     end is there. args, tail: in the arguments, and right behind them. skip: behind a broken call.
     """
 
-    def __init__(self, form: JsonForm, *, tools: bool = True, reasoning: bool = False) -> None:
+    def __init__(
+        self, form: JsonForm, tools: Collection[str], *, reasoning: bool = False,
+        document: bool = False,
+    ) -> None:  # fmt: skip
+        """tools: names of those on offer. reasoning, document: as `CallFormat.parser` has them."""
         opener, silent = (form.opener, form.silent) if tools else ("", ())
-        super().__init__(opener, form.think, silent, reasoning=reasoning)
-        self._form = form
-        self._bare = tools and not form.opener
-        self._begun = form.opener  # what of the open call stood before the buffer
+        super().__init__(opener, form.think, silent, reasoning=reasoning, document=document)
+        self._form, self._tools = form, tools
+        self._bare = bool(tools) and not form.opener
+        self._begun = form.opener or _NO_JSON  # what of the open call stood before the buffer
         self._args = JsonScan()
 
     def _begins(self, text: str, *, final: bool) -> bool | None:
         if not self._bare:
             return False
-        head = self._form.head_pattern.match(text, partial=not final)
-        return None if head is not None and head.partial else head is not None
+        head = self._form.head_pattern.match(text, partial=True)
+        if head is None:
+            return False
+        if head.partial:
+            return bool(text) if final else None  # cut short: told as a broken call
+        # a document may look like a call
+        return not self._document or self._name(head.group(1)) in self._tools
 
     def _call(self) -> bool:
         if self._state == "call":
@@ -71,7 +86,8 @@ class FormParser(ProseParser):
 
     def _arguments(self) -> bool:
         used = self._args.feed(self._buffer)
-        self._out.append(CallArgs(self._buffer[:used]))
+        if used:
+            self._out.append(CallArgs(self._buffer[:used]))
         self._buffer = self._buffer[used:]
         if self._args.state == "open":
             return False
@@ -92,7 +108,7 @@ class FormParser(ProseParser):
         self._out.append(CallEnd())
         self._buffer = self._buffer[tail.end() :]
         if tail.re.groups and tail.group(1) is not None:
-            self._state, self._begun = "call", ""
+            self._state, self._begun = "call", _NO_JSON
         else:
             self._go_back()
         return True
@@ -114,8 +130,8 @@ class FormParser(ProseParser):
 
     def _go_back(self) -> None:
         """To prose. Where calls have no opener, the next one may begin right here."""
-        self._state, self._trim = ("start" if self._bare else "text"), True
-        self._begun = self._form.opener
+        self._state, self._trim = ("start" if self._bare else self._before), True
+        self._begun = self._form.opener or _NO_JSON
 
 
 def _whole(begun: str, body: str, end: str) -> list[Event]:
@@ -124,15 +140,16 @@ def _whole(begun: str, body: str, end: str) -> list[Event]:
     if not end:  # cut short, whatever it looks like
         return broken
     try:
-        value = json.loads(body)
+        value = strict_json(body)
     except ValueError:
         return broken
     events: list[Event] = []
     for item in value if isinstance(value, list) else [value]:
-        name = item.get("name") if isinstance(item, dict) else None
-        arguments = item.get("arguments", item.get("parameters", {})) if name else None
+        if not isinstance(item, dict) or not item.keys() <= _KEYS:
+            return broken
+        name, arguments = item.get("name"), item.get("arguments", item.get("parameters", {}))
         if not isinstance(name, str) or not isinstance(arguments, dict):
             return broken
         text = json.dumps(arguments, ensure_ascii=False)
         events += [CallStart(name), CallArgs(text), CallEnd()]
-    return events or broken
+    return events  # an empty list is how some models say that they call nothing

@@ -19,17 +19,24 @@ class JsonScan:
     def feed(self, text: str) -> int:
         """Read on; the number of characters that belong to the object."""
         for i, char in enumerate(text):
+            if char == "<" and not self._in_string:  # a marker stands where a value should
+                self._text += text[:i]
+                self.state = "broken"
+                return i
             self._read(char)
             if self.state != "open":
                 self._text += text[: i + 1]
-                if self.state == "complete" and not _is_object(self._text):
+                if self.state == "complete" and not is_object(self._text):
                     self.state = "broken"
                 return i + 1
         self._text += text
         return len(text)
 
     def _read(self, char: str) -> None:
-        if self._in_string:
+        if not self._stack:  # an object begins with its bracket
+            self._stack = "{" if char == "{" else ""
+            self.state = "open" if self._stack or char.isspace() else "broken"
+        elif self._in_string:
             self._in_string = char != '"' or self._escaped
             self._escaped = char == "\\" and not self._escaped
         elif char == '"':
@@ -43,8 +50,6 @@ class JsonScan:
                 self.state = "broken"
             elif not self._stack:
                 self.state = "complete"
-        elif char == "<":  # not JSON: the closing tag stands where a value should
-            self.state = "broken"
 
     def poison(self, why: str) -> str:
         """Text that no guess at the missing end can turn into valid JSON."""
@@ -54,8 +59,21 @@ class JsonScan:
         return f"{escape}{quote} <{why}> {wrong}"
 
 
-def _is_object(text: str) -> bool:
+def strict_json(text: str) -> object:
+    """The value of a JSON text; ValueError if it is none, too deep, or holds NaN and its like,
+    which Python would let pass."""
     try:
-        return isinstance(json.loads(text), dict)
+        return json.loads(text, parse_constant=_refuse)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+
+
+def is_object(text: str) -> bool:
+    try:
+        return isinstance(strict_json(text), dict)
     except ValueError:
         return False
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")

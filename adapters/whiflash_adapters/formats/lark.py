@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from whiflash_adapters.formats.base import Ask
 from whiflash_adapters.formats.schemas import json_rule
-
-_TEXT = "TEXT: /(.|\\n)*/"
 
 
 def word(text: str, tokens: Mapping[str, int]) -> str:
@@ -42,72 +41,98 @@ def json_words(text: str) -> str:
     return " ".join(json.dumps(part, ensure_ascii=False) for part in parts)
 
 
-def answer(ask: Ask, trigger: str, think: tuple[str, str], *, anywhere: bool = True) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What stands around the calls of a format.
+
+    trigger: what the first call begins with. think: what opens and closes the reasoning.
+    read: other markers that the parser acts on. They may be tokens of their own, but the same
+    words can be spelled out too, and the parser could not tell one from the other: text has
+    neither. anywhere: calls may follow text; otherwise they begin the answer.
+    """
+
+    trigger: str
+    think: tuple[str, str]
+    read: tuple[str, ...] = ()
+    anywhere: bool = True
+
+    def text(self) -> str:
+        """The rule `TEXT`: whatever holds no marker."""
+        return f"TEXT: /(?s:.*)/{without(self.read)}"
+
+    def thought(self, ask: Ask) -> list[str]:
+        """The rule `think`: reasoning up to its closing marker, with no other marker in it."""
+        opened, closed = "" if ask.reasoning else self.think[0], self.think[1]
+        if closed in ask.tokens:
+            inner = f"THOUGHT: /(?s:.*)/{without((*self.read, closed))}"
+            ends = word(opened, ask.tokens), word(closed, ask.tokens)
+            return [f"think: {ends[0]} THOUGHT {ends[1]} /\\n{{0,2}}/", inner]
+        whole = f"/{in_regex(opened)}(.|\\n)*{in_regex(closed)}/"
+        return [
+            "think: thought /\\n{0,2}/",
+            "thought[lazy]: THOUGHT",
+            f"THOUGHT: {whole}{without(self.read)}",
+        ]
+
+
+def without(words: Iterable[str]) -> str:
+    """To be put behind a terminal: none of these words occurs in it."""
+    any_of = "|".join(in_regex(one) for one in dict.fromkeys(words) if one)
+    return f" & ~/(?s:.*)({any_of})(?s:.*)/" if any_of else ""
+
+
+def answer(ask: Ask, around: Around) -> list[str]:
     """The rules of everything before the first call; they use `calls`, which comes behind
-    the trigger. anywhere: calls may follow text; otherwise they begin the answer."""
+    the trigger."""
     if ask.final is not None and ask.mode != "required":
-        return [*_document(ask, trigger, think), f"document: {json_rule(ask.final, lenient=False)}"]
-    if trigger in ask.tokens:
-        return _behind_a_token(ask, trigger, think)
-    if not anywhere:
-        return _at_the_beginning(ask, trigger, think)
-    return _behind_text(ask, trigger, think)
+        return [*_document(ask, around), f"document: {json_rule(ask.final, lenient=False)}"]
+    if around.trigger in ask.tokens:
+        return _behind_a_token(ask, around)
+    if not around.anywhere:
+        return _at_the_beginning(ask, around)
+    return _behind_text(ask, around)
 
 
-def _thought(ask: Ask, think: tuple[str, str]) -> list[str]:
-    """The rule `think`: reasoning up to the first closing marker."""
-    opened, closed = "" if ask.reasoning else think[0], think[1]
-    if closed in ask.tokens:  # plain text cannot hold such a token, so it ends at the first one
-        return [f"think: {word(opened, ask.tokens)} TEXT {word(closed, ask.tokens)}", _TEXT]
-    return [
-        "think: thought",
-        f"thought[lazy]: /{in_regex(opened)}(.|\\n)*{in_regex(closed)}/",
-    ]
-
-
-def _behind_a_token(ask: Ask, trigger: str, think: tuple[str, str]) -> list[str]:
-    first, begin = ("think" if ask.reasoning else "think?"), word(trigger, ask.tokens)
+def _behind_a_token(ask: Ask, around: Around) -> list[str]:
+    first, begin = ("think" if ask.reasoning else "think?"), word(around.trigger, ask.tokens)
     start = {
         "none": f"start: {first} TEXT",
         "required": f"start: {first} /\\n{{0,2}}/ {begin} calls",
         "auto": f"start: {first} TEXT ({begin} calls)?",
     }
-    thought = _thought(ask, think)
-    return [start[ask.mode], *thought, *([] if _TEXT in thought else [_TEXT])]
+    return [start[ask.mode], *around.thought(ask), around.text()]
 
 
-def _behind_text(ask: Ask, trigger: str, think: tuple[str, str]) -> list[str]:
-    begin, opened = in_regex(trigger), in_regex(think[0])
+def _behind_text(ask: Ask, around: Around) -> list[str]:
+    begin, opened = in_regex(around.trigger), in_regex(around.think[0])
     if ask.mode == "none":
         return ["start: TEXT", f"TEXT: /(?s:.*)/ & ~/(?s:.*){begin}(?s:.*)/"]
     # Both `lead` and `text` read on until the trigger is complete; being lazy, `lead` then wins.
     lead = f"lead[lazy]: /(.|\\n)*{begin}/"
     if ask.mode == "auto":
-        return ["start: text | lead calls", "text: TEXT", _TEXT, lead]
+        return ["start: text | lead calls", "text: TEXT", "TEXT: /(.|\\n)*/", lead]
     if not ask.reasoning:
         lead = f"lead[lazy]: /({opened}(.|\\n)*)?{begin}/"
     return ["start: lead calls", lead]
 
 
-def _at_the_beginning(ask: Ask, trigger: str, think: tuple[str, str]) -> list[str]:
-    first, begin = ("think" if ask.reasoning else "think?"), json_words(trigger)
+def _at_the_beginning(ask: Ask, around: Around) -> list[str]:
+    first, begin = ("think" if ask.reasoning else "think?"), json_words(around.trigger)
     start = {
-        "none": f"start: {first} PROSE",
-        "required": f"start: {first} /\\n{{0,2}}/ {begin} calls",
-        "auto": f"start: {first} (PROSE | /\\n{{0,2}}/ {begin} calls)",
+        "none": f"start: {first} TEXT",
+        "required": f"start: {first} {begin} calls",
+        "auto": f"start: {first} (PROSE | {begin} calls)",
     }
-    # An answer that begins with a bracket would be read as a call, or could not be told from one.
-    prose = "PROSE: /\\s*([^\\s\\{](.|\\n)*)?/"
-    return [start[ask.mode], *_thought(ask, think), prose]
+    # An answer that begins like a call would be read as one, or could not be told from one.
+    prose = "PROSE: /\\s*([^\\s\\{;](.|\\n)*)?/"
+    return [start[ask.mode], *around.thought(ask), around.text(), prose]
 
 
-def _document(ask: Ask, trigger: str, think: tuple[str, str]) -> list[str]:
-    first = "think" if ask.reasoning else "think?"
-    begin = json_words(trigger) if trigger.startswith("{") else word(trigger, ask.tokens)
+def _document(ask: Ask, around: Around) -> list[str]:
+    first, trigger = ("think" if ask.reasoning else "think?"), around.trigger
+    begin = word(trigger, ask.tokens) if around.anywhere else json_words(trigger)
     calls = "" if ask.mode == "none" else f" | {begin} calls"
-    rules = _thought(ask, think)
-    rules[0] += " /\\n{0,2}/"
-    return [f"start: {first} (document{calls})", *rules]
+    return [f"start: {first} (document{calls})", *around.thought(ask)]
 
 
 def in_regex(text: str) -> str:

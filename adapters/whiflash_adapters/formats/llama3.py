@@ -21,6 +21,8 @@ LLAMA3 = JsonForm(
     tail="}",
     between="; ",
     opener="",
-    head_pattern=regex.compile(rf'[\s;]*\{{\s*"name"\s*:\s*{NAME}\s*,\s*{ARGUMENTS}'),
+    head_pattern=regex.compile(
+        rf'[\s;]*\{{\s*(?:"type"\s*:\s*"function"\s*,\s*)?"name"\s*:\s*{NAME}\s*,\s*{ARGUMENTS}'
+    ),
     tail_pattern=regex.compile(r"\s*\}"),
 )

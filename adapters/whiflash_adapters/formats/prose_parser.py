@@ -18,11 +18,14 @@ class ProseParser(ABC):
 
     def __init__(
         self, opener: str, think: tuple[str, str], silent: Sequence[str] = (),
-        *, reasoning: bool = False,
+        *, reasoning: bool = False, document: bool = False,
     ) -> None:  # fmt: skip
         """opener: "" if no call can begin behind text, or none is looked for. silent: markers
-        that mean nothing to a reader. reasoning: the text begins inside the reasoning."""
+        that mean nothing to a reader. reasoning: the text begins inside the reasoning.
+        document: an answer that does not begin with a call has none."""
         self._opener, self._think, self._silent = opener, think, silent
+        self._document = document
+        self._before = "text"  # the state that the open call interrupted
         self._state = "reasoning" if reasoning else "start"
         self._buffer = ""
         self._trim = reasoning  # whitespace behind a marker belongs to the marker
@@ -80,9 +83,13 @@ class ProseParser(ABC):
             return True
         if think.startswith(seen) and not final:
             return False
+        if self._document and self._opener.startswith(seen) and not final:
+            return False
         call = self._begins(seen, final=final)
         if call is None:
             return False
+        if self._document and not call and not seen.startswith(self._opener or "\0"):
+            self._opener, self._silent = "", ()
         self._state = "call" if call else "text"
         return True
 
@@ -100,7 +107,7 @@ class ProseParser(ABC):
             self._buffer = self._buffer[at + len(marker) :]
             self._trim = marker != self._opener
             if marker == self._opener:
-                self._state = "call"
+                self._state, self._before = "call", self._state
             elif marker not in self._silent:
                 self._state = "start"
             return True

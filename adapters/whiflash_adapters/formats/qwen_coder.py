@@ -21,14 +21,20 @@ import json
 from collections.abc import Mapping, Sequence
 
 from whiflash_adapters.formats.base import Ask, Call, Parser
-from whiflash_adapters.formats.lark import answer, in_regex, word
-from whiflash_adapters.formats.qwen_coder_parser import END, START, QwenCoderParser
+from whiflash_adapters.formats.lark import Around, answer, in_regex, word
+from whiflash_adapters.formats.qwen_coder_parser import (
+    END,
+    START,
+    QwenCoderParser,
+    bare,
+    resolved,
+    words_of,
+)
 from whiflash_adapters.formats.schemas import MAX_STRING, json_rule
 from whiflash_adapters.formats.tools import Tool, name_of, parameters_of
 from whiflash_engine.errors import ConfigError
 
 _CLOSE = "\n</parameter>\n"
-_BEYOND = ("pattern", "format", "minLength", "maxLength")
 
 
 class QwenCoder:
@@ -43,8 +49,8 @@ class QwenCoder:
 
     def grammar(self, ask: Ask) -> str:
         """Arguments come in the schema's order. With `strict` a string whose schema asks for a
-        length, a pattern or a format is refused: nothing here could hold it to that."""
-        lines = ["%llguidance {}", *answer(ask, START, self.think)]
+        pattern or a format is refused: nothing here could hold it to that."""
+        lines = ["%llguidance {}", *answer(ask, Around(START, self.think, (START,)))]
         if ask.mode == "none":
             return "\n".join(lines)
         between = word("\n" + START, ask.tokens)
@@ -54,8 +60,10 @@ class QwenCoder:
             lines += _tool_rules(f"{i}", tool, ask)
         return "\n".join(lines)
 
-    def parser(self, tools: Sequence[Tool], *, reasoning: bool = False) -> Parser:
-        return QwenCoderParser(tools, self.think, reasoning=reasoning)
+    def parser(
+        self, tools: Sequence[Tool], *, reasoning: bool = False, document: bool = False
+    ) -> Parser:
+        return QwenCoderParser(tools, self.think, reasoning=reasoning, document=document)
 
 
 def _written(name: str, arguments: Mapping[str, object]) -> str:
@@ -69,8 +77,14 @@ def _written(name: str, arguments: Mapping[str, object]) -> str:
 def _tool_rules(i: str, tool: Tool, ask: Ask) -> list[str]:
     schema = parameters_of(tool)
     properties, required = schema.get("properties"), schema.get("required")
+    if not isinstance(properties, Mapping):
+        if schema.keys() & {"$ref", "anyOf", "oneOf", "allOf"}:
+            raise ConfigError(name_of(tool), sorted(schema), "arguments need plain properties here")
+        properties = {}
     parts, rules = [], []
-    for n, (key, inner) in enumerate(properties.items() if isinstance(properties, Mapping) else ()):
+    for n, (key, inner) in enumerate(properties.items()):
+        if ">" in key or "\n" in key:
+            raise ConfigError(name_of(tool), key, "no argument can have such a name here")
         optional = "" if isinstance(required, list) and key in required else "?"
         parts.append(f"part_{i}_{n}{optional}")
         value, *more = _value(f"{i}_{n}", inner, schema, f"{name_of(tool)}.{key}", ask)
@@ -83,16 +97,15 @@ def _tool_rules(i: str, tool: Tool, ask: Ask) -> list[str]:
 
 def _value(i: str, inner: object, root: Mapping[str, object], path: str, ask: Ask) -> list[str]:
     """What stands in part i behind its opening line, and the rules that this needs."""
-    schema = inner if isinstance(inner, Mapping) else {}
-    close = word(_CLOSE, ask.tokens)
-    words = schema.get("enum")
-    if isinstance(words, list) and all(isinstance(one, str) for one in words):
+    schema, close = resolved(inner, root), word(_CLOSE, ask.tokens)
+    if words := words_of(schema):
         return [f"({' | '.join(word(one, ask.tokens) for one in words)}) {close}"]
-    if schema.get("type") == "string":
-        beyond = [key for key in _BEYOND if key in schema]
+    if bare(schema):
+        beyond = [key for key in ("pattern", "format") if key in schema]
         if ask.strict and beyond:
             raise ConfigError(path, beyond[0], "cannot be kept to where strings have no quotes")
-        return [f"text_{i}", f"text_{i}[lazy]: /(.|\\n){{0,{MAX_STRING}}}{in_regex(_CLOSE)}/"]
+        least, most = schema.get("minLength", 0), schema.get("maxLength", MAX_STRING)
+        return [f"text_{i}", f"text_{i}[lazy]: /(.|\\n){{{least},{most}}}{in_regex(_CLOSE)}/"]
     shared = {key: root[key] for key in ("$defs", "definitions") if key in root}
     rule = json_rule({**schema, **shared}, lenient=not ask.strict)
     return [f"json_{i} {close}", f"json_{i}: {rule}"]

@@ -8,21 +8,56 @@ from collections.abc import Mapping, Sequence
 import regex
 
 from whiflash_adapters.formats.events import CallArgs, CallBroken, CallEnd, CallStart
+from whiflash_adapters.formats.json_scan import strict_json
 from whiflash_adapters.formats.prose_parser import ProseParser
 from whiflash_adapters.formats.tools import Tool, name_of, parameters_of
 
 START, END = "<tool_call>", "</tool_call>"
 _HEAD = regex.compile(r"\s*<function=([^>\n]+)>\s*(?=<)")
 _PARAMETER = regex.compile(r"<parameter=([^>\n]+)>\n?")
-_VALUE_END = regex.compile(r"\n?</parameter>\s*(?=<)")
+_VALUE_END = "\n</parameter>\n"
 _TAIL = regex.compile(r"</function>\s*</tool_call>")
+
+
+def resolved(schema: object, root: Mapping[str, object]) -> Mapping[str, object]:
+    """A schema behind a local reference, and without a null that leaving it out says as well."""
+    if not isinstance(schema, Mapping):
+        return {}
+    reference, ways = schema.get("$ref"), schema.get("anyOf")
+    if isinstance(reference, str) and reference.startswith("#/"):
+        found: object = root
+        for key in reference[2:].split("/"):
+            found = found.get(key) if isinstance(found, Mapping) else None
+        return resolved(found, root)
+    if isinstance(ways, list):
+        others = [way for way in ways if way != {"type": "null"}]
+        if len(others) == 1:
+            return resolved(others[0], root)
+    return schema
+
+
+def words_of(schema: Mapping[str, object]) -> list[str]:
+    """The strings that it consists of; none if it has others, or other values."""
+    words = [schema["const"]] if "const" in schema else schema.get("enum")
+    if not isinstance(words, list):
+        return []
+    found = [word for word in words if isinstance(word, str)]
+    return found if len(found) == len(words) else []
+
+
+def bare(schema: Mapping[str, object]) -> bool:
+    """Whether its values are strings, which stand without quotes."""
+    return schema.get("type") == "string" and "const" not in schema and "enum" not in schema
 
 
 class QwenCoderParser(ProseParser):
     """call: before the function's name. parts: between arguments. value: inside of one."""
 
-    def __init__(self, tools: Sequence[Tool], think: tuple[str, str], *, reasoning: bool) -> None:
-        super().__init__(START if tools else "", think, reasoning=reasoning)
+    def __init__(
+        self, tools: Sequence[Tool], think: tuple[str, str], *, reasoning: bool, document: bool
+    ) -> None:
+        opener = START if tools else ""
+        super().__init__(opener, think, reasoning=reasoning, document=document)
         self._schemas = {name_of(tool): parameters_of(tool) for tool in tools}
         self._tool = self._key = ""
         self._count = 0
@@ -36,7 +71,7 @@ class QwenCoderParser(ProseParser):
             return self._value()
         _, end, rest = self._buffer.partition(END)
         if end:
-            self._buffer, self._state, self._trim = rest, "text", True
+            self._buffer, self._state, self._trim = rest, self._before, True
         return bool(end)
 
     def _cut_short(self) -> None:
@@ -75,29 +110,27 @@ class QwenCoderParser(ProseParser):
             return False
         self._out += [CallArgs("}" if self._count else "{}"), CallEnd()]
         self._buffer = self._buffer[tail.end() :]
-        self._state, self._trim = "text", True
+        self._state, self._trim = self._before, True
         return True
 
     def _value(self) -> bool:
-        end = _VALUE_END.search(self._buffer)
-        if end is None:
+        text, end, rest = self._buffer.partition(_VALUE_END)
+        if not end:
             return False
-        text = self._buffer[: end.start()]
         value = json.dumps(self._cast(text), ensure_ascii=False)
         lead = ", " if self._count else "{"
         self._out.append(CallArgs(f"{lead}{json.dumps(self._key, ensure_ascii=False)}: {value}"))
-        self._buffer, self._state = self._buffer[end.end() :], "parts"
+        self._buffer, self._state = rest, "parts"
         self._count += 1
         return True
 
     def _cast(self, text: str) -> object:
-        properties = self._schemas.get(self._tool, {}).get("properties")
+        root = self._schemas.get(self._tool, {})
+        properties = root.get("properties")
         schema = properties.get(self._key) if isinstance(properties, Mapping) else None
-        if isinstance(schema, Mapping):
-            words = schema.get("enum")
-            if schema.get("type") == "string" or (isinstance(words, list) and text in words):
-                return text
+        if bare(resolved(schema, root)) or text in words_of(resolved(schema, root)):
+            return text
         try:
-            return json.loads(text)
+            return strict_json(text)
         except ValueError:
             return text
