@@ -24,7 +24,9 @@ def test_errors_are_ours_and_langchains() -> None:
     with pytest.raises(core.ModelInvalidRequestError, match="temperature=-1") as bad:
         chat.invoke("hi", temperature=-1.0)
     assert isinstance(bad.value, ConfigError) and bad.value.field == "temperature"
-    with pytest.raises(core.ModelInvalidRequestError, match="uniqueItems") as refused:
+    with pytest.raises(
+        core.ModelInvalidRequestError, match=r"response_format: .*uniqueItems"
+    ) as refused:
         chat.with_structured_output(ODD).invoke("hi")
     assert isinstance(refused.value, ConstraintError)
     small = ChatWhiFlash(engine=FakeEngine("yes", context_length=8))
@@ -86,7 +88,7 @@ def test_always_refuses_what_auto_lets_through() -> None:
     tool = {"name": "f", "description": "", "parameters": ODD}
     chat, engine = chat_of("yes")
     chat.bind_tools([tool]).invoke("hi")
-    with pytest.raises(ConstraintError, match="uniqueItems"):
+    with pytest.raises(ConstraintError, match=r"tool 'f': .*uniqueItems"):
         chat.bind_tools([tool]).invoke("hi", constrain="always")
     with pytest.raises(ConfigError, match="constrain='maybe'"):
         chat.invoke("hi", constrain="maybe")
@@ -118,3 +120,32 @@ def test_what_a_grammar_cannot_end_comes_back_invalid_not_half_done() -> None:
     message = chat.bind_tools(TOOLS).invoke("2 * 3?")
     assert message.tool_calls == [] and len(message.invalid_tool_calls) == 1
     assert message.response_metadata["finish_reason"] == "length"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"tools": 5}, "tools=5"),
+        ({"tools": {"name": "f"}}, "tools="),
+        ({"tools": [print]}, r"tools\[0\]"),
+        ({"tools": [{"type": "function", "function": {}}]}, r"tools\[0\]"),
+        ({"tools": [{"name": "f", "parameters": "x"}]}, r"tools\[0\].*schema"),
+        ({"tools": [{"name": "f"}, {"name": "f"}]}, r"tools\[1\]='f'"),
+        ({"tools": [{"name": "f"}], "parallel_tool_calls": "no"}, "parallel_tool_calls='no'"),
+        ({"strict": "yes"}, "strict='yes'"),
+    ],
+)
+def test_what_is_wrong_with_a_call_is_named(given: dict[str, Any], said: str) -> None:
+    chat, engine = chat_of("x")
+    with pytest.raises(core.ModelInvalidRequestError, match=said):
+        chat.invoke("hi", **given)
+    assert engine.prompts == []
+
+
+def test_strict_holds_for_function_calling_too() -> None:
+    chat, _ = chat_of("x")
+    odd = {"title": "odd", "description": "", **ODD}
+    with pytest.raises(ConstraintError, match="tool 'odd'"):
+        chat.with_structured_output(odd, method="function_calling", strict=True).invoke("hi")
+    with pytest.raises(ConfigError, match="schema=None"):
+        chat.with_structured_output(None, method="function_calling")

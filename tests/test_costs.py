@@ -86,8 +86,9 @@ def test_catching_up_is_charged_by_backlog_and_over_the_rounds_it_serves() -> No
     costs = CostModel()
     costs.seed_verify(4, 0.010)
     assert _expected(costs, "ar", 4, 1000) == pytest.approx(0.010)  # never measured
-    costs.learn(_round("ar", Seconds(catch_up=0.016), backlog=64))
-    costs.learn(_round("ar", Seconds(catch_up=0.032), backlog=300))  # as 256
+    for _ in range(300):
+        costs.learn(_round("ar", Seconds(catch_up=0.016), backlog=64))
+        costs.learn(_round("ar", Seconds(catch_up=0.032), backlog=300))  # as 256
     assert costs.catch_up("ar", 64, 4) == pytest.approx(0.016)
     assert costs.catch_up("ar", 160, 4) == pytest.approx(0.024)
     assert costs.catch_up("diffusion", 160, 4) == 0.0
@@ -103,3 +104,12 @@ def test_longer_drafts_cost_more() -> None:
     costs.seed_verify(6, 0.015)
     found = costs.expected("ar", np.array([2, 4, 6]), 0)
     assert list(found) == pytest.approx([0.012, 0.016, 0.020])
+
+
+def test_the_first_measurement_at_a_new_length_cannot_carry_its_cost_away() -> None:
+    costs = CostModel()
+    costs.seed_verify(1, 0.010)
+    costs.seed_verify(8, 0.012)
+    stalled = _round("ar", Seconds(draft=0.004, verify=0.3), drafts=2)
+    costs.learn(stalled)  # three rows, never measured before
+    assert _expected(costs, "ar", 3, 0) == pytest.approx(0.0105 * 1.2 + 0.004, rel=0.05)

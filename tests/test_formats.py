@@ -184,7 +184,10 @@ def test_langchain_makes_no_call_of_half_a_list(format_: CallFormat) -> None:
             for number, event in numbered(read(format_, text[:end]))
             if isinstance(event, CallStart | CallArgs | CallBroken)
         ]
-        made = sum((AIMessageChunk("", tool_call_chunks=[p]) for p in pieces), AIMessageChunk(""))
+        made = sum(
+            (AIMessageChunk(content="", tool_call_chunks=[p]) for p in pieces),
+            AIMessageChunk(content=""),
+        )
         assert isinstance(made, AIMessageChunk)
         told = [(call["name"], call["args"]) for call in made.tool_calls]
         assert told == wanted[: len(told)], text[:end]

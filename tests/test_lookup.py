@@ -41,23 +41,19 @@ def test_the_longest_and_latest_match_is_copied(tokens: list[int], limit: int) -
     assert len(draft) == (limit if matched else 0) and matched <= longest
 
 
-@given(st.lists(TEXT, min_size=2, max_size=5))
-def test_a_text_that_changed_is_looked_up_afresh(texts: list[list[int]]) -> None:
-    lookup, before = Lookup(), list[int]()
-    for tokens in texts:
-        shared = next(
-            (i for i, (a, b) in enumerate(zip(before, tokens, strict=False)) if a != b),
-            min(len(before), len(tokens)),
-        )
-        lookup.crop(shared)
-        draft, matched = lookup.draft(tokens, 4)
-        if matched:  # what it says stands in this text
-            assert any(
-                tuple(tokens[i - matched : i]) == tuple(tokens[-matched:])
-                and tuple(tokens[i : i + 4]) == draft[: len(tokens) - i]
-                for i in range(matched, len(tokens))
-            )
-        before = tokens
+@given(st.lists(st.tuples(TEXT, st.integers(0, 40)), min_size=1, max_size=6), TEXT)
+def test_a_used_lookup_says_what_a_fresh_one_says(
+    changes: list[tuple[list[int], int]], ahead: list[int]
+) -> None:
+    lookup, tokens = Lookup(), list[int]()
+    for more, back in changes:
+        del tokens[max(len(tokens) - back, 0) :]
+        lookup.crop(len(tokens))
+        tokens += more
+        for end in ((), ahead):
+            assert lookup.draft(tokens, 4, end) == Lookup().draft(tokens, 4, end)
+    lookup.crop(0)
+    assert not lookup._places  # nothing is left behind
 
 
 def test_a_loop_goes_round() -> None:

@@ -17,7 +17,7 @@ from whiflash_agents.measure import speed
 from whiflash_agents.measure.lossless import ARMS, prove, with_grammar
 from whiflash_agents.measure.methods import COMPARISONS, PEERS
 from whiflash_agents.measure.prompts import KINDS, Prompt, balanced, from_folder, named, shipped
-from whiflash_agents.measure.speed import Method, Speed, Times, answer, figures
+from whiflash_agents.measure.speed import Method, Speed, Times, figures
 from whiflash_agents.measure.table import table
 from whiflash_engine.engine import Engine
 from whiflash_engine.errors import ConfigError
@@ -150,32 +150,28 @@ def round_of(*tokens: int, arm: str = "ar") -> Round:
     )
 
 
-def test_an_answer_ends_with_its_first_stop_token() -> None:
-    rounds = [round_of(1, 2), round_of(3, STOP, 4, STOP), round_of(5, 6, 7)]
-    assert [r.tokens for r in answer(rounds, {STOP})] == [(1, 2), (3, STOP)]
-    assert answer(rounds, ()) == rounds
-    assert answer(rounds, {8}) == rounds
-
-
-def test_acceptance_lengths_do_not_count_what_follows_the_answer() -> None:
+def test_figures_are_of_the_tokens_really_made() -> None:
     drafted = Times(
         [2.0, 1.0],
-        [8, 8],
+        [8, 4],
         ["tool", "chat"],
         [
-            [round_of(1, 2), round_of(3, STOP, 4, 4), round_of(4, 4, arm="diffusion")],
+            [round_of(1, 2), round_of(3, 4), round_of(4, 4, arm="diffusion")],
             [round_of(1, arm="diffusion"), round_of(1, 1, 1, arm="diffusion")],
         ],
     )
-    plain = Times([4.0, 1.0], [8, 8], ["tool", "chat"], [[round_of(1)], [round_of(1)]])
-    told = figures(drafted, plain, {STOP})
+    plain = Times([4.0, 2.0], [8, 8], ["tool", "chat"], [[round_of(1)], [round_of(1)]])
+    told = figures(drafted, plain)
     assert told["acceptance_length"] == 2
     assert told["acceptance_length_by_kind"] == {"tool": 2, "chat": 2}
     assert told["acceptance_length_by_arm"] == {"ar": 2, "diffusion": 2}
-    assert told["share_of_rounds"] == {"ar": 0.5, "diffusion": 0.5}
-    assert told["to_plain"] == pytest.approx(5 / 3)  # all 8 tokens, whatever they say
+    assert told["share_of_rounds"] == {"ar": 0.4, "diffusion": 0.6}
+    assert told["to_plain"] == pytest.approx((12 / 3) / (16 / 6))
     assert told["to_plain_by_kind"] == {"tool": 2, "chat": 1}
+    assert told["decoding_to_plain"] == pytest.approx(2)
     assert told["router_share_of_time"] == pytest.approx(0.1)
+    low, high = told["to_plain_interval"]
+    assert low == pytest.approx(1) and high == pytest.approx(2)  # either prompt twice
 
 
 def test_the_benchmark_on_a_tiny_model(
@@ -186,9 +182,12 @@ def test_the_benchmark_on_a_tiny_model(
 
     generated: list[int] = []
 
-    def generate(_: object, ids: list[int], tokens: int, copied: int | None) -> None:
+    def generate(
+        _: object, ids: list[int], tokens: int, stops: tuple[int, ...], copied: int | None
+    ) -> int:
         generated.append(tokens)
         time.sleep(0.05)
+        return tokens
 
     rows = short(shipped())
     monkeypatch.setattr(prompts, "shipped", lambda: rows)

@@ -56,8 +56,9 @@ def _round(decision: Decision, tokens: int, span: Span = "text", slow: float = 1
     proposed = (0,) * decision.drafts
     tokens = min(tokens, decision.drafts + 1)
     return Round(
-        arm, 9, (0,) * tokens, proposed, tokens - 1, len(proposed) + 1, span, 0.5, 1, seconds
-    )
+        arm, 9, (0,) * tokens, proposed, tokens - 1, len(proposed) + 1, span, 0.5, 1, seconds,
+        scores=decision.scores,
+    )  # fmt: skip
 
 
 # ---------------------------------------------------------------- the formula

@@ -188,7 +188,10 @@ class ChatWhiFlash(BaseChatModel):
         if kwargs:
             raise ConfigError(next(iter(kwargs)), next(iter(kwargs.values())), "is not known here")
         if method == "function_calling" and schema is not None:
-            return super().with_structured_output(schema, include_raw=include_raw)
+            chosen = self.model_copy(update={"constrain": "always"}) if strict else self
+            return super(ChatWhiFlash, chosen).with_structured_output(
+                schema, include_raw=include_raw
+            )
         return structured(self.bind, schema, method=method, include_raw=include_raw, strict=strict)
 
     def get_token_ids(self, text: str) -> list[int]:

@@ -23,6 +23,7 @@ from whiflash_adapters.formats.events import (
 )
 from whiflash_adapters.logprobs import as_logprobs
 from whiflash_adapters.ports import TokenEngine
+from whiflash_adapters.refusals import compiled
 from whiflash_adapters.request import Request
 from whiflash_adapters.text import Detokenizer, StopGuard
 from whiflash_engine.events import Round, Stats
@@ -83,10 +84,13 @@ class Answer:
     def _generated(self) -> Iterator[Round]:
         # A generator, so that compiling the grammar is part of the first token's time.
         request = self._request
+        constraint = None
+        if request.grammar is not None:
+            constraint = compiled(self._engine, request.grammar, request)
         yield from self._engine.generate(
             request.prompt,
             sampling=request.sampling,
-            constraint=None if request.grammar is None else self._engine.grammar(request.grammar),
+            constraint=constraint,
             router=request.router,
             span="reasoning" if request.reasoning else "text",
         )

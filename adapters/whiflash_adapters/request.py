@@ -9,7 +9,7 @@ from typing import Literal, cast, get_args
 from langchain_core.messages import BaseMessage
 
 from whiflash_adapters.formats.base import Ask, CallFormat, ToolMode
-from whiflash_adapters.formats.tools import Tool
+from whiflash_adapters.formats.tools import Tool, function_of, name_of
 from whiflash_adapters.messages import TemplateMessage, to_template
 from whiflash_adapters.ports import TokenEngine
 from whiflash_adapters.prompt import Prompter
@@ -49,6 +49,7 @@ class Request:
     tools: tuple[Tool, ...] = ()
     reasoning: bool = False
     document: bool = False
+    strict: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ class Wish:
         _refuse_unknown(given, own)
         values = {**own, **{k: v for k, v in given.items() if k in own and v is not None}}
         constrain = constraining(values.get("constrain"))
-        tools = cast("Sequence[Tool]", given.get("tools") or ())
+        tools = offered(given.get("tools"))
         mode, allowed = resolve(tools, cast("ToolChoice", given.get("tool_choice")))
         final = response_schema(given.get("response_format"))
         if constrain == "never" and (mode == "required" or final is not None):
@@ -98,8 +99,8 @@ class Wish:
             tools=() if mode == "none" else tuple(tools),
             allowed=tuple(allowed),
             mode=mode,
-            parallel=given.get("parallel_tool_calls") is not False,
-            strict=given.get("strict") is True or constrain == "always",
+            parallel=_switch(given, "parallel_tool_calls") is not False,
+            strict=_switch(given, "strict") is True or constrain == "always",
             constrained=constrain != "never" and (bool(tools) or final is not None),
             final=final,
         )
@@ -124,6 +125,7 @@ class Wish:
             tools=self.tools,
             reasoning=reasoning,
             document=self.final is not None,
+            strict=self.strict,
         )
 
 
@@ -131,6 +133,31 @@ def constraining(given: object) -> Constrain:
     if given not in get_args(Constrain):
         raise ConfigError("constrain", given, f"must be one of {', '.join(get_args(Constrain))}")
     return cast("Constrain", given)
+
+
+def offered(tools: object) -> Sequence[Tool]:
+    """The tools of a call, as `bind_tools` makes them. ConfigError for anything else."""
+    if tools is None:
+        return ()
+    if isinstance(tools, str | Mapping) or not isinstance(tools, Sequence):
+        raise ConfigError("tools", tools, "must be a list")
+    seen: set[str] = set()
+    for i, tool in enumerate(tools):
+        if not isinstance(tool, Mapping) or not name_of(tool):
+            raise ConfigError(f"tools[{i}]", tool, "must be an object with a name, see bind_tools")
+        if not isinstance(function_of(tool).get("parameters", {}), Mapping):
+            raise ConfigError(f"tools[{i}]", tool, "its parameters must be a JSON schema")
+        if name_of(tool) in seen:
+            raise ConfigError(f"tools[{i}]", name_of(tool), "another tool has this name")
+        seen.add(name_of(tool))
+    return tools
+
+
+def _switch(given: Mapping[str, object], name: str) -> bool | None:
+    value = given.get(name)
+    if value is None or isinstance(value, bool):
+        return value
+    raise ConfigError(name, value, "must be True or False")
 
 
 def _refuse_unknown(given: Mapping[str, object], own: Values) -> None:

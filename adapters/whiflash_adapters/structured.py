@@ -80,8 +80,8 @@ def structured(
     """
     if method not in get_args(Method):
         raise ConfigError("method", method, f"must be one of {', '.join(get_args(Method))}")
-    if schema is None and method == "json_schema":
-        raise ConfigError("schema", None, "method 'json_schema' needs one")
+    if schema is None and method != "json_mode":
+        raise ConfigError("schema", None, f"method {method!r} needs one")
     asked: dict[str, object] = {"type": "json_object"}
     told: object = None if schema is None else convert_to_json_schema(_titled(schema))
     if method == "json_schema":

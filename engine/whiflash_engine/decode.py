@@ -59,6 +59,7 @@ class _Loop:
     ) -> None:
         self._target, self._drafters, self._router = target, drafters, router
         self._sequence, self._sampler, self._sampling = sequence, sampler, sampling
+        self._learning = 0.0  # of the last round: seconds, told with this one's pick
 
     def round(self) -> Round:
         sequence, clock = self._sequence, _Clock()
@@ -69,7 +70,7 @@ class _Loop:
 
         context = self._context()
         decision = self._router.pick(context, tuple(context.width))
-        clock.stop("pick")
+        clock.stop("pick", more=self._learning)
 
         proposal = self._propose(decision, context, clock)
         legal, masks = len(proposal.tokens), None
@@ -89,21 +90,24 @@ class _Loop:
 
         position, before, span = len(sequence.tokens), sequence.entropy, sequence.spans.span
         tokens = sequence.commit(outcome.tokens, output, self._sampling.stop_token_ids)
-        top = self._sampling.logprobs
-        told = () if top is None else logprobs(output.logits, tokens, top)
         sequence.entropy, sequence.last_arm = outcome.entropy, decision.arm
         clock.stop("commit")
+        top = self._sampling.logprobs
+        told = () if top is None else logprobs(output.logits, tokens, top)
 
         done = Round(
             arm=decision.arm, position=position, tokens=tokens, proposed=proposal.tokens,
             accepted=min(outcome.accepted, len(tokens)), verified=legal + 1, span=span,
             entropy=before, backlog=context.backlog[decision.arm], seconds=clock.seconds,
-            forced=min(len(context.forced), len(proposal.tokens)), matched=context.matched,
+            forced=min(len(context.forced), len(proposal.tokens)), 
+            matched=context.matched if decision.arm == "retrieval" else 0,
             scores=decision.scores,
             cached=0 if prompt is None else sequence.kept, logprobs=told,
             finish_reason=sequence.finish_reason,
         )  # fmt: skip
+        started = perf_counter()
         self._router.learn(done)
+        self._learning = perf_counter() - started
         return done
 
     def _context(self) -> RouteContext:
@@ -117,9 +121,8 @@ class _Loop:
         if forced:
             width["forced"] = len(forced) + 1
         if self._router.may("retrieval"):
-            text = [*sequence.tokens, *forced] if forced else sequence.tokens
             room = min(MAX_COPY, sequence.room - len(forced))
-            copied, matched = sequence.lookup.draft(text, room)
+            copied, matched = sequence.lookup.draft(sequence.tokens, room, forced)
         if copied:
             width["retrieval"] = len(forced) + len(copied) + 1
         if sequence.processed > 0:  # without any features no drafter can start
@@ -158,8 +161,8 @@ class _Clock:
         self.seconds = Seconds()
         self._since = perf_counter()
 
-    def stop(self, phase: str) -> None:
+    def stop(self, phase: str, more: float = 0.0) -> None:
         now = perf_counter()
-        spent = getattr(self.seconds, phase) + now - self._since
+        spent = getattr(self.seconds, phase) + now - self._since + more
         self.seconds = replace(self.seconds, **{phase: spent})
         self._since = now

@@ -69,7 +69,7 @@ class Round:
         forbade a draft token.
     backlog: positions the chosen drafter had to ingest before it could propose.
     forced: how many of `proposed`, from the first on, the grammar left no choice about.
-    matched: how many tokens before the text's end were the same where its draft was copied from.
+    matched: how many tokens before the text's end were the same where a copied draft came from.
     cached: positions of the prompt that an earlier sequence had left; told by the first round.
     logprobs: one per token of `tokens`, if the sampling asks for them.
     """

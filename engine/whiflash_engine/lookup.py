@@ -1,8 +1,8 @@
 """Drafts copied from the text itself: what followed the last time the same words stood here.
 
 Agents repeat themselves: arguments come from the question, answers from tool results, keys from
-schemas. Looking a continuation up takes microseconds and no network (prompt lookup decoding;
-the suffix is matched as far back as it reaches, so that the longest match is copied from).
+schemas. Looking a continuation up takes microseconds and no network (prompt lookup decoding). Of
+the latest places where the text stood like this, the one that matches furthest back is copied.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 LEAST = 3
 """Tokens that must match before anything is copied."""
+# A longer match says nothing more, and more places would cost more than they find.
 _FAR = 24
 _CANDIDATES = 16
 
@@ -18,24 +19,30 @@ _CANDIDATES = 16
 class Lookup:
     """Where each run of `LEAST` tokens stands in one sequence's text.
 
-    Holds positions only; tokens are handed in at every call. A position that no longer holds
-    what it was filed under is passed over.
+    Holds positions only; tokens are handed in at every call. Whoever changes the text says from
+    where on (`crop`).
     """
 
     def __init__(self) -> None:
         self._places: dict[tuple[int, ...], list[int]] = {}
-        self._filed = 0  # runs that end before this position are filed, so what follows is known
+        self._order: list[tuple[int, ...]] = []  # keys as they were filed, to take them back
 
-    def draft(self, tokens: Sequence[int], limit: int) -> tuple[tuple[int, ...], int]:
+    def draft(
+        self, tokens: Sequence[int], limit: int, ahead: Sequence[int] = ()
+    ) -> tuple[tuple[int, ...], int]:
         """(what followed the longest match of the text's end, at most `limit` tokens; how many
-        tokens matched, at most 24). Nothing and 0 without a match. Of equals the latest wins."""
+        tokens matched, at most 24). Nothing and 0 without a match. Of equals the latest wins.
+
+        ahead: tokens that will follow the text, as its end for now.
+        """
         self._file(tokens)
+        tokens = [*tokens, *ahead] if ahead else tokens
         end = len(tokens)
         if limit <= 0 or end <= LEAST:
             return (), 0
         best, longest = 0, 0
         for place in reversed(self._places.get(tuple(tokens[-LEAST:]), ())[-_CANDIDATES:]):
-            matched = _matched(tokens, place) if place < end else 0
+            matched = _matched(tokens, place)
             if matched > longest:
                 best, longest = place, matched
         if longest < LEAST:
@@ -46,13 +53,24 @@ class Lookup:
         return tuple(draft), longest
 
     def crop(self, length: int) -> None:
-        """Only the first `length` tokens are still what they were."""
-        self._filed = min(self._filed, length)
+        """Only the first `length` tokens are still what they were: forget the rest."""
+        while self._filed > max(length, LEAST):
+            key = self._order.pop()
+            places = self._places[key]
+            places.pop()
+            if not places:
+                del self._places[key]
+
+    @property
+    def _filed(self) -> int:
+        """Runs that end before this position are filed, so that what follows them is known."""
+        return LEAST + len(self._order)
 
     def _file(self, tokens: Sequence[int]) -> None:
-        for end in range(max(self._filed, LEAST), len(tokens)):
-            self._places.setdefault(tuple(tokens[end - LEAST : end]), []).append(end)
-        self._filed = len(tokens)
+        for end in range(self._filed, len(tokens)):
+            key = tuple(tokens[end - LEAST : end])
+            self._places.setdefault(key, []).append(end)
+            self._order.append(key)
 
 
 def _matched(tokens: Sequence[int], place: int) -> int:

@@ -5,7 +5,8 @@ Between rounds:
     1. the target's KV and the feature log cover the positions 0..m-1, exactly;
     2. every drafter's watermark is at most m;
     3. span detector and constraint stand behind x_m.
-`settle` restores all three after a round that was broken off, wherever that was: what a
+    4. what can be copied from is the text as it stands.
+`settle` restores all four after a round that was broken off, wherever that was: what a
 round adds to the list of tokens, it adds last.
 """
 
@@ -204,6 +205,7 @@ class SequenceState:
         self.log.crop(covered)
         for state in self.drafts.values():
             state.crop(covered)
+        self.lookup.crop(len(self.tokens))
         self.spans.rollback(self.spans.length - self.generated)
         if self.constraint is not None:
             self.constraint.rollback(self.constraint.length - self.generated)

@@ -19,7 +19,7 @@ from whiflash_agents.measure.prompts import Prompt
 from whiflash_agents.measure.start import PromptStart
 from whiflash_engine.config import RouterConfig
 from whiflash_engine.constraint import Constraint
-from whiflash_engine.engine import Engine
+from whiflash_engine.engine import REUSE_BYTES, Engine
 from whiflash_engine.errors import ConstraintError
 from whiflash_engine.events import Round, Seconds
 
@@ -55,17 +55,9 @@ def measure_turns(engine: Engine, repeats: int, report: Callable[[str], None]) -
     The history is the same for both: each turn is answered by both, the answer of the one that
     keeps nothing goes on, and a call is answered by its tool.
     """
-    plain = Engine(
-        engine.target, engine.drafters, engine.tokenizer, model_name=engine.model_name,
-        stop_token_ids=engine.stop_token_ids, reuse_bytes=0,
-    )  # fmt: skip
     seen: dict[int, list[Turn]] = {}
     for repeat in range(repeats):
-        keeping = Engine(
-            engine.target, engine.drafters, engine.tokenizer, model_name=engine.model_name,
-            stop_token_ids=engine.stop_token_ids,
-        )  # fmt: skip
-        kept, again = (_bound(ChatWhiFlash(engine=one, max_tokens=48)) for one in (keeping, plain))
+        kept, again = (_bound(engine, reuse_bytes) for reuse_bytes in (REUSE_BYTES, 0))
         messages: list[BaseMessage] = []
         for number, question in enumerate(QUESTIONS, 1):
             messages.append(HumanMessage(question))
@@ -78,7 +70,14 @@ def measure_turns(engine: Engine, repeats: int, report: Callable[[str], None]) -
     return [_middle(turns) for _, turns in sorted(seen.items())]
 
 
-def _bound(chat: ChatWhiFlash) -> Runnable[list[BaseMessage], AIMessage]:
+def _bound(engine: Engine, reuse_bytes: int) -> Runnable[list[BaseMessage], AIMessage]:
+    """The same networks in an engine of their own, with one arm, so that nothing else differs."""
+    own = Engine(
+        engine.target, engine.drafters, engine.tokenizer, model_name=engine.model_name,
+        stop_token_ids=engine.stop_token_ids, reuse_bytes=reuse_bytes,
+    )  # fmt: skip
+    own.grammar("start: /a/")  # whose first takes a second
+    chat = ChatWhiFlash(engine=own, router="ar", max_tokens=48)
     return chat.bind_tools(list(_TOOLS.values()))
 
 
@@ -126,13 +125,13 @@ def measure_forced(
 ) -> dict[str, Forced]:
     """Routed decoding under a grammar, with forced tokens drafted for free and without."""
     runs: dict[str, list[tuple[list[Round], list[Round]]]] = {}
-    for number, prompt in enumerate(prompts):
-        if prompt.kind not in ("tool", "json"):
-            continue
+    usable = [prompt for prompt in prompts if prompt.kind in ("tool", "json")]
+    for number, prompt in enumerate(usable):
         try:
             start = PromptStart(engine, prompt, tokens)
             pair: dict[bool, list[Round]] = {}
-            for free in (True, False) if number % 2 else (False, True):
+            first = len(runs.get(prompt.kind, ())) % 2 == 0
+            for free in (first, not first):
                 sequence = start.rewound(grammar=True)
                 if not free and sequence.constraint is not None:
                     sequence.constrain(Unforced(sequence.constraint))
@@ -140,7 +139,7 @@ def measure_forced(
         except ConstraintError:
             continue
         runs.setdefault(prompt.kind, []).append((pair[True], pair[False]))
-        report(f"forced: {number + 1}/{len(prompts)} {prompt.id}")
+        report(f"forced: {number + 1}/{len(usable)} {prompt.id}")
     return {kind: _forced(pairs) for kind, pairs in runs.items()}
 
 

@@ -19,12 +19,16 @@ STATIC: Mapping[str, RouterConfig] = {
 }
 
 COMPARISONS: Mapping[str, Mapping[str, RouterConfig]] = {
-    "routers": {**STATIC, "entropy": RouterConfig("entropy"), "auto": RouterConfig()},
+    "routers": {
+        **STATIC,
+        "paper's rule": RouterConfig("entropy", span_bias=0.0),
+        "auto": RouterConfig(),
+    },
     "ablation": {
         "plain": _PLAIN,
         "auto": RouterConfig(),
         "no span bias": RouterConfig(span_bias=0.0),
-        "no costs": RouterConfig(balance=0.0),
+        "no costs (balance 0)": RouterConfig(balance=0.0),
         "whole drafts": RouterConfig(whole_drafts=True),
         "no retrieval": RouterConfig(retrieval=False),
     },

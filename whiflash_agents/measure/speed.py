@@ -2,15 +2,16 @@
 
 Ratios rather than absolute times: a shared machine drifts, and all methods drift with it.
 transformers' own `generate` runs in the same precision on the same prompts and is always
-printed. All methods make the same number of tokens, so the times disobey stop tokens;
-acceptance lengths are those of the answer itself, which ends with its first stop token.
+printed. Every method ends where its answer does, so that nothing is measured on what a model
+would say behind it; speeds are of the tokens really made. The order of the methods turns with
+every prompt.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -48,28 +49,22 @@ class Times:
         chosen = [i for i, k in enumerate(self.kinds) if kind in (None, k)]
         return sum(self.tokens[i] for i in chosen) / sum(self.seconds[i] for i in chosen)
 
-    def stats(self, kind: Kind | None = None, stops: Collection[int] = ()) -> Stats:
-        """All rounds, or with `stops` only those of the answers."""
+    def decoding(self, kind: Kind | None = None) -> float:
+        """Tokens per second without the prompt pass; 0 for who has no rounds."""
+        stats = self.stats(kind)
+        return stats.tokens / stats.phases.decoding if stats.rounds else 0.0
+
+    def stats(self, kind: Kind | None = None) -> Stats:
         chosen = [r for r, k in zip(self.rounds, self.kinds, strict=True) if kind in (None, k)]
-        every = [r for rounds in chosen for r in answer(rounds, stops)]
+        every = [r for rounds in chosen for r in rounds]
         return Stats.of(every, prompt_tokens=0, seconds=0.0, time_to_first_token=0.0)
 
 
-def answer(rounds: Sequence[Round], stops: Collection[int]) -> list[Round]:
-    """The rounds up to the first stop token, which is the last token of the last of them."""
-    kept: list[Round] = []
-    for done in rounds:
-        end = next((i for i, token in enumerate(done.tokens, 1) if token in stops), None)
-        if end is not None:
-            return [*kept, replace(done, tokens=done.tokens[:end])]
-        kept.append(done)
-    return kept
-
-
 class Method(TypedDict):
-    """Figures of one way to decode. Ratios are of speeds; AL is of the answers only.
+    """Figures of one way to decode. Ratios are of tokens per second, prompt pass included.
 
     to_plain_interval: 90% of the ratios when the prompts are drawn anew, with replacement.
+    decoding_to_plain: without the prompt passes.
     """
 
     tokens_per_second: float
@@ -77,6 +72,8 @@ class Method(TypedDict):
     to_plain_interval: tuple[float, float]
     to_plain_by_kind: dict[Kind, float]
     # transformers has no rounds, and none of these
+    decoding_to_plain: NotRequired[float]
+    decoding_to_plain_by_kind: NotRequired[dict[Kind, float]]
     acceptance_length: NotRequired[float]
     acceptance_length_by_kind: NotRequired[dict[Kind, float]]
     acceptance_length_by_arm: NotRequired[dict[ArmName, float]]
@@ -96,7 +93,8 @@ class Speed(TypedDict):
     width_8_to_1: float
     width_seconds: dict[int, float]
     best_static_per_prompt: NotRequired[float]
-    """To plain: what a router would reach that knew the best single arm of every prompt."""
+    """To plain: the best of the single arms, prompt by prompt. Each was timed once, so it is
+    also the luckiest of them."""
     methods: dict[str, Method]
 
 
@@ -108,23 +106,27 @@ def measure(
     prompt is not counted."""
     model = _reference(folder, engine)
     times: dict[str, Times] = {name: Times() for name in (*PEERS, *routers)}
+    stops, names = engine.stop_token_ids, list(times)
     for number, prompt in enumerate([prompts[0], *prompts]):
         ids = prompt.token_ids(engine)
-        for name, record in times.items():
+        turned = number % len(names)
+        for name in names[turned:] + names[:turned]:
             start = perf_counter()
             rounds: list[Round] = []
             if name in PEERS:
-                _generate(model, ids, tokens, copied=10 if name == PROMPT_LOOKUP else None)
+                copied = 10 if name == PROMPT_LOOKUP else None
+                made = _generate(model, ids, tokens, stops, copied)
             else:
                 rounds = _routed(engine, ids, tokens, routers[name])
-            spent = perf_counter() - start
+                made = sum(len(r.tokens) for r in rounds)
+            spent, record = perf_counter() - start, times[name]
             if number > 0:
                 record.seconds.append(spent)
-                record.tokens.append(tokens)
+                record.tokens.append(made)
                 record.kinds.append(prompt.kind)
                 record.rounds.append(rounds)
         report(f"{number}/{len(prompts)} {prompt.id}")
-    plain, stops = times["plain"], frozenset(engine.stop_token_ids)
+    plain = times["plain"]
     widths = _widths(engine)
     speed = Speed(
         dtype=str(engine.target.dtype).removeprefix("torch."),
@@ -134,25 +136,36 @@ def measure(
         plain_to_transformers=plain.rate() / times[TRANSFORMERS].rate(),
         width_8_to_1=widths[8] / widths[1],
         width_seconds=widths,
-        methods={name: figures(record, plain, stops) for name, record in times.items()},
+        methods={name: figures(record, plain) for name, record in times.items()},
     )
     if STATIC.keys() <= times.keys():
-        best = [min(spent) for spent in zip(*(times[name].seconds for name in STATIC), strict=True)]
-        speed["best_static_per_prompt"] = sum(plain.seconds) / sum(best)
+        speed["best_static_per_prompt"] = _luckiest([times[name] for name in STATIC]) / plain.rate()
     return speed
 
 
 def interval(record: Times, plain: Times) -> tuple[float, float]:
-    """Bootstrap over prompts, seeded; all methods make the same tokens of a prompt."""
+    """Bootstrap over prompts, seeded."""
     rng = np.random.default_rng(0)
     drawn = rng.integers(len(plain.seconds), size=(_RESAMPLED, len(plain.seconds)))
-    ours, theirs = (np.array(one.seconds)[drawn].sum(axis=1) for one in (record, plain))
-    low, high = np.quantile(theirs / ours, (0.05, 0.95))
+    ours, theirs = (
+        np.array(one.tokens)[drawn].sum(axis=1) / np.array(one.seconds)[drawn].sum(axis=1)
+        for one in (record, plain)
+    )
+    low, high = np.quantile(ours / theirs, (0.05, 0.95))
     return float(low), float(high)
 
 
-def figures(record: Times, plain: Times, stops: Collection[int]) -> Method:
-    """One method's figures. stops: the tokens that end an answer."""
+def _luckiest(records: Sequence[Times]) -> float:
+    """Tokens per second of whoever was fastest, prompt by prompt."""
+    tokens = seconds = 0.0
+    for i in range(len(records[0].seconds)):
+        best = max(records, key=lambda record: record.tokens[i] / record.seconds[i])
+        tokens, seconds = tokens + best.tokens[i], seconds + best.seconds[i]
+    return tokens / seconds
+
+
+def figures(record: Times, plain: Times) -> Method:
+    """One method's figures."""
     kinds = [kind for kind in KINDS if kind in record.kinds]
     method: Method = {
         "tokens_per_second": record.rate(),
@@ -160,22 +173,24 @@ def figures(record: Times, plain: Times, stops: Collection[int]) -> Method:
         "to_plain_interval": interval(record, plain),
         "to_plain_by_kind": {kind: record.rate(kind) / plain.rate(kind) for kind in kinds},
     }
-    timed, answers = record.stats(), record.stats(stops=stops)
-    if not timed.rounds:
+    stats = record.stats()
+    if not stats.rounds:
         return method
     return {
         **method,
-        "acceptance_length": answers.acceptance_length,
-        "acceptance_length_by_kind": {k: record.stats(k, stops).acceptance_length for k in kinds},
-        "acceptance_length_by_arm": {arm: s.acceptance_length for arm, s in answers.arms.items()},
-        "share_of_rounds": {arm: s.rounds / answers.rounds for arm, s in answers.arms.items()},
-        "switch_share_of_time": timed.switch_seconds / timed.phases.total,
-        "router_share_of_time": timed.phases.pick / timed.phases.total,
+        "decoding_to_plain": record.decoding() / plain.decoding(),
+        "decoding_to_plain_by_kind": {k: record.decoding(k) / plain.decoding(k) for k in kinds},
+        "acceptance_length": stats.acceptance_length,
+        "acceptance_length_by_kind": {k: record.stats(k).acceptance_length for k in kinds},
+        "acceptance_length_by_arm": {arm: s.acceptance_length for arm, s in stats.arms.items()},
+        "share_of_rounds": {arm: s.rounds / stats.rounds for arm, s in stats.arms.items()},
+        "switch_share_of_time": stats.switch_seconds / stats.phases.total,
+        "router_share_of_time": stats.phases.pick / stats.phases.total,
     }
 
 
 def _routed(engine: Engine, ids: Sequence[int], tokens: int, config: RouterConfig) -> list[Round]:
-    sampling = SamplingConfig(max_tokens=tokens)
+    sampling = SamplingConfig(max_tokens=tokens, stop_token_ids=engine.stop_token_ids)
     sequence = engine.sequence(ids, tokens)
     router = engine.router(config)
     return list(decode(engine.target, engine.drafters, router, sequence, sampling))
@@ -188,15 +203,20 @@ def _reference(folder: Path, engine: Engine) -> PreTrainedModel:
     return cast("PreTrainedModel", model.to(engine.target.device).eval())
 
 
-def _generate(model: PreTrainedModel, ids: Sequence[int], tokens: int, copied: int | None) -> None:
-    """copied: most tokens to copy from the text in a round; None drafts nothing."""
+def _generate(
+    model: PreTrainedModel, ids: Sequence[int], tokens: int, stops: Sequence[int],
+    copied: int | None,
+) -> int:  # fmt: skip
+    """How many tokens were made. copied: most tokens to copy from the text in a round; None
+    drafts nothing."""
     prompt = torch.tensor([ids], device=model.device)
     with _quiet(), torch.inference_mode():
-        model.generate(
+        out = model.generate(
             prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=tokens,
-            min_new_tokens=tokens, do_sample=False, pad_token_id=0,
+            do_sample=False, eos_token_id=list(stops) or None, pad_token_id=0,
             prompt_lookup_num_tokens=copied,
         )  # fmt: skip
+    return int(out.shape[1]) - len(ids)
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """What a round costs, in seconds, measured in this process.
 
-Three things vary: drafting per arm, verification by width, catching up per arm by backlog. The
-rest of a round (picking, masks, commit) is the same for all arms. Everything is a running
-average, seeded by a short calibration and followed up by the rounds themselves.
+Three things vary: drafting per arm and length, verification by width, catching up per arm by
+backlog. The rest of a round (picking, masks, commit) is the same for all arms. Everything is a
+running average, seeded by a short calibration and followed up by the rounds themselves.
 """
 
 from __future__ import annotations
@@ -44,22 +44,24 @@ class Curve:
 
     def __init__(self) -> None:
         self._points: dict[int, Average] = {}
+        self._places: Points = np.array([])
 
     def seed(self, at: int, value: float) -> None:
         self._points[at] = Average(value)
+        self._places = np.array(sorted(self._points))
 
     def add(self, at: int, value: float) -> None:
-        if at in self._points:
-            self._points[at].add(value)
-        else:
-            self.seed(at, value)
+        if at not in self._points:  # what its neighbours say: one measurement may be a stall
+            known = self(np.array([at]))
+            self.seed(at, value if known is None else float(known[0]))
+        self._points[at].add(value)
 
     def __call__(self, at: Points) -> Points | None:
         """None before anything has been measured."""
         if not self._points:
             return None
-        xs = sorted(self._points)
-        return np.interp(at, xs, [self._points[x].value for x in xs])
+        values = [self._points[int(place)].value for place in self._places]
+        return np.interp(at, self._places, values)
 
 
 class CostModel:
@@ -81,7 +83,7 @@ class CostModel:
 
     def learn(self, round: Round) -> None:
         seconds = round.seconds
-        if seconds.draft > 0:
+        if len(round.proposed) > round.forced:  # else it was an ingest and no more
             curve = self._draft.setdefault(round.arm, Curve())
             curve.add(len(round.proposed), seconds.draft)
         if seconds.verify > 0:

@@ -31,7 +31,7 @@ class RouteContext:
     entropy: nats, of the target distribution that produced the last bonus token.
     span: where the next token lies. position: its absolute position.
     backlog: per arm, committed positions that its drafter has not ingested.
-    width: per arm, rows of the target pass if it is picked: draft tokens + 1.
+    width: per arm, the most rows of the target pass if it is picked: draft tokens + 1.
     forced: tokens that the grammar implies next; every arm's draft begins with them.
     copied: what followed behind them the last time the text stood here; matched: how many
         tokens were the same before it.
@@ -136,7 +136,8 @@ class EntropyPolicy:
     that token j is accepted once those before it are. These are running averages, per position,
     in three levels: arm; arm and entropy; arm, entropy and span. What is copied from the text goes
     by how many tokens matched instead of the entropy. A token behind a rejected one tells nothing,
-    nor does one that was not drafted, so that no estimate depends on how long drafts were.
+    nor does one that was not drafted; what a position once said fades, and is then as good as
+    what the position before it says.
 
     Each level is shrunk towards the one above it, the topmost towards the position before, and
     the first position towards one half: a cell that has seen little says what its elders say.
@@ -161,8 +162,10 @@ class EntropyPolicy:
 
     def learn(self, round: Round) -> None:
         # what a grammar forces is certain: only what was drafted behind it is learned
-        drafted = len(round.proposed) - round.forced
         accepted = round.accepted - round.forced
+        drafted = len(round.proposed) - round.forced
+        if len(round.tokens) <= round.accepted:  # cut inside the draft: what passed has passed
+            drafted = accepted
         if drafted < 1 or accepted < 0:
             return
         for key in _levels(round.arm, round):

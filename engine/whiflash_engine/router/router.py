@@ -94,12 +94,12 @@ class Router:
 
     def pick(self, context: RouteContext, arms: Sequence[ArmName]) -> Decision:
         """arms: those on offer in this round, with their `width` and `backlog` in `context`."""
-        candidates = self._policy.candidates(arms)
+        candidates = self._policy.candidates([arm for arm in arms if arm not in self._without])
         if len(candidates) == 1:
             return Decision(candidates[0], context.width[candidates[0]] - 1)
         found = {arm: self._score(arm, context) for arm in candidates}
         scores = {arm: score for arm, (score, _) in found.items()}
-        stale = self._stale(candidates)
+        stale = self._stale(candidates, context)
         if stale is not None:  # a probe drafts all it can, to see how far it gets
             return Decision(stale, context.width[stale] - 1, scores)
         best = max(candidates, key=scores.__getitem__)
@@ -108,10 +108,12 @@ class Router:
     def learn(self, round: Round) -> None:
         """To be told every round, whoever picked it."""
         self._costs.learn(round)
-        if round.finish_reason is None:  # a round that was cut says nothing about its arm
-            self._policy.learn(round)
+        self._policy.learn(round)
         for arm, idle in self._idle.items():
-            self._idle[arm] = 0 if arm == round.arm else idle + 1
+            if arm == round.arm:
+                self._idle[arm] = 0
+            elif arm in round.scores:  # it was on offer
+                self._idle[arm] = idle + 1
             if arm == round.arm and idle >= self._patience[arm]:
                 self._patience[arm] = min(2 * self._patience[arm], _LAST_PROBE)
 
@@ -129,15 +131,17 @@ class Router:
         bias = self._span_bias * (_FAVOURED.get(context.span) == arm)
         return float(scores[best]) + bias, int(widths[best]) - 1
 
-    def _stale(self, candidates: Sequence[ArmName]) -> ArmName | None:
+    def _stale(self, candidates: Sequence[ArmName], context: RouteContext) -> ArmName | None:
         """An arm that is due for a probe.
 
         An arm that is not used gives no signal, so that one bad start would condemn it for
         good. Trying it after 4, 8, 16, ... and then every 128 rounds costs next to nothing
         and finds out when the text or the machine has changed.
         """
+        width, forced = context.width, len(context.forced)
         due = (a for a in candidates if a in self._idle and self._idle[a] >= self._patience[a])
-        return next(due, None)
+        # a draft of nothing but forced tokens would teach nothing
+        return next((a for a in due if a == "plain" or width[a] > forced + 1), None)
 
 
 def build_router(

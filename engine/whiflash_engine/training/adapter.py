@@ -118,8 +118,8 @@ class AdapterTrainee:
 def opening_weights(learn: Tensor, opening: float) -> Tensor:
     """bool [B,T] of learned tokens -> float32 weights: `opening` for the first two of each run."""
     before = F.pad(learn, (2, 0))
-    second = learn & ~(before[:, 1:-1] & before[:, :-2])
-    return torch.where(second, opening, 1.0)
+    early = learn & ~(before[:, 1:-1] & before[:, :-2])
+    return torch.where(early, opening, 1.0)
 
 
 def _batches(lessons: Sequence[Taught], size: int, epochs: int, seed: int) -> list[list[Taught]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -77,6 +78,12 @@ def loop_lesson(
         kind, (*first, user(loop.question)), tuple(tools),
         ((thought + render_calls([loop.call]), (turn, result)), (loop.answer, ())),
     )  # fmt: skip
+
+
+def _words(name: str) -> set[str]:
+    """Of a tool's name: "getWeather_v2" -> {"weather"}; short ones say nothing."""
+    found = re.findall(r"[A-Za-z][a-z]+", name)
+    return {word.lower() for word in found if len(word) > 3}
 
 
 class LessonBuilder:
@@ -157,15 +164,21 @@ class LessonBuilder:
         ]  # fmt: skip
 
     def mismatched(self) -> list[Lesson]:
-        """Requests that a tool could serve, had it been one of these."""
+        """Requests that a tool could serve, had it been one of those on offer."""
         sources = ("bfcl", "seal_tools", "snips") if self.mix.mismatched else ()
-        rows = [row for source in sources for row in load_rows(self.data, self.split, source)]
+        rows = [
+            row
+            for source in sources
+            for refs in (self._refs(source),)
+            for row in load_rows(self.data, self.split, source)
+            if gold_calls(row, refs.get(row.id)) is not None
+        ]
         picked = self.rng.sample(rows, min(self.mix.mismatched, len(rows)))
         lessons: list[Lesson] = []
         for row in picked:
-            own = {tool_name(tool) for tool in row.tools}
-            others = self.rng.sample(self.spare_tools, 12)
-            strange = [tool for tool in others if tool_name(tool) not in own]
+            own = {word for tool in row.tools for word in _words(tool_name(tool))}
+            others = self.rng.sample(self.spare_tools, min(12, len(self.spare_tools)))
+            strange = self._distinct([t for t in others if not own & _words(tool_name(t))])
             lessons.append(Lesson(
                 "mismatched", row.messages, tuple(strange[: self.rng.randint(1, 3)]),
                 ((self.rng.choice(DECLINES), ()),),

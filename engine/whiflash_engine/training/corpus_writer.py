@@ -46,23 +46,27 @@ def write_corpus(
     model = load_llama(options.model)
     tokenizer = HubTokenizer(options.model, options.template)
     grammars = PromptGrammars(tokenizer, model.shape.vocab_size, tool_grammar)
-    counts: dict[str, dict[str, int]] = {}
     ids: dict[str, list[str]] = {}
-    missing = 0
     for split, mix, count in (
         ("dev", options.dev_mix, options.dev_rows), ("train", options.mix, options.rows),
     ):  # fmt: skip
         prompts = corpus_prompts(options, split, mix, count, tokenizer)
-        left = _write_split(options, split, prompts, model, tokenizer, grammars, report)
-        if left:
-            report({"split": split, "chunks left to other parts": left})
-            missing += left
-        counts[split] = _count(options.output / split)
         ids[split] = [prompt.id for prompt in prompts]
-    if missing:
+        _write_split(options, split, prompts, model, tokenizer, grammars, report)
+    # Only now: other parts may have finished what was missing before.
+    left = sum(_missing(options, split, len(rows)) for split, rows in ids.items())
+    if left:
+        report({"chunks left to other parts": left})
         return
+    counts = {split: _count(options.output / split) for split in ids}
     write_json(path, {**manifest, "counts": counts, "prompts": ids})
     plan.unlink(missing_ok=True)
+
+
+def _missing(options: CorpusOptions, split: str, rows: int) -> int:
+    """Chunks that nobody has written yet."""
+    written = len(list((options.output / split).glob("rows-*.jsonl")))
+    return len(range(0, rows, options.chunk)) - written
 
 
 def _refuse_another(manifest: Mapping[str, object], *paths: Path) -> None:
@@ -80,8 +84,8 @@ def _refuse_another(manifest: Mapping[str, object], *paths: Path) -> None:
 def _write_split(
     options: CorpusOptions, split: str, prompts: Sequence[Prompt], model: Llama,
     tokenizer: HubTokenizer, grammars: PromptGrammars, report: Report,
-) -> int:  # fmt: skip
-    """How many chunks are left for the other parts."""
+) -> None:  # fmt: skip
+    """This part's chunks of a split."""
     folder = options.output / split
     folder.mkdir(parents=True, exist_ok=True)
     generator = BatchGenerator(
@@ -99,7 +103,6 @@ def _write_split(
             answers = {answer.job.key: answer for answer in generator.run(jobs)}
             _write_chunk(lines, part, [answers[prompt.id] for prompt in part])
         report({"split": split, "rows": start + len(part), "of": len(prompts)})
-    return len(starts) - len(list(folder.glob("rows-*.jsonl")))
 
 
 def _count(folder: Path) -> dict[str, int]:
