@@ -105,6 +105,14 @@ def test_another_format_is_asked_for_forced_and_read() -> None:
         ChatWhiFlash(tool_format="xml")
 
 
+def test_a_copy_may_write_calls_in_another_form() -> None:
+    chat, engine = chat_of("x")
+    chat.bind_tools(TOOLS).invoke("hi")
+    chat.model_copy(update={"tool_format": "llama3"}).bind_tools(TOOLS).invoke("hi")
+    assert "parameters" not in engine.grammars[0].split("%json")[0]
+    assert "parameters" in engine.grammars[1].split("%json")[0]
+
+
 def test_a_profile_and_tracing_parameters() -> None:
     chat, engine = chat_of("yes", temperature=0.5)
     assert chat.profile["max_input_tokens"] == engine.context_length - 1  # type: ignore[index]

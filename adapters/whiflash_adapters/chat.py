@@ -206,7 +206,8 @@ class ChatWhiFlash(BaseChatModel):
     ) -> int:
         """Tokens of the whole prompt, chat template and tools included."""
         specs = [convert_to_openai_tool(tool) for tool in tools or ()]
-        return len(self._loaded()[1].encode(to_template(messages), specs))
+        with as_langchain():
+            return len(self._loaded()[1].encode(to_template(messages), specs))
 
     def _generate(
         self,

@@ -17,16 +17,18 @@ class Slot:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._content: tuple[TokenEngine, Prompter] | None = None
+        self._engine: TokenEngine | None = None
+        self._prompters: dict[str | None, Prompter] = {}
 
     def get(
         self, load: Callable[[], TokenEngine], tool_format: str | None
     ) -> tuple[TokenEngine, Prompter]:
         with self._lock:
-            if self._content is None:
-                engine = load()
-                self._content = engine, Prompter(engine.tokenizer, tool_format)
-            return self._content
+            if self._engine is None:
+                self._engine = load()
+            if tool_format not in self._prompters:  # a copy of a model may have another
+                self._prompters[tool_format] = Prompter(self._engine.tokenizer, tool_format)
+            return self._engine, self._prompters[tool_format]
 
 
 def tell(said: str) -> None:
