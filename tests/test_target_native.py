@@ -20,7 +20,6 @@ from transformers import (
 
 from tests.toys import tiny_target
 from whiflash_engine.checkpoints.weights import load_config, load_weights
-from whiflash_engine.errors import ConfigError
 from whiflash_engine.target.native import NativeTarget
 
 _SIZES = {
@@ -104,7 +103,11 @@ def test_crop_is_absolute_and_idempotent() -> None:
     torch.testing.assert_close(first.logits, again.logits, atol=1e-5, rtol=1e-5)
 
 
-def test_more_than_the_cache_holds_is_refused() -> None:
+def test_more_than_the_cache_holds_makes_it_grow() -> None:
     target = tiny_target()
-    with pytest.raises(ConfigError, match="positions=40"):
-        target.forward([1] * 40, target.new_cache(32), rows=1)
+    ids = [1 + i % 20 for i in range(40)]
+    small, large = target.new_cache(8), target.new_cache(64)
+    grown = [target.forward(part, small, rows=1).logits for part in (ids[:6], ids[6:])]
+    whole = [target.forward(part, large, rows=1).logits for part in (ids[:6], ids[6:])]
+    assert small.length == 40 <= small.capacity
+    assert all(torch.equal(a, b) for a, b in zip(grown, whole, strict=True))
