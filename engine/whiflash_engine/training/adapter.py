@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from whiflash_engine.checkpoints.lora import merge_lora, read_lora
 from whiflash_engine.checkpoints.unpack import TEMPLATE
-from whiflash_engine.training.adapter_data import LessonBuilder, tokenise
+from whiflash_engine.training.adapter_data import LessonBuilder
 from whiflash_engine.training.chat import HubTokenizer, Taught
+from whiflash_engine.training.lessons import tokenise
 from whiflash_engine.training.llama import Llama, load_llama
 from whiflash_engine.training.loop import LoopOptions, Report, train
 from whiflash_engine.training.lora import (

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import random
 import re
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 from whiflash_engine.training import composed
-from whiflash_engine.training.chat import HubTokenizer, Taught, teach
 from whiflash_engine.training.composed_words import DECLINES
 from whiflash_engine.training.gold import gold_calls, is_irrelevant, render_calls, tool_name
+from whiflash_engine.training.lessons import Lesson, loop_lesson, user
 from whiflash_engine.training.mixes import AdapterMix
 from whiflash_engine.training.model_files import JsonValue
 from whiflash_engine.training.own_replies import OwnReplies
@@ -43,41 +41,6 @@ STEPS = (
     "The numbers give {expression}.\n{expression} = {result}",
     "What is asked for is {expression}, that is {result}.",
 )
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """One conversation of the mix, before tokenisation."""
-
-    kind: str
-    messages: tuple[Json, ...]
-    tools: tuple[Json, ...]
-    replies: tuple[tuple[str, tuple[Json, ...]], ...]
-
-
-def user(text: str) -> Json:
-    return {"role": "user", "content": text}
-
-
-def loop_lesson(
-    kind: str, loop: composed.Loop, tools: Sequence[Json], system: str | None, thought: str = ""
-) -> Lesson:
-    """Two assistant turns: the call (after a thought), and the answer to the tool's result."""
-    arguments = dict(loop.call.arguments)
-    turn: Json = {
-        "role": "assistant",
-        "content": "",
-        "tool_calls": [{"function": {"name": loop.call.name, "arguments": arguments}}],
-    }
-    if thought:
-        turn["reasoning_content"] = thought
-        thought = f"<think>\n{thought}\n</think>\n"
-    result: Json = {"role": "tool", "name": loop.call.name, "content": loop.result}
-    first: tuple[Json, ...] = ({"role": "system", "content": system},) if system else ()
-    return Lesson(
-        kind, (*first, user(loop.question)), tuple(tools),
-        ((thought + render_calls([loop.call]), (turn, result)), (loop.answer, ())),
-    )  # fmt: skip
 
 
 def _words(name: str) -> set[str]:
@@ -282,17 +245,3 @@ class LessonBuilder:
 
     def _system(self) -> str | None:
         return self.rng.choice((None, None, *SYSTEM_LINES))
-
-
-def tokenise(
-    lessons: Sequence[Lesson], tokenizer: HubTokenizer, mix: AdapterMix
-) -> tuple[list[Taught], Counter[str]]:
-    """Token ids of the lessons that are short enough, and how many of each kind those are."""
-    taught: list[Taught] = []
-    kept: Counter[str] = Counter()
-    for lesson in lessons:
-        one = teach(tokenizer, lesson.messages, lesson.tools, lesson.replies)
-        if one.learn.index(True) <= mix.max_prompt and len(one.ids) <= mix.max_tokens:
-            taught.append(one)
-            kept[lesson.kind] += 1
-    return taught, kept
