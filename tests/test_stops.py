@@ -13,13 +13,14 @@ from typing import Any, cast
 
 import jsonschema
 import pytest
+from transformers import PreTrainedTokenizerBase
 
 from tests import toys
 from tests.fake_engine import byte_tokenizer
 from whiflash_adapters.chat import ChatWhiFlash
 from whiflash_engine.engine import Engine
 
-CASES = int(os.environ.get("WHIFLASH_CASES", "150"))
+CASES = int(os.environ.get("WHIFLASH_CASES", "100"))
 Schema = dict[str, Any]
 
 
@@ -58,13 +59,15 @@ def tools(rng: random.Random) -> Iterator[Schema]:
         yield {"type": "function", "function": function}
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_every_returned_call_parses_and_validates(monkeypatch: pytest.MonkeyPatch) -> None:
-    wide = replace(toys.TINY, vocab_size=300, max_positions=4096)
-    monkeypatch.setattr(toys, "TINY", wide)
-    target, tokenizer = toys.tiny_target(), byte_tokenizer()
+def engine(tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> Engine:
+    """Random networks behind a tokenizer."""
+    target = toys.tiny_target()
+    assert target.config.vocab_size == vocabulary
     stops = (cast(int, tokenizer.eos_token_id),)
-    engine = Engine(target, toys.tiny_drafters(target), tokenizer, stop_token_ids=stops)
+    return Engine(target, toys.tiny_drafters(target), tokenizer, stop_token_ids=stops)
+
+
+def cut_anywhere(engine: Engine, most: int) -> None:
     chat = ChatWhiFlash(engine=engine, temperature=1.0)
     whole = broken = 0
     for case in range(CASES):
@@ -72,10 +75,28 @@ def test_every_returned_call_parses_and_validates(monkeypatch: pytest.MonkeyPatc
         offered = list(tools(rng))
         by_name = {t["function"]["name"]: t["function"]["parameters"] for t in offered}
         bound = chat.bind_tools(offered, tool_choice=rng.choice(["any", "tool_0"]))
-        message = bound.invoke("hi", max_tokens=rng.randint(1, 400), seed=case)
+        message = bound.invoke("hi", max_tokens=rng.randint(1, most), seed=case)
         for call in message.tool_calls:
             jsonschema.validate(call["args"], by_name[call["name"]])
         whole += len(message.tool_calls)
         broken += len(message.invalid_tool_calls)
     print(f"{CASES} answers, {whole} whole calls, {broken} told as invalid")
     assert whole > CASES / 3
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.timeout(0)
+def test_every_returned_call_parses_and_validates(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(toys, "TINY", replace(toys.TINY, vocab_size=300, max_positions=4096))
+    cut_anywhere(engine(byte_tokenizer(), 300), most=400)
+
+
+@pytest.mark.model
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.timeout(0)
+def test_so_it_does_in_the_tokens_of_the_default_model(
+    monkeypatch: pytest.MonkeyPatch, default_engine: Engine
+) -> None:
+    vocabulary = default_engine.target.config.vocab_size
+    monkeypatch.setattr(toys, "TINY", replace(toys.TINY, vocab_size=vocabulary, max_positions=4096))
+    cut_anywhere(engine(default_engine.tokenizer, vocabulary), most=150)

@@ -30,7 +30,8 @@ from whiflash_adapters.formats.qwen_coder_parser import (
     resolved,
     words_of,
 )
-from whiflash_adapters.formats.schemas import MAX_STRING, json_rule
+from whiflash_adapters.formats.schemas import json_rule
+from whiflash_adapters.formats.strings import MAX_STRING
 from whiflash_adapters.formats.tools import Tool, name_of, parameters_of
 from whiflash_engine.errors import ConfigError
 
