@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tests.training_toys import TAPS, toy_material
-from whiflash_engine.errors import CheckpointError
+from whiflash_engine.errors import CheckpointError, ConfigError
 from whiflash_engine.training.dflash import (
     DFlashOptions,
     DFlashTrainee,
@@ -49,7 +50,7 @@ def eagle_options(root: Path) -> Eagle3Options:
 def dflash_options(root: Path) -> DFlashOptions:
     return DFlashOptions(
         model=root, corpus=root, run=root / "run", output=root / "out", draft_vocab=60, epochs=20,
-        batch=4, block=4, layers=2, warm_layers=(2, 3), anchors=8, float32=True,
+        batch=4, block=4, layers=2, anchors=8, float32=True,
         muon_rate=2e-2, adam_rate=1e-2,
     )  # fmt: skip
 
@@ -64,14 +65,18 @@ def silent(_: Mapping[str, float | str]) -> None:
 
 
 @pytest.mark.parametrize("which", ["eagle3", "dflash"])
+@pytest.mark.parametrize(
+    "options", [{}, {"optimiser": "adamw"}, {"targets": "hard"}], ids=["soft", "adamw", "hard"]
+)
 def test_loss_goes_down_and_drafts_get_accepted(
-    which: str, material: Material, tmp_path: Path
+    which: str, options: dict[str, Any], material: Material, tmp_path: Path
 ) -> None:
     trainee: Eagle3Trainee | DFlashTrainee
     if which == "eagle3":
-        trainee = Eagle3Trainee(eagle_options(tmp_path), material)
+        trainee = Eagle3Trainee(replace(eagle_options(tmp_path), **options), material)
     else:
-        trainee = DFlashTrainee(dflash_options(tmp_path), material)
+        trainee = DFlashTrainee(replace(dflash_options(tmp_path), **options), material)
+    assert ("muon" in trainee.optimisers()) == ("optimiser" not in options)
     before = mean_loss(trainee)
     train(trainee, LoopOptions(steps=40), tmp_path / "run", silent)
     assert mean_loss(trainee) < before - 0.1
@@ -233,6 +238,19 @@ def test_where_a_grammar_overruled_the_target_the_written_token_is_the_teacher(
         token = int((words == batch.ids[row, start + 3]).nonzero())
         assert table[place, token] == 1.0 and table[place].sum() == 1.0
     assert not changed
+    hard, _ = teacher_table(batch, head, words, hard=True)
+    first, last = batch.starts[0], batch.positions[0]
+    said = [int(words[row.argmax()]) for row in hard[: last - first]]
+    assert said == batch.ids[0, first + 1 : last + 1].tolist()
+
+
+def test_layers_start_from_the_last_ones_of_the_target(tmp_path: Path) -> None:
+    options = dflash_options(tmp_path)
+    assert replace(options, layers=3).warm_layers(30) == (25, 27, 29)
+    with pytest.raises(ConfigError, match="layers"):
+        replace(options, layers=3).warm_layers(4)
+    with pytest.raises(ConfigError, match="optimiser"):
+        replace(options, optimiser="sgd")  # type: ignore[arg-type]
 
 
 def test_forced_rows_are_found_and_hold_their_token(material: Material, tmp_path: Path) -> None:

@@ -109,7 +109,16 @@ def _drafter_parser(
     parser.add_argument(
         "--adam-rate", type=float, default=1e-3, help="learning rate of the vectors"
     )
+    parser.add_argument(
+        "--optimiser", choices=("muon", "adamw"), default="muon", help="of the matrices"
+    )
+    parser.add_argument(
+        "--targets", choices=("soft", "hard"), default="soft",
+        help="learn the target's distribution, or the token that followed",
+    )  # fmt: skip
     parser.add_argument("--float32", action="store_true", help="compute in float32")
+    if name == "dflash":
+        parser.add_argument("--layers", type=int, default=3)
     parser.set_defaults(run=run)
 
 
@@ -181,7 +190,8 @@ def _eagle3(args: argparse.Namespace) -> int:
         model=_prepare(args), corpus=args.corpus, run=args.run_dir, output=args.output,
         draft_vocab=args.draft_vocab, epochs=args.epochs, minutes=args.minutes,
         batch=args.batch, seed=args.seed, float32=args.float32, start=args.start,
-        muon_rate=args.muon_rate, adam_rate=args.adam_rate,
+        muon_rate=args.muon_rate, adam_rate=args.adam_rate, optimiser=args.optimiser,
+        targets=args.targets,
     )  # fmt: skip
     train_eagle3(options, _show())
     return 0
@@ -194,7 +204,8 @@ def _dflash(args: argparse.Namespace) -> int:
         model=_prepare(args), corpus=args.corpus, run=args.run_dir, output=args.output,
         draft_vocab=args.draft_vocab, epochs=args.epochs, minutes=args.minutes,
         batch=args.batch, seed=args.seed, float32=args.float32, start=args.start,
-        muon_rate=args.muon_rate, adam_rate=args.adam_rate,
+        muon_rate=args.muon_rate, adam_rate=args.adam_rate, optimiser=args.optimiser,
+        targets=args.targets, layers=args.layers,
     )  # fmt: skip
     train_dflash(options, _show())
     return 0

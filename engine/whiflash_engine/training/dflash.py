@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from whiflash_engine.errors import ConfigError
+from whiflash_engine.config import require
 from whiflash_engine.training.dflash_model import DFlash, warm_start
 from whiflash_engine.training.drafter_parts import Batch, epoch_batches, make_batch
 from whiflash_engine.training.drafter_run import (
@@ -39,16 +39,18 @@ class DFlashOptions(DrafterOptions):
     """Share of the blocks whose grammar-forced rows hold their true tokens instead of the mask,
     so that the drafter learns to fill in around what is known."""
     mask_token: int = 4
-    warm_layers: tuple[int, ...] = (-5, -3, -1)
-    """Target layers that the drafter's layers start from; negative ones count from the end."""
     evaluate_seconds: float = 600.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if len(self.warm_layers) != self.layers:
-            raise ConfigError("warm_layers", self.warm_layers, f"{self.layers} are needed")
-        if self.block < 2:
-            raise ConfigError("block", self.block, "should be at least 2")
+        require(self.block >= 2, "block", self.block, "should be at least 2")
+        require(self.layers >= 1, "layers", self.layers, "should be at least 1")
+
+    def warm_layers(self, depth: int) -> tuple[int, ...]:
+        """Layers of a target with `depth` of them that the drafter's start from: every other
+        one, the last one last."""
+        require(2 * self.layers <= depth, "layers", self.layers, f"the target has only {depth}")
+        return tuple(range(depth - 2 * self.layers + 1, depth, 2))
 
 
 class DFlashTrainee:
@@ -59,7 +61,7 @@ class DFlashTrainee:
         self.drafter = DFlash(material.shape, layers=options.layers, taps=len(self.taps))
         sample = material.train.samples[0]
         depth = material.target.shape.num_hidden_layers
-        warm_layers = tuple(layer % depth for layer in options.warm_layers)
+        warm_layers = options.warm_layers(depth)
         if options.start is None:
             warm_start(
                 self.drafter, material.target, layers=warm_layers,
@@ -98,7 +100,7 @@ class DFlashTrainee:
         states, _, valid = self.blocks(batch, anchors, real, known)
         use = valid & ~known
         head, words = self.material.words(batch)
-        table, offsets = teacher_table(batch, head, words)
+        table, offsets = teacher_table(batch, head, words, hard=options.targets == "hard")
         ahead = torch.arange(1, options.block)
         # row k predicts x_{a+k}; the target's distribution for it stands at position a+k-1
         index = offsets[:, None, None] + anchors[:, :, None] + ahead - 1

@@ -6,11 +6,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from whiflash_engine.errors import CheckpointError, ConfigError
+from whiflash_engine.config import require
+from whiflash_engine.errors import CheckpointError
 from whiflash_engine.loading import choose_dtype
 from whiflash_engine.training.chat import HubTokenizer
 from whiflash_engine.training.corpus import Corpus, Sample
@@ -38,6 +40,10 @@ class DrafterOptions:
     batch: int = 8
     muon_rate: float = 5e-3
     adam_rate: float = 1e-3
+    optimiser: Literal["muon", "adamw"] = "muon"
+    """What trains the matrices; the vectors are always AdamW's."""
+    targets: Literal["soft", "hard"] = "soft"
+    """What a draft is compared with: the target's distribution, or the token that followed."""
     seed: int = 0
     float32: bool = False
     """Compute in float32 also where the CPU is fast at bfloat16."""
@@ -46,8 +52,10 @@ class DrafterOptions:
 
     def __post_init__(self) -> None:
         for name in ("draft_vocab", "epochs", "batch"):
-            if getattr(self, name) < 1:
-                raise ConfigError(name, getattr(self, name), "should be at least 1")
+            require(getattr(self, name) >= 1, name, getattr(self, name), "should be at least 1")
+        for name, known in (("optimiser", ("muon", "adamw")), ("targets", ("soft", "hard"))):
+            value = getattr(self, name)
+            require(value in known, name, value, f"must be one of {', '.join(known)}")
 
     @property
     def dtype(self) -> torch.dtype:
@@ -165,15 +173,17 @@ def go_on_from(model: nn.Module, folder: Path) -> None:
 
 
 def make_optimisers(model: nn.Module, options: DrafterOptions) -> dict[str, torch.optim.Optimizer]:
-    """Muon for matrices, AdamW for vectors."""
+    """Muon for matrices, if it is wanted, and AdamW for the rest."""
     parameters = list(model.parameters())
-    return {
-        "muon": Muon([p for p in parameters if p.ndim == 2], lr=options.muon_rate),
-        "adamw": torch.optim.AdamW(
-            [p for p in parameters if p.ndim != 2], lr=options.adam_rate,
-            betas=(0.9, 0.95), weight_decay=0.0,
-        ),
-    }  # fmt: skip
+    matrices = [p for p in parameters if p.ndim == 2] if options.optimiser == "muon" else []
+    taken = set(map(id, matrices))
+    adamw = torch.optim.AdamW(
+        [p for p in parameters if id(p) not in taken], lr=options.adam_rate,
+        betas=(0.9, 0.95), weight_decay=0.0,
+    )  # fmt: skip
+    if not matrices:
+        return {"adamw": adamw}
+    return {"muon": Muon(matrices, lr=options.muon_rate), "adamw": adamw}
 
 
 def run_settings(
@@ -184,7 +194,8 @@ def run_settings(
         "target": material.train.target, "samples": len(material.train.samples),
         "draft_vocab": options.draft_vocab, "batch": options.batch, "seed": options.seed,
         "epochs": options.epochs, "muon_rate": options.muon_rate,
-        "adam_rate": options.adam_rate,
+        "adam_rate": options.adam_rate, "optimiser": options.optimiser,
+        "targets": options.targets,
         "start": None if options.start is None else fingerprint(options.start), **extra,
     }  # fmt: skip
 

@@ -77,7 +77,8 @@ class Eagle3Trainee:
         rows, valid = training_rows(batch, self.options.steps)
         states = self.states(batch, rows)
         head, words = self.material.words(batch)
-        table, offsets = teacher_table(batch, head, words)
+        hard = self.options.targets == "hard"
+        table, offsets = teacher_table(batch, head, words, hard=hard)
         hidden, index, weight = [], [], []
         for i, state in enumerate(states):
             # step i at slot t predicts x_{t+2+i}, the target's row for it is position t+1+i
@@ -164,19 +165,23 @@ def training_rows(batch: Batch, steps: int) -> tuple[Tensor, list[Tensor]]:
     return rows.minimum(last[:, None]), valid
 
 
-def teacher_table(batch: Batch, head: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
+def teacher_table(
+    batch: Batch, head: Tensor, words: Tensor, *, hard: bool = False
+) -> tuple[Tensor, Tensor]:
     """Target distributions at all response positions, one under the other, and int64 [B]
     offsets: the row for position p of sample b is offsets[b] + p.
 
     Where a grammar overruled the target, the token that was written has all the probability:
-    under the grammar the target would give it nearly all. head, words: of `Material.words`.
+    under the grammar the target would give it nearly all; hard: so it has everywhere.
+    head, words: of `Material.words`.
     """
     pieces, offsets, overruled, total = [], [], [], 0
     for row, (start, end) in enumerate(zip(batch.starts, batch.positions, strict=True)):
         pieces.append(batch.last[row, start:end])
         offsets.append(total - start)
         # response token i stands at start + i, and the row of the position before predicts it
-        overruled += [(total + i - 1, start + i, row) for i in batch.overruled[row] if i > 0]
+        decided = range(end - start + 1) if hard else batch.overruled[row]
+        overruled += [(total + i - 1, start + i, row) for i in decided if i > 0]
         total += end - start
     table = teacher_probabilities(torch.cat(pieces), head)
     for place, position, row in overruled:
