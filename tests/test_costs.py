@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
 from whiflash_engine.config import ArmName
@@ -19,7 +18,7 @@ def _round(arm: ArmName, seconds: Seconds, *, drafts: int = 3, backlog: int = 0)
 
 
 def _expected(costs: CostModel, arm: ArmName, width: int, backlog: int) -> float:
-    return float(costs.expected(arm, np.array([width]), backlog)[0])
+    return float(costs.expected(arm, width, width, backlog)[0])
 
 
 def test_one_outlier_moves_an_average_by_a_fifth_at_most() -> None:
@@ -48,18 +47,21 @@ def test_a_change_that_lasts_is_believed(factor: float) -> None:
 
 
 def _at(curve: Curve, *places: int) -> list[float]:
-    found = curve(np.array(places))
-    assert found is not None
-    return [float(x) for x in found]
+    found = [curve.between(place, place) for place in places]
+    return [float(one[0]) for one in found if one is not None]
 
 
 def test_a_curve_is_linear_between_points_and_flat_outside() -> None:
     curve = Curve()
-    assert curve(np.array([3])) is None
+    assert curve.between(3, 3) is None
     curve.seed(8, 4.0)
     assert _at(curve, 1, 99) == [4.0, 4.0]
     curve.seed(4, 2.0)
     assert _at(curve, 1, 4, 5, 7, 8, 9) == [2.0, 2.0, 2.5, 3.5, 4.0, 4.0]
+    together = curve.between(3, 9)
+    assert together is not None and together.tolist() == [2.0, 2.0, 2.5, 3.0, 3.5, 4.0, 4.0]
+    curve.add(500, 4.0)
+    assert _at(curve, 499, 2000) == [4.0, 4.0]
 
 
 def test_before_any_measurement_every_round_costs_the_same() -> None:
@@ -102,8 +104,8 @@ def test_longer_drafts_cost_more() -> None:
     costs.seed("ar", 5, 0.005)
     costs.seed_verify(1, 0.010)
     costs.seed_verify(6, 0.015)
-    found = costs.expected("ar", np.array([2, 4, 6]), 0)
-    assert list(found) == pytest.approx([0.012, 0.016, 0.020])
+    found = costs.expected("ar", 2, 6, 0)
+    assert list(found) == pytest.approx([0.012, 0.014, 0.016, 0.018, 0.020])
 
 
 def test_the_first_measurement_at_a_new_length_cannot_carry_its_cost_away() -> None:

@@ -122,7 +122,7 @@ def test_longer_matches_are_trusted_more_once_they_were_right() -> None:
             entropy=rng.random(), span="text", position=9, backlog={}, width={"retrieval": 13},
             copied=(1,) * 12, matched=matched,
         )  # fmt: skip
-        return policy.expect("retrieval", context)[-1]
+        return float(policy.expect("retrieval", context)[-1])
 
     assert expected(24) > expected(3)
 

@@ -49,7 +49,7 @@ def _round(
 
 def _whole(policy: Policy, arm: ArmName, context: RouteContext) -> float:
     """Expected tokens of the longest draft on offer."""
-    return policy.expect(arm, context)[-1]
+    return float(policy.expect(arm, context)[-1])
 
 
 def test_static_offers_its_arm_or_plain() -> None:

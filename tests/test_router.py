@@ -7,12 +7,14 @@ from collections.abc import Callable, Sequence
 from math import inf, log
 from typing import cast
 
+import numpy as np
 import pytest
 
 from whiflash_engine.config import ArmName, RouterConfig, RouterName, Span
 from whiflash_engine.errors import ConfigError
 from whiflash_engine.events import Round, Seconds
 from whiflash_engine.router.costs import CostModel
+from whiflash_engine.router.policies import Expected
 from whiflash_engine.router.router import Decision, RouteContext, Router, build_router
 
 ARMS: tuple[ArmName, ...] = ("ar", "diffusion", "plain")
@@ -30,9 +32,8 @@ class Table:
     def candidates(self, arms: Sequence[ArmName]) -> Sequence[ArmName]:
         return arms
 
-    def expect(self, arm: ArmName, context: RouteContext) -> Sequence[float]:
-        found = self.expected[arm]
-        return (found,) if isinstance(found, float) else found
+    def expect(self, arm: ArmName, context: RouteContext) -> Expected:
+        return np.atleast_1d(np.array(self.expected[arm], dtype=np.float64))
 
     def learn(self, round: Round) -> None:
         pass

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Generator, Mapping
-from dataclasses import replace
 from time import perf_counter
 
 from whiflash_engine.config import ArmName, SamplingConfig
@@ -158,11 +157,14 @@ class _Clock:
     """Adds the time since the last stop to a phase."""
 
     def __init__(self) -> None:
-        self.seconds = Seconds()
+        self._spent: dict[str, float] = {}
         self._since = perf_counter()
 
     def stop(self, phase: str, more: float = 0.0) -> None:
         now = perf_counter()
-        spent = getattr(self.seconds, phase) + now - self._since + more
-        self.seconds = replace(self.seconds, **{phase: spent})
+        self._spent[phase] = self._spent.get(phase, 0.0) + now - self._since + more
         self._since = now
+
+    @property
+    def seconds(self) -> Seconds:
+        return Seconds(**self._spent)

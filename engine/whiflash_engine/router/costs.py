@@ -7,8 +7,6 @@ running average, seeded by a short calibration and followed up by the rounds the
 
 from __future__ import annotations
 
-from typing import TypeAlias
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,9 +21,8 @@ _CLIP = 3.0
 # Catching up once serves the rounds that follow as well. Charged to one round alone, a growing
 # backlog would make every idle arm look worse the longer it is idle, and no switch would pay.
 _ROUNDS_SERVED = 8.0
-
-
-Points: TypeAlias = NDArray[np.floating | np.integer]
+# Widths and backlogs below this are read off one interpolation.
+_COMMON = 32
 
 
 class Average:
@@ -44,24 +41,28 @@ class Curve:
 
     def __init__(self) -> None:
         self._points: dict[int, Average] = {}
-        self._places: Points = np.array([])
+        self._values = np.array([], dtype=np.float64)  # at 0, 1, 2, ...; empty when out of date
 
     def seed(self, at: int, value: float) -> None:
         self._points[at] = Average(value)
-        self._places = np.array(sorted(self._points))
+        self._values = self._values[:0]
 
     def add(self, at: int, value: float) -> None:
         if at not in self._points:  # what its neighbours say: one measurement may be a stall
-            known = self(np.array([at]))
+            known = self.between(at, at)
             self.seed(at, value if known is None else float(known[0]))
         self._points[at].add(value)
+        self._values = self._values[:0]
 
-    def __call__(self, at: Points) -> Points | None:
-        """None before anything has been measured."""
+    def between(self, low: int, high: int) -> NDArray[np.float64] | None:
+        """At low, low+1, ..., high; None before anything has been measured."""
         if not self._points:
             return None
-        values = [self._points[int(place)].value for place in self._places]
-        return np.interp(at, self._places, values)
+        if high >= len(self._values):  # one interpolation serves every arm of a round
+            places = sorted(self._points)
+            values = [self._points[place].value for place in places]
+            self._values = np.interp(np.arange(max(high + 1, _COMMON)), places, values)
+        return self._values[low : high + 1]
 
 
 class CostModel:
@@ -103,21 +104,21 @@ class CostModel:
         curve = self._catch_up.get(arm)
         if curve is None or backlog <= width:
             return 0.0
-        return float(curve(np.array(backlog, dtype=float)) or 0.0)
+        known = curve.between(backlog, backlog)
+        return 0.0 if known is None else float(known[0])
 
-    def expected(self, arm: ArmName, widths: Points, backlog: int) -> Points:
-        """Seconds of a round of `arm`, positive, for each of several widths: draft tokens + 1.
+    def expected(self, arm: ArmName, low: int, high: int, backlog: int) -> NDArray[np.float64]:
+        """Seconds of a round of `arm`, positive, for each width from low to high: draft
+        tokens + 1.
 
         An arm that has never drafted is taken to draft for nothing, so that it gets its turn;
         before any measurement at all every round costs one second.
         """
-        verify = self._verify(widths)
+        verify = self._verify.between(low, high)
         curve = self._draft.get(arm)
-        draft = None if curve is None else curve(widths - 1)
+        draft = None if curve is None else curve.between(low - 1, high - 1)
         rest = 0.0 if self._rest is None else self._rest.value
-        rest += self.catch_up(arm, backlog, int(widths[-1])) / _ROUNDS_SERVED
-        seconds = np.full(len(widths), rest + (1.0 if verify is None else 0.0))
-        for part in (draft, verify):
-            if part is not None:
-                seconds += part
-        return seconds
+        rest += self.catch_up(arm, backlog, high) / _ROUNDS_SERVED
+        if verify is None:
+            verify = np.ones(high - low + 1)
+        return verify + rest if draft is None else verify + draft + rest

@@ -15,8 +15,10 @@ import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from whiflash_engine.config import ArmName, Span
@@ -50,12 +52,16 @@ class RouteContext:
     hidden: Tensor | None = None
 
 
+Expected: TypeAlias = NDArray[np.float64]
+_ONE: Final[Expected] = np.ones(1)
+
+
 class Policy(Protocol):
     def candidates(self, arms: Sequence[ArmName]) -> Sequence[ArmName]:
         """Those of `arms` that it wants to choose among, the preferred first in a tie."""
         ...
 
-    def expect(self, arm: ArmName, context: RouteContext) -> Sequence[float]:
+    def expect(self, arm: ArmName, context: RouteContext) -> Expected:
         """Expected tokens of a round, bonus included, for the longest drafts on offer: the last
         number is for all `width` - 1 draft tokens, the one before for one less, and so on. One
         number leaves no choice of length. Only ratios matter."""
@@ -73,8 +79,8 @@ class StaticPolicy:
     def candidates(self, arms: Sequence[ArmName]) -> Sequence[ArmName]:
         return (self._arm,) if self._arm in arms else ("plain",)
 
-    def expect(self, arm: ArmName, context: RouteContext) -> Sequence[float]:
-        return (1.0,)
+    def expect(self, arm: ArmName, context: RouteContext) -> Expected:
+        return _ONE
 
     def learn(self, round: Round) -> None:
         pass
@@ -89,8 +95,8 @@ class RandomPolicy:
     def candidates(self, arms: Sequence[ArmName]) -> Sequence[ArmName]:
         return arms
 
-    def expect(self, arm: ArmName, context: RouteContext) -> Sequence[float]:
-        return (1.0 + uniform(self._seed, context.position, f"arm {arm}"),)
+    def expect(self, arm: ArmName, context: RouteContext) -> Expected:
+        return np.array([1.0 + uniform(self._seed, context.position, f"arm {arm}")])
 
     def learn(self, round: Round) -> None:
         pass
@@ -110,10 +116,10 @@ class ThresholdPolicy:
         wanted: tuple[ArmName, ...] = ("diffusion", "ar")
         return tuple(arm for arm in wanted if arm in arms) or ("plain",)
 
-    def expect(self, arm: ArmName, context: RouteContext) -> Sequence[float]:
+    def expect(self, arm: ArmName, context: RouteContext) -> Expected:
         # Any threshold must do, and exp(-800) is 0.
         over = max(-300.0, min(context.entropy - self._threshold, 300.0))
-        return (math.exp(over if arm == "ar" else -over),)
+        return np.array([math.exp(over if arm == "ar" else -over)])
 
     def learn(self, round: Round) -> None:
         pass
@@ -149,16 +155,12 @@ class EntropyPolicy:
     def candidates(self, arms: Sequence[ArmName]) -> Sequence[ArmName]:
         return arms
 
-    def expect(self, arm: ArmName, context: RouteContext) -> Sequence[float]:
+    def expect(self, arm: ArmName, context: RouteContext) -> Expected:
         width, forced = context.width[arm], len(context.forced)
-        if arm in ("plain", "forced"):
-            return (float(width),)
-        total, survival, expected = 1.0 + forced, 1.0, list[float]()
-        for chance in self._chances(_levels(arm, context), width - 1 - forced):
-            survival *= chance
-            total += survival
-            expected.append(total)
-        return expected or (float(width),)
+        drafts = width - 1 - forced
+        if arm in ("plain", "forced") or drafts < 1:
+            return np.array([float(width)])
+        return 1.0 + forced + self._chances(_levels(arm, context), drafts).cumprod().cumsum()
 
     def learn(self, round: Round) -> None:
         # what a grammar forces is certain: only what was drafted behind it is learned
@@ -171,41 +173,46 @@ class EntropyPolicy:
         for key in _levels(round.arm, round):
             self._cells.setdefault(key, _Cell()).add(accepted, drafted)
 
-    def _chances(self, levels: Sequence[tuple[object, ...]], count: int) -> list[float]:
+    def _chances(self, levels: Sequence[tuple[object, ...]], count: int) -> Expected:
         """Per position, that a draft token is accepted once all before it are."""
-        above: list[float] = []
+        above: Expected | None = None
         for key in levels:
             cell = self._cells.get(key)
             if cell is not None:
                 above = cell.estimates(above, count)
-        return above or [_PRIOR] * count
+        return np.full(count, _PRIOR) if above is None else above
 
 
 class _Cell:
     """Trials and successes per position of a draft, the older the less they weigh."""
 
     def __init__(self) -> None:
-        self._tried: list[float] = []
-        self._passed: list[float] = []
+        self._counts = np.zeros((2, 16))
 
     def add(self, accepted: int, drafted: int) -> None:
-        missing = [0.0] * (drafted - len(self._tried))
-        self._tried = [_DECAY * n for n in self._tried] + missing
-        self._passed = [_DECAY * n for n in self._passed] + missing
-        for i in range(min(accepted + 1, drafted)):
-            self._tried[i] += 1.0
-            self._passed[i] += i < accepted
+        self._reach(drafted)
+        self._counts *= _DECAY
+        tried, passed = self._counts
+        tried[: min(accepted + 1, drafted)] += 1.0
+        passed[: min(accepted, drafted)] += 1.0
 
-    def estimates(self, above: Sequence[float], count: int) -> list[float]:
-        """above: the level above's; () for the topmost level."""
-        found: list[float] = []
-        for i in range(count):
-            elder = above[i] if above else (found[-1] if found else _PRIOR)
-            tried, passed = (
-                (self._tried[i], self._passed[i]) if i < len(self._tried) else (0.0, 0.0)
-            )
-            found.append((passed + _SHRINKAGE * elder) / (tried + _SHRINKAGE))
-        return found
+    def estimates(self, above: Expected | None, count: int) -> Expected:
+        """above: the level above's; None for the topmost level."""
+        self._reach(count)
+        tried, passed = self._counts[:, :count]
+        if above is not None:
+            found: Expected = (passed + _SHRINKAGE * above) / (tried + _SHRINKAGE)
+            return found
+        chances, elder = [], _PRIOR
+        for n, k in zip(tried.tolist(), passed.tolist(), strict=True):
+            elder = (k + _SHRINKAGE * elder) / (n + _SHRINKAGE)
+            chances.append(elder)
+        return np.array(chances)
+
+    def _reach(self, count: int) -> None:
+        missing = count - self._counts.shape[1]
+        if missing > 0:
+            self._counts = np.pad(self._counts, ((0, 0), (0, missing)))
 
 
 def _levels(arm: ArmName, place: RouteContext | Round) -> tuple[tuple[object, ...], ...]:

@@ -122,14 +122,15 @@ class Router:
         width, expected = context.width[arm], self._policy.expect(arm, context)
         if self._whole:
             expected = expected[-1:]
-        widths = np.arange(width - len(expected) + 1, width + 1)
+        shortest = width - len(expected) + 1
         scores = np.log(expected)
         if self._balance:
             backlog = context.backlog.get(arm, 0)
-            scores -= self._balance * np.log(self._costs.expected(arm, widths, backlog))
+            seconds = self._costs.expected(arm, shortest, width, backlog)
+            scores -= self._balance * np.log(seconds)
         best = len(expected) - 1 - int(scores[::-1].argmax())  # of equals the longest
         bias = self._span_bias * (_FAVOURED.get(context.span) == arm)
-        return float(scores[best]) + bias, int(widths[best]) - 1
+        return float(scores[best]) + bias, shortest + best - 1
 
     def _stale(self, candidates: Sequence[ArmName], context: RouteContext) -> ArmName | None:
         """An arm that is due for a probe.
