@@ -356,7 +356,7 @@ def test_drafters_come_with_the_default_only(toy: Toy) -> None:
         (folder / "config.json").write_text("{}")
     assert shipped_drafters(toy.resolve("smollm2-135m")) is None
     assert shipped_drafters(toy.resolve(toy.gguf)) is None
-    assert shipped_drafters(toy.resolve()) == (toy.shipped.eagle3, toy.shipped.dflash)
+    assert shipped_drafters(toy.resolve()) == toy.shipped
 
 
 @pytest.mark.parametrize("missing", [("eagle3",), ("dflash",), ("eagle3", "dflash")])
@@ -374,7 +374,7 @@ def test_a_package_without_its_drafters_says_so(missing: tuple[str, ...], toy: T
 
 def test_the_shipped_drafters_lie_where_they_are_looked_for() -> None:
     model = ModelFolder(SMOLLM2_TOOLS.root, "default", SMOLLM2_TOOLS)
-    assert shipped_drafters(model) == (SMOLLM2_TOOLS.eagle3, SMOLLM2_TOOLS.dflash)
+    assert shipped_drafters(model) == SMOLLM2_TOOLS
 
 
 def test_the_shipped_template_lies_where_it_is_looked_for() -> None:

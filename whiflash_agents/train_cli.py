@@ -1,4 +1,4 @@
-"""`whiflash-agents train adapter|merge|corpus|eagle3|dflash|all`: parse options, run, show.
+"""`whiflash-agents train adapter|merge|corpus|eagle3|dflash|router|all`: parse options, run, show.
 
 Every command can be stopped and started again; it goes on where it was.
 """
@@ -24,6 +24,7 @@ def add_train_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentPar
         ("dflash", "train the DFlash drafter on a corpus", _dflash),
     ):
         _drafter_parser(steps, name, what, run)
+    _router_parser(steps)
     _all_parser(steps)
 
 
@@ -122,6 +123,24 @@ def _drafter_parser(
     parser.set_defaults(run=run)
 
 
+def _router_parser(steps: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = steps.add_parser("router", help="the router, on rounds that both drafters began")
+    _common(parser, model="default")
+    parser.add_argument("--ar-drafter", help="folder of an EAGLE-3 checkpoint")
+    parser.add_argument("--diffusion-drafter", help="folder of a DFlash checkpoint")
+    parser.add_argument("--data", type=Path, required=True, help="folder of prompts")
+    parser.add_argument("--ids", type=Path, help="file of prompt ids: take only these, in order")
+    parser.add_argument(
+        "--without", type=Path, help="file of prompt ids to leave out: the drafters' own"
+    )
+    parser.add_argument("--run-dir", type=Path, required=True, help="the rounds, to go on from")
+    parser.add_argument("--per-kind", type=int, default=100, help="prompts of each kind")
+    parser.add_argument("--tokens", type=int, default=96, help="new tokens a prompt")
+    parser.add_argument("--max-prompt", type=int, default=512, help="longest prompt in tokens")
+    parser.add_argument("--epochs", type=int, default=30)
+    parser.set_defaults(run=_router)
+
+
 def _common(parser: argparse.ArgumentParser, model: str) -> None:
     parser.add_argument(
         "--model", default=model, help=f"name, folder, GGUF file or hub id; default: {model}"
@@ -208,6 +227,19 @@ def _dflash(args: argparse.Namespace) -> int:
         targets=args.targets, layers=args.layers,
     )  # fmt: skip
     train_dflash(options, _show())
+    return 0
+
+
+def _router(args: argparse.Namespace) -> int:
+    from whiflash_agents.router_training import RouterRun, train_router
+
+    run = RouterRun(
+        model=args.model, ar_drafter=args.ar_drafter, diffusion_drafter=args.diffusion_drafter,
+        data=args.data, ids=args.ids, without=args.without, run=args.run_dir, output=args.output,
+        per_kind=args.per_kind, tokens=args.tokens, max_prompt=args.max_prompt,
+        epochs=args.epochs, seed=args.seed, threads=args.threads,
+    )  # fmt: skip
+    train_router(run, _show())
     return 0
 
 

@@ -58,6 +58,8 @@ class ChatWhiFlash(BaseChatModel):
     """EAGLE-3 checkpoint; None takes the one that ships for the default model."""
     diffusion_drafter: str | Path | None = None
     """DFlash checkpoint; None takes the one that ships for the default model."""
+    neural_router: str | Path | None = None
+    """A learned router; None takes the one that ships for the default model's drafters."""
     router: RouterName = "auto"
     """Who picks the arm of a round; "plain" drafts nothing."""
     balance: float = 1.0
@@ -124,8 +126,8 @@ class ChatWhiFlash(BaseChatModel):
     @property
     def _identifying_params(self) -> dict[str, Any]:
         names = (
-            "model", "ar_drafter", "diffusion_drafter", "device", "dtype", "stop", "constrain",
-            "tool_format", *ROUTING, *SAMPLING,
+            "model", "ar_drafter", "diffusion_drafter", "neural_router", "device", "dtype", "stop",
+            "constrain", "tool_format", *ROUTING, *SAMPLING,
         )  # fmt: skip
         return {name: getattr(self, name) for name in names}
 
@@ -280,6 +282,7 @@ class ChatWhiFlash(BaseChatModel):
             model=self.model,
             ar_drafter=self.ar_drafter,
             diffusion_drafter=self.diffusion_drafter,
+            neural_router=self.neural_router,
             router=self.router,
             balance=self.balance,
             span_bias=self.span_bias,

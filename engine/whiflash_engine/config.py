@@ -10,7 +10,7 @@ from whiflash_engine.errors import ConfigError
 
 ArmName = Literal["ar", "diffusion", "retrieval", "forced", "plain"]
 Span = Literal["text", "reasoning", "json", "tool_call"]
-RouterName = Literal["auto", "ar", "diffusion", "retrieval", "plain", "entropy", "random"]
+RouterName = Literal["auto", "ar", "diffusion", "retrieval", "plain", "entropy", "neural", "random"]
 
 
 def require(ok: bool, field: str, value: object, why: str) -> None:
@@ -127,8 +127,10 @@ class RouterConfig:
     `json` and `tool_call` spans and AR in `reasoning` spans; 0 switches it off.
     entropy_threshold is the paper's tau in nats (WhiFlash, arXiv 2606.07710, section on
     WhiFlash-Entropy): AR if H > tau, else diffusion.
+    delta_threshold is that of a published neural router, in tokens: AR if it expects AR to
+    commit more than so many tokens more than diffusion.
     retrieval: whether "auto" may copy drafts from the text. whole_drafts: it always drafts all
-    it can, instead of what pays.
+    it can, instead of what pays. learned: whether it asks the learned router, where there is one.
     """
 
     name: RouterName = "auto"
@@ -137,6 +139,8 @@ class RouterConfig:
     entropy_threshold: float = 0.5
     retrieval: bool = True
     whole_drafts: bool = False
+    learned: bool = True
+    delta_threshold: float = 1.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -150,4 +154,8 @@ class RouterConfig:
         require(
             self.entropy_threshold >= 0,
             "entropy_threshold", self.entropy_threshold, "must not be negative (nats)",
+        )  # fmt: skip
+        require(
+            math.isfinite(self.delta_threshold),
+            "delta_threshold", self.delta_threshold, "must be a finite number of tokens",
         )  # fmt: skip

@@ -11,9 +11,10 @@ from whiflash_engine.config import ArmName, SamplingConfig
 from whiflash_engine.drafters.base import Drafter, Proposal
 from whiflash_engine.events import Round, Seconds
 from whiflash_engine.logprobs import logprobs
+from whiflash_engine.offer import offer
 from whiflash_engine.router.router import Decision, RouteContext, Router
 from whiflash_engine.sampling import Sampler
-from whiflash_engine.sequence import MAX_COPY, SequenceState
+from whiflash_engine.sequence import SequenceState
 from whiflash_engine.target.base import Target
 from whiflash_engine.verify import entropy, verify
 
@@ -67,7 +68,7 @@ class _Loop:
             sequence.entropy = entropy(prompt.logits[-1])
         clock.stop("prefill")
 
-        context = self._context()
+        context = offer(sequence, self._drafters, copies=self._router.may("retrieval"))
         decision = self._router.pick(context, tuple(context.width))
         clock.stop("pick", more=self._learning)
 
@@ -108,32 +109,6 @@ class _Loop:
         self._router.learn(done)
         self._learning = perf_counter() - started
         return done
-
-    def _context(self) -> RouteContext:
-        sequence = self._sequence
-        width: dict[ArmName, int] = {"plain": 1}
-        forced: tuple[int, ...] = ()
-        copied: tuple[int, ...] = ()
-        matched = 0
-        if sequence.constraint is not None:
-            forced = sequence.constraint.forced(sequence.room)
-        if forced:
-            width["forced"] = len(forced) + 1
-        if self._router.may("retrieval"):
-            room = min(MAX_COPY, sequence.room - len(forced))
-            copied, matched = sequence.lookup.draft(sequence.tokens, room, forced)
-        if copied:
-            width["retrieval"] = len(forced) + len(copied) + 1
-        if sequence.processed > 0:  # without any features no drafter can start
-            for name, drafter in self._drafters.items():
-                if (count := min(drafter.max_draft, sequence.room)) > 0:
-                    width[name] = count + 1
-        return RouteContext(
-            entropy=sequence.entropy, span=sequence.spans.span,
-            backlog={name: sequence.backlog(name) for name in width}, width=width,
-            forced=forced, copied=copied, matched=matched, hidden=sequence.hidden,
-            position=len(sequence.tokens),
-        )  # fmt: skip
 
     def _propose(self, decision: Decision, context: RouteContext, clock: _Clock) -> Proposal:
         arm, count = decision.arm, decision.drafts

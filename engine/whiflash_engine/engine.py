@@ -26,9 +26,16 @@ from whiflash_engine.constraint import Constraint, GrammarFactory
 from whiflash_engine.decode import decode
 from whiflash_engine.drafters.base import Drafter
 from whiflash_engine.events import Completion, Round, Stats
-from whiflash_engine.loading import choose_device, choose_dtype, load_drafters, load_target
+from whiflash_engine.loading import (
+    choose_device,
+    choose_dtype,
+    load_drafters,
+    load_net,
+    load_target,
+)
 from whiflash_engine.prefixes import PrefixStore
 from whiflash_engine.router.costs import CostModel
+from whiflash_engine.router.neural import Perceptron, RouterNet
 from whiflash_engine.router.router import Router, build_router
 from whiflash_engine.router.spans import SpanDetector
 from whiflash_engine.sequence import SequenceState, check_prompt
@@ -57,6 +64,7 @@ class Engine:
         tokenizer: PreTrainedTokenizerBase,
         *,
         router: RouterConfig | None = None,
+        router_net: RouterNet | Perceptron | None = None,
         model_name: str = "custom",
         stop_token_ids: Sequence[int] = (),
         reuse_bytes: int = REUSE_BYTES,
@@ -69,6 +77,7 @@ class Engine:
         self._bytes = TokenBytes(tokenizer)
         self._turn = threading.Lock()
         self._costs = CostModel()
+        self._net = router_net
         self._routers: dict[RouterConfig, Router] = {}
         self._default_router = router or RouterConfig()
         self.router(self._default_router)
@@ -82,6 +91,7 @@ class Engine:
         *,
         ar_drafter: str | Path | None = None,
         diffusion_drafter: str | Path | None = None,
+        neural_router: str | Path | None = None,
         ar_depth: int | None = None,
         diffusion_block: int | None = None,
         router: RouterName = "auto",
@@ -97,6 +107,8 @@ class Engine:
 
         ar_drafter, diffusion_drafter: folders of an EAGLE-3 and a DFlash checkpoint; None
         takes those that ship with the embedded default, and none with another model.
+        neural_router: folder or file of a learned router; None takes the one that ships with the
+        embedded default, where its drafters are that one's too.
         ar_depth: draft tokens of the AR drafter (5). diffusion_block: rows of a DFlash block,
         bonus included; at most what it was trained with, which is the default.
         dtype: "bfloat16" or "float32"; None takes bfloat16 where the hardware is fast at
@@ -110,10 +122,13 @@ class Engine:
         folder = resolve_model(None if model is None else str(model), report=report or silent)
         shipped = shipped_drafters(folder)
         if shipped is not None:
-            ar_drafter = ar_drafter or shipped[0]
-            diffusion_drafter = diffusion_drafter or shipped[1]
+            if ar_drafter is None and diffusion_drafter is None:
+                neural_router = neural_router or shipped.router
+            ar_drafter = ar_drafter or shipped.eagle3
+            diffusion_drafter = diffusion_drafter or shipped.dflash
         loaded = load_drafters(folder.path, ar_drafter, diffusion_drafter)
-        build_router(chosen, (*loaded.arms, "retrieval", "plain"))  # tells now if it lacks an arm
+        net = load_net(folder.path, neural_router)
+        build_router(chosen, (*loaded.arms, "retrieval", "plain"), net=net)  # tells what it lacks
         target = load_target(folder.path, loaded.taps, kind, place)
         tokenizer = load_tokenizer(folder.path)
         engine = cls(
@@ -121,6 +136,7 @@ class Engine:
             loaded.build(target, depth=ar_depth, block=diffusion_block),
             tokenizer,
             router=chosen,
+            router_net=net,
             model_name=folder.name,
             stop_token_ids=stop_token_ids(folder.path, tokenizer),
             reuse_bytes=reuse_bytes,
@@ -240,6 +256,6 @@ class Engine:
             config = replace(config, seed=0)
         if config not in self._routers:
             self._routers[config] = build_router(
-                config, (*self.drafters, "retrieval", "plain"), costs=self._costs
+                config, (*self.drafters, "retrieval", "plain"), costs=self._costs, net=self._net
             )
         return self._routers[config]

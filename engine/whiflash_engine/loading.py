@@ -14,12 +14,14 @@ from torch import Tensor
 from whiflash_engine.checkpoints.dflash import DFlashConfig, load_dflash
 from whiflash_engine.checkpoints.eagle3 import Eagle3Config, load_eagle3
 from whiflash_engine.checkpoints.fields import Fields
+from whiflash_engine.checkpoints.router import load_router
 from whiflash_engine.checkpoints.weights import is_native, load_config, load_weights
 from whiflash_engine.config import ArmName, ModelConfig, require
 from whiflash_engine.drafters.base import Drafter
 from whiflash_engine.drafters.dflash import DFlashDrafter
 from whiflash_engine.drafters.eagle3 import Eagle3Drafter
 from whiflash_engine.errors import ConfigError
+from whiflash_engine.router.neural import Perceptron, RouterNet
 from whiflash_engine.target.base import Target
 from whiflash_engine.target.hf import HFTarget, causal_config
 from whiflash_engine.target.native import NativeTarget
@@ -101,6 +103,13 @@ def load_drafters(
         None if ar is None else load_eagle3(_home(ar), config),
         None if diffusion is None else load_dflash(_home(diffusion), config),
     )
+
+
+def load_net(model: Path, router: str | Path | None) -> RouterNet | Perceptron | None:
+    """Read a learned router; one made for another hidden size is refused."""
+    if router is None:
+        return None
+    return load_router(_home(router), _target_config(model).hidden_size)
 
 
 def _home(folder: str | Path) -> Path:

@@ -59,7 +59,7 @@ def measure_drafting(
                 for name in groups:
                     lengths.setdefault(name, {}).setdefault(arm, []).extend(made)
             for pair in pairs(start, grammar, rng):
-                for name in (*groups, f"span {pair.span}"):
+                for name in (*groups, f"span {pair.context.span}"):
                     found.setdefault(name, []).append(pair)
             if group == "json grammar":
                 for clamp, made_filled in fills.items():

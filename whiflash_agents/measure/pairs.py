@@ -10,21 +10,27 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from whiflash_agents.measure.start import PromptStart
-from whiflash_engine.config import ArmName, Span
+from whiflash_engine.config import ArmName
 from whiflash_engine.drafters.base import Proposal
+from whiflash_engine.offer import offer
+from whiflash_engine.router.neural import Recent, features
+from whiflash_engine.router.policies import RouteContext
 from whiflash_engine.sampling import Sampler
 from whiflash_engine.target.base import TargetOutput
+from whiflash_engine.training.rounds import ARMS, Drafted
 from whiflash_engine.verify import Outcome, entropy, verify
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """What each drafter would have committed from one prefix, bonus token counted."""
+    """What each drafter would have committed from one prefix, bonus token and what a grammar
+    forced counted. tried: behind that, how many draft tokens passed, and how many there were."""
 
-    span: Span
-    entropy: float
-    """Nats, of the target's distribution that the round starts from."""
+    context: RouteContext
     lengths: Mapping[ArmName, int]
+    tried: Mapping[ArmName, tuple[int, int]]
+    moved: ArmName
+    """Whose draft the text went on with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +94,28 @@ def pairs(start: PromptStart, grammar: bool, rng: random.Random) -> Iterator[Pai
     hand, arms = HandMade(start, grammar), list(start.engine.drafters)
     while hand.begin():
         rng.shuffle(arms)
+        context = offer(hand.sequence, start.engine.drafters, copies=True)
         lengths: dict[ArmName, int] = {}
+        tried: dict[ArmName, tuple[int, int]] = {}
         for arm in arms:
-            outcome, output = hand.judge(hand.propose(arm))
+            proposal = hand.propose(arm, context.forced)
+            outcome, output = hand.judge(proposal)
             lengths[arm] = len(outcome.tokens)
-        yield Pair(hand.sequence.spans.span, hand.sequence.entropy, lengths)
+            forced = min(len(context.forced), len(proposal.tokens))
+            tried[arm] = max(outcome.accepted - forced, 0), len(proposal.tokens) - forced
+        yield Pair(context, lengths, tried, arms[-1])
         hand.commit(outcome, output)
+
+
+def drafted(start: PromptStart, grammar: bool, rng: random.Random) -> Iterator[Drafted]:
+    """`pairs`, as a router learns from them."""
+    recent = Recent()
+    for pair in pairs(start, grammar, rng):
+        if pair.context.hidden is not None:
+            yield Drafted(
+                features(pair.context, recent), [pair.tried.get(arm, (0, 0)) for arm in ARMS]
+            )
+        recent.add(pair.moved, *pair.tried[pair.moved])
 
 
 def filled(start: PromptStart, *, clamp: bool) -> Iterator[Filled]:

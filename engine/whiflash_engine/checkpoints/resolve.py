@@ -76,19 +76,18 @@ def resolve_model(
     )
 
 
-def shipped_drafters(model: ModelFolder) -> tuple[Path, Path] | None:
-    """Folders of the (EAGLE-3, DFlash) drafters that the package ships for this model.
+def shipped_drafters(model: ModelFolder) -> Shipped | None:
+    """What the package ships for this model: folders of drafters and of their router.
 
     None for a model that has none. Raises CheckpointError for the tuned default whose
     drafters were not installed: without them it would decode slowly and say nothing.
     """
     if model.shipped is None:
         return None
-    folders = (model.shipped.eagle3, model.shipped.dflash)
-    for folder in folders:
+    for folder in (model.shipped.eagle3, model.shipped.dflash, model.shipped.router):
         if not (folder / "config.json").is_file():
             raise CheckpointError(folder, "is missing from the installed package")
-    return folders
+    return model.shipped
 
 
 @contextmanager

@@ -36,6 +36,10 @@ class Shipped:
     def dflash(self) -> Path:
         return self.root / "dflash"
 
+    @property
+    def router(self) -> Path:
+        return self.root / "router"
+
     def digests(self) -> tuple[str, str, str]:
         """SHA-256 of adapter config, adapter weights and template: what tunes the model.
 

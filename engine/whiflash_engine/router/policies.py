@@ -5,8 +5,7 @@
     ThresholdPolicy  the paper's rule: AR if H > tau, else diffusion
     EntropyPolicy    running averages per arm, span and entropy, and for every draft length
 
-A policy learned on the target's hidden state (WhiFlash-Neural, `RouteContext.hidden`) is one
-more class with these three methods.
+Those learned on the target's hidden state are in `neural`.
 """
 
 from __future__ import annotations
@@ -31,7 +30,8 @@ class RouteContext:
     """What is known before a round.
 
     entropy: nats, of the target distribution that produced the last bonus token.
-    span: where the next token lies. position: its absolute position.
+    span: where the next token lies; since: for how many tokens it has lasted, at most 64.
+    position: the next token's absolute position. constrained: a grammar holds.
     backlog: per arm, committed positions that its drafter has not ingested.
     width: per arm, the most rows of the target pass if it is picked: draft tokens + 1.
     forced: tokens that the grammar implies next; every arm's draft begins with them.
@@ -49,6 +49,8 @@ class RouteContext:
     forced: tuple[int, ...] = ()
     copied: tuple[int, ...] = ()
     matched: int = 0
+    since: int = 0
+    constrained: bool = False
     hidden: Tensor | None = None
 
 
@@ -112,13 +114,17 @@ class ThresholdPolicy:
     def __init__(self, threshold: float) -> None:
         self._threshold = threshold
 
+    def signal(self, context: RouteContext) -> float:
+        """What is held against the threshold."""
+        return context.entropy
+
     def candidates(self, arms: Sequence[ArmName]) -> Sequence[ArmName]:
         wanted: tuple[ArmName, ...] = ("diffusion", "ar")
         return tuple(arm for arm in wanted if arm in arms) or ("plain",)
 
     def expect(self, arm: ArmName, context: RouteContext) -> Expected:
         # Any threshold must do, and exp(-800) is 0.
-        over = max(-300.0, min(context.entropy - self._threshold, 300.0))
+        over = max(-300.0, min(self.signal(context) - self._threshold, 300.0))
         return np.array([math.exp(over if arm == "ar" else -over)])
 
     def learn(self, round: Round) -> None:
@@ -163,12 +169,8 @@ class EntropyPolicy:
         return 1.0 + forced + self._chances(_levels(arm, context), drafts).cumprod().cumsum()
 
     def learn(self, round: Round) -> None:
-        # what a grammar forces is certain: only what was drafted behind it is learned
-        accepted = round.accepted - round.forced
-        drafted = len(round.proposed) - round.forced
-        if len(round.tokens) <= round.accepted:  # cut inside the draft: what passed has passed
-            drafted = accepted
-        if drafted < 1 or accepted < 0:
+        accepted, drafted = tried(round)
+        if drafted < 1:
             return
         for key in _levels(round.arm, round):
             self._cells.setdefault(key, _Cell()).add(accepted, drafted)
@@ -181,6 +183,16 @@ class EntropyPolicy:
             if cell is not None:
                 above = cell.estimates(above, count)
         return np.full(count, _PRIOR) if above is None else above
+
+
+def tried(round: Round) -> tuple[int, int]:
+    """(how many draft tokens passed, how many were drafted) behind those that a grammar forced,
+    which are certain. A draft that was cut was no longer than what passed of it."""
+    accepted = round.accepted - round.forced
+    drafted = len(round.proposed) - round.forced
+    if len(round.tokens) <= round.accepted:
+        drafted = accepted
+    return (accepted, drafted) if accepted >= 0 else (0, 0)
 
 
 class _Cell:

@@ -17,9 +17,10 @@ from typing import Final, get_args
 
 import numpy as np
 
-from whiflash_engine.config import ArmName, RouterConfig, Span, require
+from whiflash_engine.config import ArmName, RouterConfig, RouterName, Span, require
 from whiflash_engine.events import Round
 from whiflash_engine.router.costs import CostModel
+from whiflash_engine.router.neural import DeltaPolicy, NeuralPolicy, Perceptron, RouterNet
 from whiflash_engine.router.policies import (
     EntropyPolicy,
     Policy,
@@ -146,17 +147,18 @@ class Router:
 
 
 def build_router(
-    config: RouterConfig, arms: Sequence[ArmName], costs: CostModel | None = None
+    config: RouterConfig,
+    arms: Sequence[ArmName],
+    costs: CostModel | None = None,
+    net: RouterNet | Perceptron | None = None,
 ) -> Router:
-    """The router that `config` names, over the arms that are loaded. ConfigError if it needs
-    one that is not."""
+    """The router that `config` names, over the arms that are loaded. net: a learned one.
+    ConfigError if it needs what is not there."""
     for arm in arms:
         require(arm in get_args(ArmName), "arm", arm, f"must be one of {get_args(ArmName)}")
     name = config.name
-    needed: tuple[ArmName, ...] = ("ar", "diffusion") if name == "entropy" else ()
-    if name == "ar" or name == "diffusion":
-        needed = (name,)
-    for arm in needed:
+    published = name == "neural" and isinstance(net, Perceptron)
+    for arm in _needed(name, published):
         require(arm in arms, "router", name, f"needs the {arm} drafter, which is not loaded")
     if name == "ar" or name == "diffusion" or name == "retrieval" or name == "plain":
         return Router(StaticPolicy(name), costs=costs)
@@ -165,8 +167,14 @@ def build_router(
     if name == "entropy":
         policy = ThresholdPolicy(config.entropy_threshold)
         return Router(policy, span_bias=config.span_bias, costs=costs)
+    if name == "neural":
+        require(net is not None, "router", name, "needs a neural_router, and none is loaded")
+        if isinstance(net, Perceptron):
+            delta = DeltaPolicy(net, config.delta_threshold)
+            return Router(delta, span_bias=config.span_bias, costs=costs)
+    learned = isinstance(net, RouterNet) and (config.learned or name == "neural")
     return Router(
-        EntropyPolicy(),
+        NeuralPolicy(net) if isinstance(net, RouterNet) and learned else EntropyPolicy(),
         balance=config.balance,
         span_bias=config.span_bias,
         probed=[arm for arm in arms if arm != "forced"],
@@ -174,3 +182,10 @@ def build_router(
         whole_drafts=config.whole_drafts,
         costs=costs,
     )
+
+
+def _needed(name: RouterName, published: bool) -> tuple[ArmName, ...]:
+    """Drafters without which a router would be another one."""
+    if name == "entropy" or published:
+        return ("ar", "diffusion")
+    return (name,) if name == "ar" or name == "diffusion" else ()

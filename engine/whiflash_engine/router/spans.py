@@ -25,6 +25,7 @@ _OPENERS: Final[tuple[tuple[bytes, Span], ...]] = (
     (b"\n```json", "json"),
 )
 _CLOSERS: Final = {"tool_call": b"</tool_call>", "reasoning": b"</think>", "json": b"\n```"}
+_LONG: Final = 64
 _TAIL: Final = len(b"</tool_call>") - 1
 
 _BRACKETS: Final = {ord("{"): b"}", ord("["): b"]"}
@@ -117,6 +118,15 @@ class SpanDetector:
     @property
     def span(self) -> Span:
         return self._states[-1].span
+
+    @property
+    def since(self) -> int:
+        """For how many tokens the span has lasted, at most `_LONG`."""
+        states = reversed(self._states[-_LONG - 1 : -1])
+        return next(
+            (n for n, state in enumerate(states) if state.span != self.span),
+            min(self.length, _LONG),
+        )
 
     @property
     def length(self) -> int:

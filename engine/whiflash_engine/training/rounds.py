@@ -1,0 +1,118 @@
+"""Rounds in which every drafter drafted from the same prefix: what a router learns from.
+
+What is told of a draft is how many tokens passed and how many there were: a row of trials that
+ends at the first rejection, or where the draft ends. So a draft that was accepted whole (censored
+by its length) says what it says and no more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from whiflash_engine.config import ArmName
+from whiflash_engine.errors import CheckpointError
+from whiflash_engine.router.neural import Array
+from whiflash_engine.training.model_files import read_tensors, write_tensors
+
+ARMS: tuple[ArmName, ...] = ("ar", "diffusion")
+_HELD_OUT = 8
+"""Every eighth prompt is held out."""
+
+Report = Callable[[Mapping[str, float | str]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Drafted:
+    """One prefix. features: of `whiflash_engine.router.neural`. tried: per arm of `ARMS`, how
+    many draft tokens passed and how many were drafted, behind what a grammar forced; (0, 0)
+    where it had no turn."""
+
+    features: Array
+    tried: Sequence[tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Rounds:
+    """N prefixes. features [N,D] float32; accepted, drafted [N,A] int64; prompt [N] int64.
+
+    positions: per arm, the longest draft of all rounds, also where these are some of them.
+    """
+
+    features: Tensor
+    accepted: Tensor
+    drafted: Tensor
+    prompt: Tensor
+    positions: tuple[int, ...]
+
+    @staticmethod
+    def read(folder: Path) -> Rounds:
+        """What `log_rounds` wrote. CheckpointError if that is nothing, or of several models."""
+        parts = [read_tensors(file) for file in sorted(folder.glob("rounds-*.safetensors"))]
+        parts = [part for part in parts if len(part["prompt"])]
+        if not parts:
+            raise CheckpointError(folder, "holds no rounds")
+        if len({part["features"].shape[1] for part in parts}) > 1:
+            raise CheckpointError(folder, "holds rounds of models of different sizes")
+        columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        drafted = columns["drafted"].long()
+        return Rounds(
+            columns["features"].float(), columns["accepted"].long(), drafted,
+            columns["prompt"].long(), tuple(int(n) for n in drafted.amax(0)),
+        )  # fmt: skip
+
+    def split(self) -> tuple[Rounds, Rounds]:
+        """(those to learn from, those of the held-out prompts)."""
+        unseen = self.prompt % _HELD_OUT == 0
+        return self._some(~unseen), self._some(unseen)
+
+    def _some(self, chosen: Tensor) -> Rounds:
+        return Rounds(
+            self.features[chosen], self.accepted[chosen], self.drafted[chosen],
+            self.prompt[chosen], self.positions,
+        )  # fmt: skip
+
+    def trials(self) -> tuple[Tensor, Tensor]:
+        """bool [N,P] each: was the position asked, did it pass; arm after arm."""
+        asked, passed = [], []
+        for arm, count in enumerate(self.positions):
+            place = torch.arange(count)
+            accepted, drafted = self.accepted[:, arm, None], self.drafted[:, arm, None]
+            asked.append((place <= accepted) & (place < drafted))
+            passed.append(place < accepted)
+        return torch.cat(asked, 1), torch.cat(passed, 1)
+
+
+def log_rounds(
+    prompts: Sequence[Callable[[], Iterator[Drafted]]],
+    folder: Path, report: Report, chunk: int = 20,
+) -> None:  # fmt: skip
+    """Draft from every prefix of every prompt, a file for each `chunk` prompts; what is there
+    already is not made again."""
+    for start in range(0, len(prompts), chunk):
+        path = folder / f"rounds-{start:05}.safetensors"
+        if path.is_file():
+            continue
+        rows: list[Drafted] = []
+        numbers: list[int] = []
+        for number, drafted in enumerate(prompts[start : start + chunk], start):
+            rows += drafted()
+            numbers += [number] * (len(rows) - len(numbers))
+        _write(path, rows, numbers)
+        report({"prompts": min(start + chunk, len(prompts)), "rounds": len(rows)})
+
+
+def _write(path: Path, rows: Sequence[Drafted], prompts: Sequence[int]) -> None:
+    tried = torch.tensor([row.tried for row in rows], dtype=torch.int16).view(-1, len(ARMS), 2)
+    features = np.stack([row.features for row in rows]) if rows else np.zeros((0, 0))
+    write_tensors(
+        path,
+        {"features": torch.from_numpy(features).half(),
+         "accepted": tried[:, :, 0].contiguous(), "drafted": tried[:, :, 1].contiguous(),
+         "prompt": torch.tensor(prompts, dtype=torch.int32)},
+    )  # fmt: skip

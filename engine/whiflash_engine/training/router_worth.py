@@ -1,0 +1,61 @@
+"""What a router would have made of logged rounds: tokens and seconds, draft by draft.
+
+A replay, not a run: every round starts where the log says, so that all routers judge the same
+prefixes, and an oracle that knows every draft's fate can be asked as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from whiflash_engine.config import ArmName
+from whiflash_engine.training.rounds import ARMS, Rounds
+
+Seconds = Mapping[ArmName, Sequence[float]]
+"""Per arm, of a round with 0, 1, 2, ... draft tokens."""
+
+
+def expected(odds: Tensor, positions: Sequence[int]) -> list[Tensor]:
+    """Per arm [N,K+1]: tokens that a round with 0..K draft tokens is expected to commit."""
+    found = []
+    for part in torch.split(odds, list(positions), dim=1):
+        lengths = 1.0 + part.sigmoid().cumprod(1).cumsum(1)
+        found.append(torch.cat([torch.ones(len(part), 1), lengths], 1))
+    return found
+
+
+def worth(rounds: Rounds, odds: Tensor, seconds: Seconds) -> dict[str, float]:
+    """Tokens per second of routers over the same rounds, without those in which an arm had no
+    turn: the net's, either arm's with whole drafts, and the oracle's."""
+    both = (rounds.drafted > 0).all(1)
+    made = [_made(rounds, arm)[both] for arm in range(len(ARMS))]
+    costs = [
+        torch.tensor(seconds[arm][: n + 1]) for arm, n in zip(ARMS, rounds.positions, strict=True)
+    ]
+    guesses = expected(odds[both], rounds.positions)
+    tokens, cost = (
+        torch.cat(made, 1),
+        torch.cat([c.expand(len(m), -1) for c, m in zip(costs, made, strict=True)], 1),
+    )
+    rates = {
+        "learned": _rate(tokens, cost, torch.cat([g.log() for g in guesses], 1) - cost.log()),
+        "oracle": _rate(tokens, cost, tokens.log() - cost.log()),
+    }
+    for arm, m, c in zip(ARMS, made, costs, strict=True):
+        rates[arm] = float(m[:, -1].sum() / (c[-1] * len(m)))
+    return {name: round(value, 2) for name, value in rates.items()}
+
+
+def _made(rounds: Rounds, arm: int) -> Tensor:
+    """[N,K+1]: committed tokens of a round with 0..K draft tokens, bonus counted. What was not
+    drafted, at a text's end, could not have passed."""
+    place = torch.arange(rounds.positions[arm] + 1)
+    return 1.0 + torch.minimum(place, rounds.accepted[:, arm, None])
+
+
+def _rate(tokens: Tensor, cost: Tensor, scores: Tensor) -> float:
+    best = scores.argmax(1, keepdim=True)
+    return float(tokens.gather(1, best).sum() / cost.gather(1, best).sum())

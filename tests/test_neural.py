@@ -1,0 +1,275 @@
+"""Learned routers: the network, its files, and what is made of its chances."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tests.toys import ToyTarget, run, tokens_of, toy_drafters
+from whiflash_engine.checkpoints.router import load_router
+from whiflash_engine.config import ArmName, RouterConfig, RouterName, SamplingConfig
+from whiflash_engine.errors import CheckpointError, ConfigError
+from whiflash_engine.events import Round, Seconds
+from whiflash_engine.router.neural import (
+    STRUCTURE,
+    NeuralPolicy,
+    Perceptron,
+    Recent,
+    RouterNet,
+    features,
+)
+from whiflash_engine.router.policies import RouteContext
+from whiflash_engine.router.router import build_router
+from whiflash_engine.training.rounds import Drafted, Rounds, log_rounds
+from whiflash_engine.training.router import RouterOptions, fit
+from whiflash_engine.training.router_worth import Seconds as Costs
+from whiflash_engine.training.router_worth import worth
+
+HIDDEN = 16
+ARMS: tuple[ArmName, ...] = ("ar", "diffusion", "retrieval", "plain")
+
+
+def context(hidden: Tensor | None = None, forced: int = 0) -> RouteContext:
+    return RouteContext(
+        0.5, "json", 9, backlog=dict.fromkeys(ARMS, 1),
+        width={"ar": 4, "diffusion": 6, "retrieval": 9, "plain": 1},
+        forced=(1,) * forced, hidden=torch.zeros(HIDDEN) if hidden is None else hidden,
+    )  # fmt: skip
+
+
+def net(seed: int = 0) -> RouterNet:
+    rng = np.random.default_rng(seed)
+
+    def drawn(*shape: int) -> np.ndarray:
+        return rng.standard_normal(shape).astype(np.float32)
+
+    inputs = HIDDEN + STRUCTURE
+    perceptron = Perceptron(drawn(8, inputs), drawn(8), drawn(8, 8), drawn(8))
+    return RouterNet(perceptron, {"ar": 3, "diffusion": 5}, drawn(inputs), abs(drawn(inputs)))
+
+
+def rounds(arm: ArmName, accepted: int, drafted: int = 3) -> Round:
+    return Round(
+        arm, 9, (0,) * (accepted + 1), (0,) * drafted, accepted, drafted + 1, "json", 0.5, 1,
+        Seconds(),
+    )  # fmt: skip
+
+
+def test_the_network_is_torchs() -> None:
+    one, drawn = net(), np.random.default_rng(1).standard_normal(HIDDEN + STRUCTURE)
+    x = drawn.astype(np.float32)
+    p = one.perceptron
+    wanted = F.linear(
+        F.gelu(
+            F.linear(
+                torch.from_numpy((x - one.mean) * one.scale),
+                torch.from_numpy(p.first), torch.from_numpy(p.first_bias),
+            ),
+            approximate="tanh",
+        ),
+        torch.from_numpy(p.second), torch.from_numpy(p.second_bias),
+    )  # fmt: skip
+    found = one(x)
+    np.testing.assert_allclose(np.concatenate([found["ar"], found["diffusion"]]), wanted, rtol=1e-4)
+
+
+def test_what_the_network_sees() -> None:
+    hidden = torch.arange(HIDDEN, dtype=torch.bfloat16)
+    place = replace(context(hidden), since=3, constrained=True, matched=5)
+    seen = features(place, Recent())
+    assert seen.dtype == np.float32 and seen.shape == (HIDDEN + STRUCTURE,)
+    assert seen[:HIDDEN].tolist() == list(range(HIDDEN))
+    rest = [0.5, 0, 0, 1, 0, math.log(4), 1, math.log(6), 0.3, 0.3]
+    assert seen[HIDDEN:].tolist() == pytest.approx(rest)
+
+
+def test_expected_tokens_follow_from_chances() -> None:
+    policy, one = NeuralPolicy(net()), net()
+    place = context()
+    odds = one(features(place, Recent()))
+    counts: dict[ArmName, int] = {"ar": 3, "diffusion": 5}
+    for arm, count in counts.items():
+        chances = 1 / (1 + np.exp(-odds[arm]))
+        found = policy.expect(arm, place)
+        assert list(found) == pytest.approx(list(1 + np.cumprod(chances).cumsum()), rel=1e-5)
+        assert len(found) == count
+    # behind two forced tokens, and where the draft is longer than what the network knows
+    known = replace(context(forced=2), width={"ar": 9})
+    found = policy.expect("ar", known)
+    chances = 1 / (1 + np.exp(-one(features(known, Recent()))["ar"]))
+    assert len(found) == 6 and found[0] == pytest.approx(3 + chances[0], rel=1e-5)
+    assert found[-1] - found[-2] == pytest.approx(chances.prod() * chances[-1] ** 3, rel=1e-4)
+
+
+def test_other_arms_and_places_without_a_state_go_by_averages() -> None:
+    policy, place = NeuralPolicy(net()), context()
+    assert list(policy.expect("plain", place)) == [1.0]
+    assert policy.expect("retrieval", place)[0] == 1.5
+    assert policy.expect("ar", replace(place, hidden=None))[0] == 1.5
+    for _ in range(50):
+        policy.learn(rounds("retrieval", 8, 8))
+    assert policy.expect("retrieval", place)[-1] > 7.0
+
+
+def test_a_network_that_is_wrong_is_corrected() -> None:
+    policy, place = NeuralPolicy(net()), context()
+    before = {arm: policy.expect(arm, place)[-1] for arm in ("ar", "diffusion")}
+    for _ in range(200):
+        policy.expect("ar", place)
+        policy.learn(rounds("ar", 3))
+    assert policy.expect("ar", place)[-1] > before["ar"]
+    after = policy.expect("diffusion", place)[-1]
+    assert after == pytest.approx(before["diffusion"], rel=0.2)  # only what was lately may move it
+
+
+def our_files(folder: Path, **change: object) -> Path:
+    one = net()
+    p = one.perceptron
+    save_file(
+        {"mean": torch.from_numpy(one.mean), "scale": torch.from_numpy(one.scale),
+         "fc1.weight": torch.from_numpy(p.first), "fc1.bias": torch.from_numpy(p.first_bias),
+         "fc2.weight": torch.from_numpy(p.second), "fc2.bias": torch.from_numpy(p.second_bias)},
+        folder / "model.safetensors",
+    )  # fmt: skip
+    config = {"hidden_size": HIDDEN, "structure": STRUCTURE, "positions": one.positions, **change}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_our_files(tmp_path: Path) -> None:
+    found = load_router(our_files(tmp_path), HIDDEN)
+    x = np.ones(HIDDEN + STRUCTURE, dtype=np.float32)
+    assert isinstance(found, RouterNet)
+    assert found(x)["diffusion"].tolist() == net()(x)["diffusion"].tolist()
+    with pytest.raises(CheckpointError, match="made for 16, here it is 8"):
+        load_router(tmp_path, 8)
+    for positions in ({}, {"medusa": 3}, {"ar": 0}):
+        with pytest.raises(CheckpointError, match="positions"):
+            load_router(our_files(tmp_path, positions=positions), HIDDEN)
+    with pytest.raises(CheckpointError, match="shape"):
+        load_router(our_files(tmp_path, positions={"ar": 3}), HIDDEN)
+
+
+def published(path: Path, **tensors: Tensor) -> Path:
+    generator = torch.Generator().manual_seed(0)
+    every = {
+        "net.0.weight": torch.randn(4, HIDDEN, generator=generator), "net.0.bias": torch.zeros(4),
+        "net.3.weight": torch.randn(1, 4, generator=generator), "net.3.bias": torch.zeros(1),
+    }  # fmt: skip
+    save_file({**every, **tensors}, path)
+    return path
+
+
+def test_published_files_prefer_ar_above_the_threshold(tmp_path: Path) -> None:
+    found = load_router(published(tmp_path / "router.safetensors"), HIDDEN)
+    assert isinstance(found, Perceptron)
+    hidden = torch.ones(HIDDEN)
+    delta = float(found(hidden.numpy())[0])
+    for tau, arm in ((delta - 0.1, "ar"), (delta + 0.1, "diffusion")):
+        config = RouterConfig("neural", span_bias=0.0, delta_threshold=tau)
+        assert build_router(config, ARMS, net=found).pick(context(hidden), ARMS).arm == arm
+    assert build_router(config, ARMS, net=found).pick(
+        replace(context(), hidden=None), ARMS
+    ).arm == "diffusion"  # fmt: skip
+    for extra in ({"third": torch.zeros(2, 2)}, {"net.0.bias": torch.zeros(5)}):
+        with pytest.raises(CheckpointError, match="no router for hidden size 16"):
+            load_router(published(tmp_path / "bad.safetensors", **extra), HIDDEN)
+    with pytest.raises(CheckpointError, match="no router"):
+        load_router(tmp_path / "router.safetensors", 8)
+
+
+def test_a_router_that_is_asked_for_must_be_there() -> None:
+    with pytest.raises(ConfigError, match="neural_router"):
+        build_router(RouterConfig("neural"), ARMS)
+    with pytest.raises(ConfigError, match="diffusion"):
+        build_router(RouterConfig("neural"), ("ar", "plain"), net=net().perceptron)
+    build_router(RouterConfig("neural"), ("ar", "plain"), net=net())
+    with pytest.raises(ConfigError, match="delta_threshold"):
+        RouterConfig(delta_threshold=math.nan)
+
+
+@pytest.mark.parametrize("name", ["auto", "neural"])
+def test_output_is_plain_decodings_under_learned_routers(name: RouterName) -> None:
+    target = ToyTarget(11, seed=3)
+    drafters, sampling = toy_drafters(target), SamplingConfig(max_tokens=60)
+    plain = run(target, drafters, [1, 2, 3], sampling=sampling, router=RouterConfig("plain"))
+    hidden = target.config.hidden_size
+    rng = np.random.default_rng(0)
+    inputs = hidden + STRUCTURE
+    first = rng.standard_normal((8, inputs)).astype(np.float32)
+    second = rng.standard_normal((8, 8)).astype(np.float32)
+    zero, one = np.zeros(8, dtype=np.float32), np.ones(inputs, dtype=np.float32)
+    learned = RouterNet(
+        Perceptron(first, zero, second, zero), {"ar": 3, "diffusion": 5}, 0 * one, one
+    )
+    router = build_router(RouterConfig(name), (*drafters, "retrieval", "plain"), net=learned)
+    rounds = run(target, drafters, [1, 2, 3], sampling=sampling, router=router)
+    assert tokens_of(rounds) == tokens_of(plain)
+
+
+def learnable(prompts: int = 24, length: int = 40) -> list[list[Drafted]]:
+    """The first number of the state says which arm gets its draft through."""
+    rng, rows = np.random.default_rng(0), list[list[Drafted]]()
+    for _ in range(prompts):
+        rows.append([])
+        for _ in range(length):
+            state = rng.standard_normal(HIDDEN + STRUCTURE).astype(np.float32)
+            good = state[0] > 0
+            rows[-1].append(Drafted(state, [(3, 3), (0, 5)] if good else [(0, 3), (4, 5)]))
+    return rows
+
+
+def test_it_learns_who_gets_through_and_is_worth_it(tmp_path: Path) -> None:
+    lines: list[dict[str, float | str]] = []
+    prompts = [partial(iter, one) for one in learnable()]
+    log_rounds(prompts, tmp_path / "run",
+               lambda line: lines.append(dict(line)), chunk=10)  # fmt: skip
+    made = len(lines)
+    log_rounds(prompts, tmp_path / "run",
+               lambda line: lines.append(dict(line)), chunk=10)  # fmt: skip
+    assert made == 3 and len(lines) == 3  # nothing is drafted twice
+    found = Rounds.read(tmp_path / "run")
+    assert found.positions == (3, 5) and len(found.prompt) == 24 * 40
+    options = RouterOptions(epochs=20, batch=64, learning_rate=1e-2)
+    odds = fit(found, options, tmp_path / "out", lambda line: lines.append(dict(line)))
+    rates = next(float(line["rates"]) for line in lines if "rates" in line)
+    assert min(float(line["loss"]) for line in lines if "loss" in line) < rates / 2
+    seconds: Costs = {"ar": [1.0, 1.1, 1.2, 1.3], "diffusion": [1.0] + [1.3] * 5}
+    value = worth(found.split()[1], odds, seconds)
+    assert value["oracle"] >= value["learned"] > 1.2 * max(value["ar"], value["diffusion"])
+    loaded = load_router(tmp_path / "out", HIDDEN)
+    assert isinstance(loaded, RouterNet)
+    first = found.split()[1].features[0].numpy()
+    np.testing.assert_allclose(np.concatenate(list(loaded(first).values())), odds[0], atol=1e-3)
+
+
+def test_a_draft_that_was_accepted_whole_says_nothing_of_what_would_follow() -> None:
+    one = Rounds(
+        torch.zeros(3, 2), torch.tensor([[2, 0], [1, 0], [3, 0]]),
+        torch.tensor([[2, 0], [3, 4], [3, 0]]), torch.arange(3), (3, 4),
+    )  # fmt: skip
+    asked, passed = one.trials()
+    assert asked.int().tolist() == [
+        [1, 1, 0, 0, 0, 0, 0], [1, 1, 0, 1, 0, 0, 0], [1, 1, 1, 0, 0, 0, 0],
+    ]  # fmt: skip
+    assert (passed & asked).int().tolist() == [
+        [1, 1, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0], [1, 1, 1, 0, 0, 0, 0],
+    ]  # fmt: skip
+
+
+def test_no_rounds_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no rounds"):
+        Rounds.read(tmp_path)
+    log_rounds([lambda: iter(())], tmp_path, lambda line: None)
+    with pytest.raises(CheckpointError, match="no rounds"):
+        Rounds.read(tmp_path)

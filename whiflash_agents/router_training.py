@@ -1,0 +1,89 @@
+"""`whiflash-agents train router`: log rounds with the real engine, fit, say what it is worth."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from whiflash_agents.measure.pairs import drafted
+from whiflash_agents.measure.prompts import Prompt, balanced, from_folder, named
+from whiflash_agents.measure.start import PromptStart
+from whiflash_engine.config import RouterConfig, require
+from whiflash_engine.engine import Engine
+from whiflash_engine.errors import ConstraintError
+from whiflash_engine.training.rounds import ARMS, Drafted, Report, Rounds, log_rounds
+from whiflash_engine.training.router import RouterOptions, fit
+from whiflash_engine.training.router_worth import worth
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True)
+class RouterRun:
+    """Options of the command. per_kind: prompts of each kind. tokens: new ones a prompt."""
+
+    model: str
+    ar_drafter: str | None
+    diffusion_drafter: str | None
+    data: Path
+    ids: Path | None
+    without: Path | None
+    run: Path
+    output: Path
+    per_kind: int
+    tokens: int
+    max_prompt: int
+    epochs: int
+    seed: int
+    threads: int | None
+
+    def __post_init__(self) -> None:
+        for name in ("tokens", "max_prompt"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "must be at least 1")
+
+
+def train_router(run: RouterRun, report: Report) -> None:
+    """Rounds that are in the run's folder already are not made again."""
+    options = RouterOptions(epochs=run.epochs, seed=run.seed)
+    rows = list(from_folder(run.data))
+    if run.ids is not None:
+        rows = named(rows, run.ids)
+    if run.without is not None:
+        left_out = set(run.without.read_text(encoding="utf-8").split())
+        rows = [row for row in rows if row.id not in left_out]
+    if run.threads is not None:
+        torch.set_num_threads(run.threads)
+    model = None if run.model == "default" else run.model
+    engine = Engine.load(
+        model, ar_drafter=run.ar_drafter, diffusion_drafter=run.diffusion_drafter, router="plain",
+        report=print,
+    )  # fmt: skip
+    for arm in ARMS:
+        require(arm in engine.drafters, "model", run.model, f"has no {arm} drafter to learn from")
+    prompts = balanced(rows, run.per_kind, lambda row: len(row.token_ids(engine)) <= run.max_prompt)
+    log_rounds([partial(_drafted, engine, row, run) for row in prompts], run.run, report)
+    rounds = Rounds.read(run.run)
+    odds = fit(rounds, options, run.output, report)
+    costs = engine.router(RouterConfig()).costs
+    seconds = {
+        arm: costs.expected(arm, 1, longest + 1, 0).tolist()
+        for arm, longest in zip(ARMS, rounds.positions, strict=True)
+    }
+    report({"tokens a second": "replayed", **worth(rounds.split()[1], odds, seconds)})
+
+
+def _drafted(engine: Engine, prompt: Prompt, run: RouterRun) -> Iterator[Drafted]:
+    """Half of the prompts with tools or a schema under their grammar, as in use."""
+    rng = random.Random(f"{run.seed} {prompt.id}")
+    grammar = prompt.kind in ("tool", "json") and rng.random() < 0.5
+    try:
+        yield from drafted(PromptStart(engine, prompt, run.tokens), grammar, rng)
+    except ConstraintError:  # a schema that does not compile: without it
+        yield from drafted(PromptStart(engine, prompt, run.tokens), False, rng)
