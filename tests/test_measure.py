@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,10 +14,11 @@ from rich.console import Console
 
 from whiflash_agents.cli import main
 from whiflash_agents.measure import speed
+from whiflash_agents.measure.figures import Method, Times, figures
 from whiflash_agents.measure.lossless import ARMS, prove, with_grammar
-from whiflash_agents.measure.methods import COMPARISONS, PEERS
+from whiflash_agents.measure.methods import COMPARISONS, ORACLE, PROMPT_LOOKUP, TRANSFORMERS
 from whiflash_agents.measure.prompts import KINDS, Prompt, balanced, from_folder, named, shipped
-from whiflash_agents.measure.speed import Method, Speed, Times, figures
+from whiflash_agents.measure.speed import Speed
 from whiflash_agents.measure.table import table
 from whiflash_engine.engine import Engine
 from whiflash_engine.errors import ConfigError
@@ -123,7 +124,10 @@ def test_as_many_prompts_with_grammar_as_without(engine: Engine) -> None:
 
 
 def test_lossless_from_the_command_line(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    engine: Engine,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
     from whiflash_agents.measure import prompts
 
@@ -175,35 +179,42 @@ def test_figures_are_of_the_tokens_really_made() -> None:
 
 
 def test_the_benchmark_on_a_tiny_model(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    engine: Engine,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
     from whiflash_agents.measure import prompts
     from whiflash_engine.checkpoints import resolve
 
     generated: list[int] = []
 
-    def generate(
-        _: object, ids: list[int], tokens: int, stops: tuple[int, ...], copied: int | None
-    ) -> int:
+    def generate(ids: Sequence[int], tokens: int) -> int:
         generated.append(tokens)
         time.sleep(0.05)
         return tokens
 
     rows = short(shipped())
     monkeypatch.setattr(prompts, "shipped", lambda: rows)
-    monkeypatch.setattr(speed, "_reference", lambda *_: None)
-    monkeypatch.setattr(speed, "_generate", generate)
+    both = {TRANSFORMERS: generate, PROMPT_LOOKUP: generate}
+    monkeypatch.setattr(speed, "peers", lambda *_: both)
     monkeypatch.setattr(Engine, "load", lambda *_, **__: engine)
     folder: Callable[..., object] = lambda *_, **__: resolve.ModelFolder(Path(), "x")  # noqa: E731
     monkeypatch.setattr(resolve, "resolve_model", folder)
-    assert main(["bench", "--per-kind", "1", "--tokens", "6"]) == 0
+    options = ["--per-kind", "1", "--tokens", "6", "--plots", str(tmp_path / "plots")]
+    assert main(["bench", *options]) == 0
     shown = capsys.readouterr()
     (line,) = shown.out.splitlines()
     result = json.loads(line)
-    assert set(result["methods"]) == {*PEERS, *COMPARISONS["routers"]}
+    assert set(result["methods"]) == {*both, ORACLE, *COMPARISONS["routers"]}
+    oracle, ar = result["methods"][ORACLE], result["methods"]["ar"]
+    assert oracle["acceptance_length"] >= ar["acceptance_length"]
+    assert {p.name for p in (tmp_path / "plots").iterdir()} == {"routers.svg", "routers.png"}
+    assert main(["bench", *options, "--compare", "dial"]) == 0
+    assert (tmp_path / "plots" / "dial.png").stat().st_size > 1000
     assert set(result["methods"]["auto"]["acceptance_length_by_kind"]) == set(KINDS)
     assert result["width_8_to_1"] > 0 and result["plain_to_transformers"] > 0
-    assert result["dtype"] == "float32" and generated == [6] * 10
+    assert result["dtype"] == "float32" and generated == [6] * 20
     for word in ("method", "ratio", "transformers", "diffusion", *KINDS):
         assert word in shown.err
 
@@ -215,12 +226,13 @@ def test_the_table_fits_a_terminal() -> None:
         "to_plain": 2.25,
         "to_plain_interval": (2.0, 2.5),
         "to_plain_by_kind": kinds,
+        "to_plain_interval_by_kind": dict.fromkeys(KINDS, (2.0, 2.5)),
         "acceptance_length": 2.25,
         "acceptance_length_by_kind": kinds,
     }
     bare: Method = {
         "tokens_per_second": 1.0, "to_plain": 1.0, "to_plain_interval": (1.0, 1.0),
-        "to_plain_by_kind": kinds,
+        "to_plain_by_kind": kinds, "to_plain_interval_by_kind": {},
     }  # fmt: skip
     result: Speed = {
         "dtype": "float32", "threads": 2, "prompts": 4, "tokens": 64, "width_8_to_1": 1.5,

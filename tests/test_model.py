@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from whiflash_agents.measure import lossless, speed
-from whiflash_agents.measure.methods import COMPARISONS, PEERS
+from whiflash_agents.measure.methods import COMPARISONS, ORACLE, PROMPT_LOOKUP, TRANSFORMERS
 from whiflash_agents.measure.prompts import KINDS, balanced, shipped
 from whiflash_engine.checkpoints.resolve import resolve_model
 from whiflash_engine.config import RouterConfig, SamplingConfig
@@ -70,7 +70,12 @@ def test_the_benchmark_reports_every_method(engine: Engine) -> None:
         lambda text: None,
     )
     methods = result["methods"]
-    assert isinstance(methods, dict) and set(methods) == {*PEERS, *COMPARISONS["routers"]}
+    assert isinstance(methods, dict) and set(methods) == {
+        TRANSFORMERS,
+        PROMPT_LOOKUP,
+        ORACLE,
+        *COMPARISONS["routers"],
+    }
     assert set(methods["auto"]["acceptance_length_by_kind"]) == set(KINDS)
 
 

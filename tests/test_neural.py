@@ -21,6 +21,7 @@ from whiflash_engine.config import ArmName, RouterConfig, RouterName, SamplingCo
 from whiflash_engine.errors import CheckpointError, ConfigError
 from whiflash_engine.events import Round, Seconds
 from whiflash_engine.router.neural import (
+    SPANS,
     STRUCTURE,
     NeuralPolicy,
     Perceptron,
@@ -224,6 +225,7 @@ def learnable(prompts: int = 24, length: int = 40) -> list[list[Drafted]]:
         rows.append([])
         for _ in range(length):
             state = rng.standard_normal(HIDDEN + STRUCTURE).astype(np.float32)
+            state[HIDDEN + 1 : HIDDEN + 1 + len(SPANS)] = 0, 0, 1, 0  # json
             good = state[0] > 0
             rows[-1].append(Drafted(state, [(3, 3), (0, 5)] if good else [(0, 3), (4, 5)]))
     return rows
@@ -246,7 +248,9 @@ def test_it_learns_who_gets_through_and_is_worth_it(tmp_path: Path) -> None:
     assert min(float(line["loss"]) for line in lines if "loss" in line) < rates / 2
     seconds: Costs = {"ar": [1.0, 1.1, 1.2, 1.3], "diffusion": [1.0] + [1.3] * 5}
     value = worth(found.split()[1], odds, seconds)
-    assert value["oracle"] >= value["learned"] > 1.2 * max(value["ar"], value["diffusion"])
+    assert value["oracle"] >= value["bias 0"] > 1.2 * max(value["ar"], value["diffusion"])
+    biased = worth(found.split()[1], odds, seconds, (0.0, 9.0))
+    assert biased["bias 0"] == value["bias 0"] > biased["bias 9"]
     loaded = load_router(tmp_path / "out", HIDDEN)
     assert isinstance(loaded, RouterNet)
     first = found.split()[1].features[0].numpy()

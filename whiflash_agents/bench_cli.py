@@ -25,6 +25,10 @@ def add_bench_parsers(
         "--compare", choices=("routers", "ablation", "dial"), default="routers",
         help="arms and routers, what each part of the router buys, or its balance dial",
     )  # fmt: skip
+    bench.add_argument(
+        "--gguf", type=Path, help="the same model for llama.cpp, if llama-cpp-python is installed"
+    )
+    bench.add_argument("--plots", type=Path, help="folder to draw the result in, as SVG and PNG")
     bench.set_defaults(run=_bench)
     lossless = subparsers.add_parser(
         "lossless", help="compare every arm with plain decoding, token for token, in float32"
@@ -61,6 +65,10 @@ def _say(text: str) -> None:
 
 def _bench(args: argparse.Namespace) -> int:
     rows = _rows(args)
+    from whiflash_agents.measure.plots import draw, draw_dial, require_plots
+
+    if args.plots is not None:
+        require_plots(args.plots)
     # torch stands behind these: whoever mistyped an option should not wait for it
     from rich.console import Console
 
@@ -77,8 +85,15 @@ def _bench(args: argparse.Namespace) -> int:
     )  # fmt: skip
     folder = resolve_model(args.model, report=_say).path
     routers = COMPARISONS[args.compare]
-    speed = measure(engine, folder, balanced(rows, args.per_kind), args.tokens, routers, _say)
+    prompts, oracle = balanced(rows, args.per_kind), args.compare == "routers"
+    speed = measure(
+        engine, folder, prompts, args.tokens, routers, _say, gguf=args.gguf, oracle=oracle
+    )
     Console(stderr=True).print(table(speed))
+    if args.plots is not None:
+        dial = args.compare == "dial"
+        drawn = draw_dial(speed, args.plots) if dial else draw(speed, args.plots, args.compare)
+        _say(f"drawn: {', '.join(map(str, drawn))}")
     print(json.dumps(speed))
     return 0
 

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     pass
 
 
+_BIASES = (0.0, 0.05, 0.1, 0.2, 0.4)
+
+
 @dataclass(frozen=True)
 class RouterRun:
     """Options of the command. per_kind: prompts of each kind. tokens: new ones a prompt."""
@@ -76,7 +79,8 @@ def train_router(run: RouterRun, report: Report) -> None:
         arm: costs.expected(arm, 1, longest + 1, 0).tolist()
         for arm, longest in zip(ARMS, rounds.positions, strict=True)
     }
-    report({"tokens a second": "replayed", **worth(rounds.split()[1], odds, seconds)})
+    replayed = worth(rounds.split()[1], odds, seconds, _BIASES)
+    report({f"tokens/s, {name}": value for name, value in replayed.items()})
 
 
 def _drafted(engine: Engine, prompt: Prompt, run: RouterRun) -> Iterator[Drafted]:

@@ -7,8 +7,12 @@ from collections.abc import Mapping
 from whiflash_engine.config import RouterConfig
 
 TRANSFORMERS, PROMPT_LOOKUP = "transformers", "hf lookup"
-PEERS = (TRANSFORMERS, PROMPT_LOOKUP)
 """transformers' own `generate`, without drafts and with prompt lookup."""
+LLAMA, LLAMA_LOOKUP = "llama.cpp", "llama lookup"
+"""llama.cpp, so too."""
+
+ORACLE = "oracle"
+"""Knows every draft's fate: see `oracle`."""
 
 _PLAIN = RouterConfig("plain")
 STATIC: Mapping[str, RouterConfig] = {
@@ -22,11 +26,13 @@ COMPARISONS: Mapping[str, Mapping[str, RouterConfig]] = {
     "routers": {
         **STATIC,
         "paper's rule": RouterConfig("entropy", span_bias=0.0),
+        "averages": RouterConfig(learned=False),
         "auto": RouterConfig(),
     },
     "ablation": {
         "plain": _PLAIN,
         "auto": RouterConfig(),
+        "no learned router": RouterConfig(learned=False),
         "no span bias": RouterConfig(span_bias=0.0),
         "no costs (balance 0)": RouterConfig(balance=0.0),
         "whole drafts": RouterConfig(whole_drafts=True),

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 from rich.table import Table
 
+from whiflash_agents.measure.figures import Method
 from whiflash_agents.measure.prompts import KINDS, Kind
-from whiflash_agents.measure.speed import Method, Speed
+from whiflash_agents.measure.speed import Speed
 
 
 def table(speed: Speed) -> Table:

@@ -32,11 +32,12 @@ from whiflash_engine.router.policies import (
 
 __all__ = ["Decision", "RouteContext", "Router", "build_router"]
 
-_FAVOURED: Final[Mapping[Span, ArmName]] = {
+FAVOURED: Final[Mapping[Span, ArmName]] = {
     "json": "diffusion",
     "tool_call": "diffusion",
     "reasoning": "ar",
 }
+"""Whom the span bias favours."""
 # Rounds that an arm may go unused before it is tried again, doubled at each try.
 _FIRST_PROBE: Final = 4
 _LAST_PROBE: Final = 128
@@ -130,7 +131,7 @@ class Router:
             seconds = self._costs.expected(arm, shortest, width, backlog)
             scores -= self._balance * np.log(seconds)
         best = len(expected) - 1 - int(scores[::-1].argmax())  # of equals the longest
-        bias = self._span_bias * (_FAVOURED.get(context.span) == arm)
+        bias = self._span_bias * (FAVOURED.get(context.span) == arm)
         return float(scores[best]) + bias, shortest + best - 1
 
     def _stale(self, candidates: Sequence[ArmName], context: RouteContext) -> ArmName | None:

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from whiflash_engine.config import ArmName
+from whiflash_engine.router.neural import SPANS, STRUCTURE
+from whiflash_engine.router.router import FAVOURED
 from whiflash_engine.training.rounds import ARMS, Rounds
 
 Seconds = Mapping[ArmName, Sequence[float]]
@@ -27,26 +29,38 @@ def expected(odds: Tensor, positions: Sequence[int]) -> list[Tensor]:
     return found
 
 
-def worth(rounds: Rounds, odds: Tensor, seconds: Seconds) -> dict[str, float]:
+def worth(
+    rounds: Rounds, odds: Tensor, seconds: Seconds, biases: Sequence[float] = (0.0,)
+) -> dict[str, float]:
     """Tokens per second of routers over the same rounds, without those in which an arm had no
-    turn: the net's, either arm's with whole drafts, and the oracle's."""
+    turn: the net's for each span bias, either arm's with whole drafts, and the oracle's."""
     both = (rounds.drafted > 0).all(1)
     made = [_made(rounds, arm)[both] for arm in range(len(ARMS))]
     costs = [
-        torch.tensor(seconds[arm][: n + 1]) for arm, n in zip(ARMS, rounds.positions, strict=True)
+        torch.tensor(seconds[arm][: count + 1])
+        for arm, count in zip(ARMS, rounds.positions, strict=True)
     ]
     guesses = expected(odds[both], rounds.positions)
-    tokens, cost = (
-        torch.cat(made, 1),
-        torch.cat([c.expand(len(m), -1) for c, m in zip(costs, made, strict=True)], 1),
-    )
-    rates = {
-        "learned": _rate(tokens, cost, torch.cat([g.log() for g in guesses], 1) - cost.log()),
-        "oracle": _rate(tokens, cost, tokens.log() - cost.log()),
-    }
+    tokens = torch.cat(made, 1)
+    cost = torch.cat([c.expand(len(tokens), -1) for c in costs], 1)
+    scores = torch.cat([guess.log() for guess in guesses], 1) - cost.log()
+    favoured = _favoured(rounds)[both]
+    found = {f"bias {b:g}": _rate(tokens, cost, scores + b * favoured) for b in biases}
+    found["oracle"] = _rate(tokens, cost, tokens.log() - cost.log())
     for arm, m, c in zip(ARMS, made, costs, strict=True):
-        rates[arm] = float(m[:, -1].sum() / (c[-1] * len(m)))
-    return {name: round(value, 2) for name, value in rates.items()}
+        found[arm] = float(m[:, -1].sum() / (c[-1] * len(m)))
+    return {name: round(value, 2) for name, value in found.items()}
+
+
+def _favoured(rounds: Rounds) -> Tensor:
+    """[N, columns of all arms]: 1 where the span bias favours the arm."""
+    spans = rounds.features[:, -STRUCTURE + 1 :][:, : len(SPANS)].argmax(1).tolist()
+    favoured = [FAVOURED.get(SPANS[span]) for span in spans]
+    columns = [
+        torch.tensor([float(one == arm) for one in favoured])[:, None].expand(-1, count + 1)
+        for arm, count in zip(ARMS, rounds.positions, strict=True)
+    ]
+    return torch.cat(columns, 1)
 
 
 def _made(rounds: Rounds, arm: int) -> Tensor:

@@ -1,0 +1,130 @@
+"""The benchmark in pictures: one file as SVG and as PNG. Needs matplotlib (the extra `bench`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from whiflash_agents.measure.figures import Method
+from whiflash_agents.measure.prompts import KINDS
+from whiflash_agents.measure.speed import Speed
+from whiflash_engine.config import ArmName, require
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COLOURS: Mapping[ArmName, str] = {
+    "ar": "#0072b2", "diffusion": "#b5179e", "retrieval": "#b07d00", "forced": "#2e7d32",
+    "plain": "#6b7280",
+}  # fmt: skip
+ALONE: tuple[ArmName, ...] = ("ar", "diffusion", "retrieval")
+
+
+def require_plots(folder: Path) -> None:
+    """ConfigError if nothing could be drawn there; to be told before anything is measured."""
+    try:
+        import matplotlib
+    except ImportError:
+        why = 'needs matplotlib: pip install "whiflash-agents[bench]"'
+        require(False, "plots", str(folder), why)
+    else:
+        matplotlib.use("agg")
+    require(not folder.exists() or folder.is_dir(), "plots", str(folder), "is no folder")
+
+
+def draw(speed: Speed, folder: Path, name: str) -> list[Path]:
+    """Four panels: speed by kind, tokens a round by arm, arms by span, cost by width. Returns
+    the files. Only ratios: absolute times are the machine's."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 7.5), layout="constrained")
+    panels = figure.subplots(2, 2)
+    methods = {n: m for n, m in speed["methods"].items() if n != "plain"}
+    _speeds(panels[0][0], methods)
+    routed = methods.get("auto") or next(m for m in methods.values() if "rounds_by_span" in m)
+    _lengths(panels[0][1], speed["methods"])
+    _spans(panels[1][0], routed)
+    _widths(panels[1][1], speed["width_seconds"])
+    figure.suptitle(f"{speed['prompts']} prompts, {speed['dtype']}, {speed['threads']} threads")
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{name}.{kind}" for kind in ("svg", "png")]
+    for path in paths:
+        figure.savefig(path, dpi=120, metadata={"Date": None} if path.suffix == ".svg" else None)
+    return paths
+
+
+def draw_dial(speed: Speed, folder: Path) -> list[Path]:
+    """Tokens a round and tokens a second, to plain decoding, over the balance."""
+    from matplotlib.figure import Figure
+
+    points = [
+        (float(name.removeprefix("balance ")), method)
+        for name, method in speed["methods"].items()
+        if name.startswith("balance ")
+    ]
+    places = [balance for balance, _ in points]
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    lengths = [method.get("acceptance_length", 0.0) for _, method in points]
+    axes.plot(places, lengths, "o-", color=COLOURS["ar"], label="tokens a round")
+    ratios = [method.get("decoding_to_plain", 0.0) for _, method in points]
+    axes.plot(places, ratios, "s-", color=COLOURS["diffusion"], label="tokens/s to plain")
+    axes.set(xlabel="balance", xticks=places, ylim=(1.0, None))
+    axes.legend(frameon=False)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"dial.{kind}" for kind in ("svg", "png")]
+    for path in paths:
+        figure.savefig(path, dpi=120, metadata={"Date": None} if path.suffix == ".svg" else None)
+    return paths
+
+
+def _speeds(axes: Axes, methods: Mapping[str, Method]) -> None:
+    """Bars with 90% intervals, a group for each kind."""
+    width = 0.85 / len(methods)
+    for i, (name, method) in enumerate(methods.items()):
+        ratios = [method["to_plain_by_kind"].get(kind, 0.0) for kind in KINDS]
+        ends = [method["to_plain_interval_by_kind"].get(kind, (0.0, 0.0)) for kind in KINDS]
+        below = [max(r - low, 0.0) for r, (low, _) in zip(ratios, ends, strict=True)]
+        above = [max(high - r, 0.0) for r, (_, high) in zip(ratios, ends, strict=True)]
+        places = [k + (i - len(methods) / 2 + 0.5) * width for k in range(len(KINDS))]
+        axes.bar(
+            places, ratios, width, yerr=(below, above), label=name, error_kw={"lw": 0.6},
+            color=f"C{i}",
+        )  # fmt: skip
+    axes.axhline(1.0, color="black", lw=0.8)
+    axes.set(xticks=range(len(KINDS)), xticklabels=KINDS, title="tokens/s to plain decoding")
+    axes.legend(fontsize=7, ncols=2, frameon=False)
+
+
+def _lengths(axes: Axes, methods: Mapping[str, Method]) -> None:
+    """How many tokens a round of each arm commits, where the arm is alone."""
+    for arm in ALONE:
+        alone = methods.get(arm)
+        rounds = {} if alone is None else alone.get("rounds_by_length", {}).get(arm, {})
+        total = sum(rounds.values())
+        if total:
+            places = [int(n) for n in rounds]
+            shares = [count / total for count in rounds.values()]
+            axes.plot(places, shares, "o-", label=arm, color=COLOURS[arm], ms=4)
+    axes.set(title="rounds by tokens committed, each arm alone", xlabel="tokens", ylim=(0, None))
+    axes.legend(frameon=False)
+
+
+def _spans(axes: Axes, method: Method) -> None:
+    """Whom the router picked, by span."""
+    spans = method.get("rounds_by_span", {})
+    bottom = [0.0] * len(spans)
+    for arm, colour in COLOURS.items():
+        shares = [arms.get(arm, 0) / sum(arms.values()) for arms in spans.values()]
+        if any(shares):
+            axes.bar(range(len(spans)), shares, 0.6, bottom=bottom, label=arm, color=colour)
+        bottom = [a + b for a, b in zip(bottom, shares, strict=True)]
+    axes.set(xticks=range(len(spans)), xticklabels=list(spans), title="auto: share of rounds")
+    axes.legend(fontsize=8, frameon=False)
+
+
+def _widths(axes: Axes, seconds: Mapping[int, float]) -> None:
+    first = next(iter(seconds.values()))
+    axes.plot([int(w) for w in seconds], [s / first for s in seconds.values()], "o-")
+    axes.set(title="a target pass by tokens, to one token", xlabel="tokens", ylim=(0, None))
