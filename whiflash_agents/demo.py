@@ -17,15 +17,14 @@ from rich.text import Text
 from whiflash_adapters.chat import ChatWhiFlash
 from whiflash_adapters.generation import Stopwatch, Trace
 from whiflash_adapters.ports import TokenEngine
-from whiflash_adapters.text import Detokenizer
 from whiflash_adapters.tool_loop import ToolLoop
 from whiflash_agents.demo_tools import calculate, current_time, search_docs
 from whiflash_agents.report import (
-    Piece,
     Replay,
     arms_table,
     coloured,
     legend,
+    pieces,
     printable,
     speed_lines,
 )
@@ -152,15 +151,6 @@ def _print_answer(console: Console, engine: TokenEngine, trace: Trace, message: 
             f"{k}={json.dumps(v, ensure_ascii=False)}" for k, v in call["args"].items()
         )
         console.print(_labelled("Tool call", f"{call['name']}({arguments})", "yellow"))
-
-
-def pieces(engine: TokenEngine, trace: Trace) -> Iterator[Piece]:
-    """The text that was generated, by who drafted it."""
-    text = Detokenizer(engine.tokenizer, trace.request.format.markers)
-    for r in trace.rounds:
-        yield Piece(r.arm, text.feed(r.tokens))
-    if trace.rounds:
-        yield Piece(trace.rounds[-1].arm, text.finish())
 
 
 def _replayed(engine: TokenEngine, trace: Trace) -> Replay:

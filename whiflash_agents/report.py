@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import TypeVar
 
 from rich.table import Table
 from rich.text import Text
 
+from whiflash_adapters.generation import Trace
+from whiflash_adapters.ports import TokenEngine
+from whiflash_adapters.text import Detokenizer
 from whiflash_engine.config import ArmName
-from whiflash_engine.events import ArmStats, Stats
+from whiflash_engine.events import ArmStats, Round, Stats
 
 _Key = TypeVar("_Key")
 
@@ -68,10 +72,29 @@ def coloured(pieces: Iterable[Piece]) -> Text:
     return out
 
 
+def pieces(engine: TokenEngine, trace: Trace) -> Iterator[Piece]:
+    """The text that was generated, by who drafted it."""
+    text = Detokenizer(engine.tokenizer, trace.request.format.markers)
+    for r in trace.rounds:
+        yield Piece(r.arm, text.feed(r.tokens))
+    if trace.rounds:
+        yield Piece(trace.rounds[-1].arm, text.finish())
+
+
 def legend(arms: Iterable[ArmName]) -> Text:
     """Which colour is whose."""
     ordered = sorted(set(arms), key=_place)
     return Text("  ").join(Text(NAMES[arm], style=STYLES[arm]) for arm in ordered)
+
+
+def strip(rounds: Sequence[Round]) -> Text:
+    """Rounds in time: a block each, two columns for what the median round took."""
+    usual = median(r.seconds.decoding for r in rounds) if rounds else 1.0
+    out = Text()
+    for r in rounds:
+        width = max(1, min(round(2 * r.seconds.decoding / max(usual, 1e-9)), 8))
+        out.append("█" * width + "▏", style=STYLES[r.arm])
+    return out
 
 
 def _place(arm: ArmName) -> int:

@@ -1,4 +1,4 @@
-"""`whiflash-agents trace`: one answer as a page that shows who drafted what."""
+"""`whiflash-agents trace`: one answer, coloured by who drafted it, here and as a page."""
 
 from __future__ import annotations
 
@@ -22,11 +22,27 @@ def add_trace_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentPar
 
 
 def _trace(args: argparse.Namespace) -> int:
-    from whiflash_adapters.chat import ChatWhiFlash
+    from rich.console import Console
 
+    from whiflash_adapters.chat import ChatWhiFlash
+    from whiflash_adapters.generation import Trace
+    from whiflash_agents.report import coloured, legend, pieces, strip
+    from whiflash_engine.engine import Engine
+
+    told: list[Trace] = []
+    engine = Engine.load(args.model, router=args.router)
     chat = ChatWhiFlash(
-        model=args.model, router=args.router, max_tokens=args.max_tokens, trace=args.output
+        engine=engine, router=args.router, max_tokens=args.max_tokens, trace=args.output,
+        on_trace=told.append,
+    )  # fmt: skip
+    chat.invoke(args.question)
+    console, (trace,) = Console(), told
+    console.print(coloured(pieces(engine, trace)))
+    console.print()
+    console.print(legend(r.arm for r in trace.rounds))
+    console.print(strip(trace.rounds))
+    console.print(
+        f"{trace.stats.tokens} tokens in {trace.stats.rounds} rounds, "
+        f"{trace.stats.acceptance_length:.2f} a round; every round's figures: {args.output}"
     )
-    print(chat.invoke(args.question).text)
-    print(f"\n{args.output}")
     return 0
