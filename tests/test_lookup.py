@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from tests.toys import ToyConstraint, ToyTarget, new_sequence, run, tokens_of, toy_drafters
 from whiflash_engine.config import RouterConfig, SamplingConfig
 from whiflash_engine.lookup import LEAST, Lookup
-from whiflash_engine.router.policies import EntropyPolicy, RouteContext
+from whiflash_engine.router.averages import EntropyPolicy
+from whiflash_engine.router.policies import RouteContext
 
 TEXT = st.lists(st.integers(0, 3), max_size=40)
 

@@ -9,8 +9,8 @@ import pytest
 
 from whiflash_engine.config import ArmName, Span
 from whiflash_engine.events import Round, Seconds
+from whiflash_engine.router.averages import EntropyPolicy
 from whiflash_engine.router.policies import (
-    EntropyPolicy,
     Policy,
     RandomPolicy,
     RouteContext,

@@ -60,6 +60,9 @@ class ChatWhiFlash(BaseChatModel):
     """DFlash checkpoint; None takes the one that ships for the default model."""
     neural_router: str | Path | None = None
     """A learned router; None takes the one that ships for the default model's drafters."""
+    statistics: str | Path | None = None
+    """A small file where what the router has learned is kept from run to run; None keeps
+    nothing."""
     router: RouterName = "auto"
     """Who picks the arm of a round; "plain" drafts nothing."""
     balance: float = 1.0
@@ -283,6 +286,7 @@ class ChatWhiFlash(BaseChatModel):
             ar_drafter=self.ar_drafter,
             diffusion_drafter=self.diffusion_drafter,
             neural_router=self.neural_router,
+            statistics=self.statistics,
             router=self.router,
             balance=self.balance,
             span_bias=self.span_bias,

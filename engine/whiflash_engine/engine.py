@@ -6,6 +6,7 @@ Knows tokens and a tokenizer, no messages. Text, tools and chat stand above.
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -34,8 +35,10 @@ from whiflash_engine.loading import (
     load_target,
 )
 from whiflash_engine.prefixes import PrefixStore
+from whiflash_engine.router.averages import EntropyPolicy
 from whiflash_engine.router.costs import CostModel
-from whiflash_engine.router.neural import Perceptron, RouterNet
+from whiflash_engine.router.memory import keep, recall
+from whiflash_engine.router.neural import NeuralPolicy, Perceptron, RouterNet
 from whiflash_engine.router.router import Router, build_router
 from whiflash_engine.router.spans import SpanDetector
 from whiflash_engine.sequence import SequenceState, check_prompt
@@ -46,6 +49,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+_KEEP_EVERY = 100
+"""Rounds between two writings of the router's statistics."""
 REUSE_BYTES = 512 * 2**20
 """Memory for recent sequences: some eight thousand tokens of the embedded default."""
 
@@ -65,6 +70,7 @@ class Engine:
         *,
         router: RouterConfig | None = None,
         router_net: RouterNet | Perceptron | None = None,
+        statistics: Path | None = None,
         model_name: str = "custom",
         stop_token_ids: Sequence[int] = (),
         reuse_bytes: int = REUSE_BYTES,
@@ -80,7 +86,10 @@ class Engine:
         self._net = router_net
         self._routers: dict[RouterConfig, Router] = {}
         self._default_router = router or RouterConfig()
-        self.router(self._default_router)
+        self._statistics, self._unkept = statistics, 0
+        policy = self.router(self._default_router).policy
+        if statistics is not None and isinstance(policy, EntropyPolicy | NeuralPolicy):
+            recall(statistics, policy)
         self._grammars: GrammarFactory | None = None
         self._prefixes = PrefixStore(reuse_bytes)
 
@@ -92,6 +101,7 @@ class Engine:
         ar_drafter: str | Path | None = None,
         diffusion_drafter: str | Path | None = None,
         neural_router: str | Path | None = None,
+        statistics: str | Path | None = None,
         ar_depth: int | None = None,
         diffusion_block: int | None = None,
         router: RouterName = "auto",
@@ -109,6 +119,8 @@ class Engine:
         takes those that ship with the embedded default, and none with another model.
         neural_router: folder or file of a learned router; None takes the one that ships with the
         embedded default, where its drafters are that one's too.
+        statistics: a small file where what the router has learned is kept from run to run; None
+        keeps nothing. It may be deleted at any time.
         ar_depth: draft tokens of the AR drafter (5). diffusion_block: rows of a DFlash block,
         bonus included; at most what it was trained with, which is the default.
         dtype: "bfloat16" or "float32"; None takes bfloat16 where the hardware is fast at
@@ -137,6 +149,7 @@ class Engine:
             tokenizer,
             router=chosen,
             router_net=net,
+            statistics=None if statistics is None else Path(statistics).expanduser(),
             model_name=folder.name,
             stop_token_ids=stop_token_ids(folder.path, tokenizer),
             reuse_bytes=reuse_bytes,
@@ -188,11 +201,27 @@ class Engine:
             )  # fmt: skip
         rounds = decode(self.target, self.drafters, router, sequence, sampling, self._turn)
         try:
-            yield from rounds
+            for done in rounds:
+                yield done
+                self._unkept += 1
         finally:
             rounds.close()
+            self._keep_statistics()
             sequence.constrain(None)
             self._prefixes.give(sequence)
+
+    def _keep_statistics(self) -> None:
+        policy = self.router(self._default_router).policy
+        if self._statistics is None or self._unkept < _KEEP_EVERY:
+            return
+        if isinstance(policy, EntropyPolicy | NeuralPolicy):
+            self._unkept = 0
+            try:
+                with self._turn:
+                    keep(self._statistics, policy)
+            except OSError as error:  # an answer is worth more than its statistics
+                warnings.warn(f"router statistics cannot be kept: {error}", stacklevel=2)
+                self._statistics = None
 
     def sequence(
         self,

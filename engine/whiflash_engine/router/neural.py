@@ -22,13 +22,8 @@ from numpy.typing import NDArray
 
 from whiflash_engine.config import ArmName, Span
 from whiflash_engine.events import Round
-from whiflash_engine.router.policies import (
-    EntropyPolicy,
-    Expected,
-    RouteContext,
-    ThresholdPolicy,
-    tried,
-)
+from whiflash_engine.router.averages import EntropyPolicy, tried
+from whiflash_engine.router.policies import Expected, RouteContext, ThresholdPolicy
 
 Array = NDArray[np.float32]
 
@@ -114,9 +109,9 @@ class NeuralPolicy:
 
     def __init__(self, net: RouterNet) -> None:
         self._net = net
-        self._averages = EntropyPolicy()
+        self.averages = EntropyPolicy()
         self._recent = Recent()
-        self._shift = dict.fromkeys(net.positions, 0.0)
+        self.shift = dict.fromkeys(net.positions, 0.0)
         self._seen: RouteContext | None = None
         self._chances: dict[ArmName, Array] = {}
 
@@ -126,8 +121,8 @@ class NeuralPolicy:
     def expect(self, arm: ArmName, context: RouteContext) -> Expected:
         forced = len(context.forced)
         drafts = context.width[arm] - 1 - forced
-        if arm not in self._shift or context.hidden is None or drafts < 1:
-            return self._averages.expect(arm, context)
+        if arm not in self.shift or context.hidden is None or drafts < 1:
+            return self.averages.expect(arm, context)
         chances = self._look(context)[arm]
         if drafts > len(chances):
             chances = np.pad(chances, (0, drafts - len(chances)), mode="edge")
@@ -135,14 +130,14 @@ class NeuralPolicy:
 
     def learn(self, round: Round) -> None:
         accepted, drafted = tried(round)
-        self._averages.learn(round)
+        self.averages.learn(round)
         self._recent.add(round.arm, accepted, drafted)
         chances = self._chances.get(round.arm)
         if chances is not None and drafted > 0:
             asked = min(accepted + 1, drafted, len(chances))
             surprise = min(accepted, asked) - float(chances[:asked].sum())
-            shift = self._shift[round.arm] + _CORRECTION * surprise
-            self._shift[round.arm] = max(-_LARGEST, min(shift, _LARGEST))
+            shift = self.shift[round.arm] + _CORRECTION * surprise
+            self.shift[round.arm] = max(-_LARGEST, min(shift, _LARGEST))
         self._chances = {}
 
     def _look(self, context: RouteContext) -> dict[ArmName, Array]:
@@ -150,7 +145,7 @@ class NeuralPolicy:
         if self._seen is not context or not self._chances:
             odds = self._net(features(context, self._recent))
             self._chances = {
-                arm: 1.0 / (1.0 + np.exp(-(logits + self._shift[arm])))
+                arm: 1.0 / (1.0 + np.exp(-(logits + self.shift[arm])))
                 for arm, logits in odds.items()
             }
             self._seen = context

@@ -19,10 +19,10 @@ import numpy as np
 
 from whiflash_engine.config import ArmName, RouterConfig, RouterName, Span, require
 from whiflash_engine.events import Round
+from whiflash_engine.router.averages import EntropyPolicy
 from whiflash_engine.router.costs import CostModel
 from whiflash_engine.router.neural import DeltaPolicy, NeuralPolicy, Perceptron, RouterNet
 from whiflash_engine.router.policies import (
-    EntropyPolicy,
     Policy,
     RandomPolicy,
     RouteContext,
@@ -84,6 +84,11 @@ class Router:
         self._whole = whole_drafts
         self._idle = dict.fromkeys(probed, 0)
         self._patience = dict.fromkeys(probed, _FIRST_PROBE)
+
+    @property
+    def policy(self) -> Policy:
+        """For keeping what it has learned."""
+        return self._policy
 
     @property
     def costs(self) -> CostModel:

@@ -1,0 +1,127 @@
+"""A policy that learns from its own rounds: running averages per arm, entropy and span, for
+every draft length."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from typing import Final, TypeAlias
+
+import numpy as np
+
+from whiflash_engine.config import ArmName
+from whiflash_engine.events import Round
+from whiflash_engine.router.policies import Expected, RouteContext
+
+Key: TypeAlias = tuple[str | int, ...]
+"""Of a cell: the arm, or arm and bucket, or arm, bucket and span."""
+
+# Edges of the entropy buckets, in nats, and of those of matched tokens.
+_EDGES: Final = (0.02, 0.1, 0.3, 0.7, 1.5, 3.0)
+_MATCHES: Final = (4, 6, 9, 16)
+# Each level counts as this many rounds in the estimate of the level below it.
+_SHRINKAGE: Final = 4.0
+# Weight of the past at each new round: a memory of about a hundred.
+_DECAY: Final = 0.99
+_PRIOR: Final = 0.5
+
+
+class EntropyPolicy:
+    """E_a(k) = 1 + s_1 + ... + s_k for every draft length k, from the rounds seen so far.
+
+    s_i, the chance that the first i draft tokens are all accepted, is the product of the chances
+    that token j is accepted once those before it are. These are running averages, per position,
+    in three levels: arm; arm and entropy; arm, entropy and span. What is copied from the text goes
+    by how many tokens matched instead of the entropy. A token behind a rejected one tells nothing,
+    nor does one that was not drafted; what a position once said fades, and is then as good as
+    what the position before it says.
+
+    Each level is shrunk towards the one above it, the topmost towards the position before, and
+    the first position towards one half: a cell that has seen little says what its elders say.
+    """
+
+    def __init__(self) -> None:
+        self._cells: dict[Key, _Cell] = {}
+
+    def candidates(self, arms: Sequence[ArmName]) -> Sequence[ArmName]:
+        return arms
+
+    def expect(self, arm: ArmName, context: RouteContext) -> Expected:
+        width, forced = context.width[arm], len(context.forced)
+        drafts = width - 1 - forced
+        if arm in ("plain", "forced") or drafts < 1:
+            return np.array([float(width)])
+        return 1.0 + forced + self._chances(_levels(arm, context), drafts).cumprod().cumsum()
+
+    def learn(self, round: Round) -> None:
+        accepted, drafted = tried(round)
+        if drafted < 1:
+            return
+        for key in _levels(round.arm, round):
+            self._cells.setdefault(key, _Cell()).add(accepted, drafted)
+
+    def counts(self) -> dict[Key, Expected]:
+        """[2,K] of every cell: trials and successes by position, faded."""
+        return {key: cell.counts for key, cell in self._cells.items()}
+
+    def recall(self, counts: Mapping[Key, Expected]) -> None:
+        """Go on from these instead of what was learned so far."""
+        self._cells = {key: _Cell(found) for key, found in counts.items()}
+
+    def _chances(self, levels: Sequence[Key], count: int) -> Expected:
+        """Per position, that a draft token is accepted once all before it are."""
+        above: Expected | None = None
+        for key in levels:
+            cell = self._cells.get(key)
+            if cell is not None:
+                above = cell.estimates(above, count)
+        return np.full(count, _PRIOR) if above is None else above
+
+
+def tried(round: Round) -> tuple[int, int]:
+    """(how many draft tokens passed, how many were drafted) behind those that a grammar forced,
+    which are certain. A draft that was cut was no longer than what passed of it."""
+    accepted = round.accepted - round.forced
+    drafted = len(round.proposed) - round.forced
+    if len(round.tokens) <= round.accepted:
+        drafted = accepted
+    return (accepted, drafted) if accepted >= 0 else (0, 0)
+
+
+class _Cell:
+    """Trials and successes per position of a draft, the older the less they weigh."""
+
+    def __init__(self, counts: Expected | None = None) -> None:
+        self.counts = np.zeros((2, 16)) if counts is None else counts
+
+    def add(self, accepted: int, drafted: int) -> None:
+        self._reach(drafted)
+        self.counts *= _DECAY
+        tried, passed = self.counts
+        tried[: min(accepted + 1, drafted)] += 1.0
+        passed[: min(accepted, drafted)] += 1.0
+
+    def estimates(self, above: Expected | None, count: int) -> Expected:
+        """above: the level above's; None for the topmost level."""
+        self._reach(count)
+        tried, passed = self.counts[:, :count]
+        if above is not None:
+            found: Expected = (passed + _SHRINKAGE * above) / (tried + _SHRINKAGE)
+            return found
+        chances, elder = [], _PRIOR
+        for n, k in zip(tried.tolist(), passed.tolist(), strict=True):
+            elder = (k + _SHRINKAGE * elder) / (n + _SHRINKAGE)
+            chances.append(elder)
+        return np.array(chances)
+
+    def _reach(self, count: int) -> None:
+        missing = count - self.counts.shape[1]
+        if missing > 0:
+            self.counts = np.pad(self.counts, ((0, 0), (0, missing)))
+
+
+def _levels(arm: ArmName, place: RouteContext | Round) -> tuple[Key, ...]:
+    bucket = bisect_right(_EDGES, place.entropy)
+    if arm == "retrieval":
+        bucket = bisect_right(_MATCHES, place.matched)
+    return (arm,), (arm, bucket), (arm, bucket, place.span)

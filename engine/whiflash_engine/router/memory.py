@@ -1,0 +1,71 @@
+"""What a router has learned, in a small JSON file that its user may read and delete.
+
+Only counts and averages by arm, entropy and span: nothing of any text.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from whiflash_engine.config import require
+from whiflash_engine.router.averages import EntropyPolicy, Key
+from whiflash_engine.router.neural import NeuralPolicy
+from whiflash_engine.router.policies import Expected
+
+_VERSION = 1
+_MOST_BYTES = 4 * 2**20
+
+
+def recall(path: Path, policy: EntropyPolicy | NeuralPolicy) -> None:
+    """Take up what `keep` wrote; nothing if there is no such file yet. ConfigError for a file
+    that is something else."""
+    try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise ValueError("too large")
+        told = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(told, dict) or told.get("version") != _VERSION:
+            raise ValueError("of another version or another program")
+        averages = policy.averages if isinstance(policy, NeuralPolicy) else policy
+        averages.recall({_key(key): _counts(counts) for key, counts in told["cells"]})
+        if isinstance(policy, NeuralPolicy):
+            shift = told["shift"]
+            policy.shift.update({arm: float(shift[arm]) for arm in policy.shift if arm in shift})
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        why = f"is no file of router statistics ({error}); delete it to begin anew"
+        require(False, "statistics", str(path), why)
+
+
+def keep(path: Path, policy: EntropyPolicy | NeuralPolicy) -> None:
+    """Written beside and moved into place, so that no reader sees half of it. OSError if it
+    cannot be."""
+    averages = policy.averages if isinstance(policy, NeuralPolicy) else policy
+    cells = averages.counts().items()
+    told = {
+        "version": _VERSION,
+        "shift": dict(policy.shift) if isinstance(policy, NeuralPolicy) else {},
+        "cells": [[list(key), counts.round(3).tolist()] for key, counts in cells],
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f"{path.name}.{os.getpid()}")
+    beside.write_text(json.dumps(told), encoding="utf-8")
+    beside.replace(path)
+
+
+def _key(parts: Sequence[str | int]) -> Key:
+    if not all(isinstance(part, str | int) for part in parts):
+        raise ValueError("a cell without a name")
+    return tuple(parts)
+
+
+def _counts(rows: Sequence[Sequence[float]]) -> Expected:
+    counts = np.array(rows, dtype=np.float64)
+    if counts.ndim != 2 or counts.shape[0] != 2 or not (np.isfinite(counts) & (counts >= 0)).all():
+        raise ValueError("a cell that holds no counts")
+    return counts

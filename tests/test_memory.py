@@ -1,0 +1,81 @@
+"""What a router learned, kept in a file from run to run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.test_neural import ARMS, context, net, rounds
+from whiflash_engine.config import SamplingConfig
+from whiflash_engine.engine import Engine
+from whiflash_engine.errors import ConfigError
+from whiflash_engine.router.averages import EntropyPolicy
+from whiflash_engine.router.memory import keep, recall
+from whiflash_engine.router.neural import NeuralPolicy
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_what_is_kept_is_what_is_recalled(learned: bool, tmp_path: Path) -> None:
+    def fresh() -> EntropyPolicy | NeuralPolicy:
+        return NeuralPolicy(net()) if learned else EntropyPolicy()
+
+    policy, path = fresh(), tmp_path / "deeper" / "router.json"
+    recall(path, policy)  # not there yet: nothing is known
+    for accepted in (3, 3, 1, 3):
+        for arm in ARMS[::2]:
+            policy.expect(arm, context())
+            policy.learn(rounds(arm, accepted))
+    keep(path, policy)
+    again = fresh()
+    recall(path, again)
+    for arm in ARMS:
+        found = again.expect(arm, context())
+        if arm == "retrieval" or not learned:
+            assert found == pytest.approx(policy.expect(arm, context()), abs=1e-2)
+    if isinstance(again, NeuralPolicy) and isinstance(policy, NeuralPolicy):
+        assert again.shift == pytest.approx(policy.shift) and any(again.shift.values())
+    assert [p.name for p in path.parent.iterdir()] == ["router.json"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", '{"version": 1}', '{"version": 2, "cells": [], "shift": {}}',
+     '{"version": 1, "shift": {}, "cells": [[["ar"], [[1, -1], [0, 0]]]]}',
+     '{"version": 1, "shift": {}, "cells": [[["ar"], [[1, 2]]]]}',
+     '{"version": 1, "shift": {}, "cells": [[[null], [[1], [1]]]]}',
+     '{"version": 1, "shift": {"ar": "x"}, "cells": []}'],
+)  # fmt: skip
+def test_another_file_is_refused_by_name(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "router.json"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"statistics=.*router\.json.*delete it"):
+        recall(path, NeuralPolicy(net()))
+
+
+def test_an_engine_keeps_them_and_survives_a_folder_that_is_gone(
+    engine: Engine, tmp_path: Path
+) -> None:
+    path = tmp_path / "statistics" / "router.json"
+
+    def with_statistics(where: Path) -> Engine:
+        return Engine(
+            engine.target, engine.drafters, engine.tokenizer, statistics=where,
+            stop_token_ids=engine.stop_token_ids,
+        )  # fmt: skip
+
+    one, sampling = with_statistics(path), SamplingConfig(max_tokens=60, temperature=1.0)
+    for seed in range(20):
+        one.complete([5, 6, 7], sampling=replace(sampling, seed=seed))
+    assert json.loads(path.read_text())["cells"]
+    with_statistics(path)
+    path.write_text("?")
+    with pytest.raises(ConfigError, match="statistics"):
+        with_statistics(path)
+    blocked = with_statistics(tmp_path / "file" / "router.json")
+    (tmp_path / "file").write_text("in the way")
+    with pytest.warns(UserWarning, match="statistics cannot be kept"):
+        for seed in range(20):
+            blocked.complete([5, 6, 7], sampling=replace(sampling, seed=seed))
