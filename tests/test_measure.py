@@ -17,9 +17,12 @@ from whiflash_agents.measure import speed
 from whiflash_agents.measure.figures import Method, Times, figures
 from whiflash_agents.measure.lossless import ARMS, prove, with_grammar
 from whiflash_agents.measure.methods import COMPARISONS, ORACLE, PROMPT_LOOKUP, TRANSFORMERS
+from whiflash_agents.measure.oracle import foresighted
 from whiflash_agents.measure.prompts import KINDS, Prompt, balanced, from_folder, named, shipped
 from whiflash_agents.measure.speed import Speed
+from whiflash_agents.measure.start import PromptStart
 from whiflash_agents.measure.table import table
+from whiflash_engine.config import RouterConfig
 from whiflash_engine.engine import Engine
 from whiflash_engine.errors import ConfigError
 from whiflash_engine.events import Round, Seconds
@@ -217,6 +220,27 @@ def test_the_benchmark_on_a_tiny_model(
     assert result["dtype"] == "float32" and generated == [6] * 20
     for word in ("method", "ratio", "transformers", "diffusion", *KINDS):
         assert word in shown.err
+
+
+@pytest.mark.parametrize("name", COMPARISONS["ablation"])
+def test_nothing_that_is_switched_off_changes_the_text(engine: Engine, name: str) -> None:
+    ids = engine.tokenizer.encode("ab ab ab ab")
+    plain, way = COMPARISONS["ablation"]["plain"].runner(engine), COMPARISONS["ablation"][name]
+    run = way.runner(engine)
+    wanted = [t for r in plain(ids, 60) for t in r.tokens]
+    for _ in range(2):  # what was learned in the first run has a say in the second
+        assert [t for r in run(ids, 60) for t in r.tokens] == wanted
+
+
+def test_who_knows_every_drafts_fate_needs_the_fewest_rounds(engine: Engine) -> None:
+    start = PromptStart(engine, short(shipped())[0], 60)
+    rounds, seconds = foresighted(start, grammar=False)
+    plain = start.run(RouterConfig("plain"), grammar=False)
+    assert [t for r in rounds for t in r.tokens] == [t for r in plain for t in r.tokens]
+    assert all(r.accepted == len(r.proposed) for r in rounds)
+    assert seconds > sum(r.seconds.decoding for r in rounds)
+    alone = [start.run(RouterConfig(arm), grammar=False) for arm in ("ar", "retrieval")]
+    assert len(rounds) <= min(map(len, alone))
 
 
 def test_the_table_fits_a_terminal() -> None:

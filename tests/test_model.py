@@ -68,6 +68,7 @@ def test_the_benchmark_reports_every_method(engine: Engine) -> None:
         8,
         COMPARISONS["routers"],
         lambda text: None,
+        oracle=True,
     )
     methods = result["methods"]
     assert isinstance(methods, dict) and set(methods) == {

@@ -18,7 +18,10 @@ from transformers import PreTrainedTokenizerBase
 from tests import toys
 from tests.fake_engine import byte_tokenizer
 from whiflash_adapters.chat import ChatWhiFlash
+from whiflash_engine.checkpoints.resolve import resolve_model
+from whiflash_engine.checkpoints.weights import load_config
 from whiflash_engine.engine import Engine
+from whiflash_engine.text import load_tokenizer
 
 CASES = int(os.environ.get("WHIFLASH_CASES", "100"))
 Schema = dict[str, Any]
@@ -95,8 +98,9 @@ def test_every_returned_call_parses_and_validates(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.timeout(0)
 def test_so_it_does_in_the_tokens_of_the_default_model(
-    monkeypatch: pytest.MonkeyPatch, default_engine: Engine
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    vocabulary = default_engine.target.config.vocab_size
+    folder = resolve_model(None).path
+    vocabulary = load_config(folder).vocab_size
     monkeypatch.setattr(toys, "TINY", replace(toys.TINY, vocab_size=vocabulary, max_positions=4096))
-    cut_anywhere(engine(default_engine.tokenizer, vocabulary), most=150)
+    cut_anywhere(engine(load_tokenizer(folder), vocabulary), most=150)

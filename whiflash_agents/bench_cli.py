@@ -84,11 +84,9 @@ def _bench(args: argparse.Namespace) -> int:
         dtype=args.dtype, report=_say,
     )  # fmt: skip
     folder = resolve_model(args.model, report=_say).path
-    routers = COMPARISONS[args.compare]
+    ways = COMPARISONS[args.compare]
     prompts, oracle = balanced(rows, args.per_kind), args.compare == "routers"
-    speed = measure(
-        engine, folder, prompts, args.tokens, routers, _say, gguf=args.gguf, oracle=oracle
-    )
+    speed = measure(engine, folder, prompts, args.tokens, ways, _say, gguf=args.gguf, oracle=oracle)
     Console(stderr=True).print(table(speed))
     if args.plots is not None:
         dial = args.compare == "dial"

@@ -1,9 +1,10 @@
-"""What the benchmark can compare: names of methods, and the routers behind them."""
+"""What the benchmark can compare: names of methods, and the ways to decode behind them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+from whiflash_agents.measure.ways import Way
 from whiflash_engine.config import RouterConfig
 
 TRANSFORMERS, PROMPT_LOOKUP = "transformers", "hf lookup"
@@ -14,33 +15,36 @@ LLAMA, LLAMA_LOOKUP = "llama.cpp", "llama lookup"
 ORACLE = "oracle"
 """Knows every draft's fate: see `oracle`."""
 
-_PLAIN = RouterConfig("plain")
-STATIC: Mapping[str, RouterConfig] = {
-    "plain": _PLAIN,
-    "ar": RouterConfig("ar"),
-    "diffusion": RouterConfig("diffusion"),
-    "retrieval": RouterConfig("retrieval"),
+STATIC: Mapping[str, Way] = {
+    "plain": Way(RouterConfig("plain")),
+    "ar": Way(RouterConfig("ar")),
+    "diffusion": Way(RouterConfig("diffusion")),
+    "retrieval": Way(RouterConfig("retrieval")),
 }
+_AUTO = RouterConfig()
 
-COMPARISONS: Mapping[str, Mapping[str, RouterConfig]] = {
+COMPARISONS: Mapping[str, Mapping[str, Way]] = {
     "routers": {
         **STATIC,
-        "paper's rule": RouterConfig("entropy", span_bias=0.0),
-        "averages": RouterConfig(learned=False),
-        "auto": RouterConfig(),
+        "paper's rule": Way(RouterConfig("entropy", span_bias=0.0)),
+        "averages": Way(RouterConfig(learned=False)),
+        "auto": Way(_AUTO),
     },
     "ablation": {
-        "plain": _PLAIN,
-        "auto": RouterConfig(),
-        "no learned router": RouterConfig(learned=False),
-        "no span bias": RouterConfig(span_bias=0.0),
-        "no costs (balance 0)": RouterConfig(balance=0.0),
-        "whole drafts": RouterConfig(whole_drafts=True),
-        "no retrieval": RouterConfig(retrieval=False),
+        "plain": STATIC["plain"],
+        "auto": Way(_AUTO),
+        "not learned": Way(RouterConfig(learned=False)),
+        "no entropy": Way(RouterConfig(learned=False), blind=True),
+        "no span bias": Way(RouterConfig(span_bias=0.0)),
+        "no costs": Way(RouterConfig(balance=0.0)),
+        "whole drafts": Way(RouterConfig(whole_drafts=True)),
+        "no retrieval": Way(RouterConfig(retrieval=False)),
+        "no lazy catch-up": Way(_AUTO, eager=True),
+        "no kv-only": Way(_AUTO, full_layer=True),
     },
     "dial": {
-        "plain": _PLAIN,
-        **{f"balance {b}": RouterConfig(balance=b) for b in (0.0, 0.25, 0.5, 0.75, 1.0)},
+        "plain": STATIC["plain"],
+        **{f"balance {b}": Way(RouterConfig(balance=b)) for b in (0.0, 0.25, 0.5, 0.75, 1.0)},
     },
 }
 """Each holds "plain", to which the ratios are."""

@@ -23,8 +23,7 @@ from whiflash_agents.measure.oracle import foresighted
 from whiflash_agents.measure.peers import peers
 from whiflash_agents.measure.prompts import Prompt
 from whiflash_agents.measure.start import PromptStart
-from whiflash_engine.config import RouterConfig, SamplingConfig
-from whiflash_engine.decode import decode
+from whiflash_agents.measure.ways import Way
 from whiflash_engine.events import Round
 
 if TYPE_CHECKING:
@@ -51,14 +50,15 @@ class Speed(TypedDict):
 
 def measure(
     engine: Engine, folder: Path, prompts: Sequence[Prompt], tokens: int,
-    routers: Mapping[str, RouterConfig], report: Callable[[str], None], *, gguf: Path | None = None,
+    ways: Mapping[str, Way], report: Callable[[str], None], *, gguf: Path | None = None,
     oracle: bool = False,
 ) -> Speed:  # fmt: skip
-    """folder, gguf: the model's files, for the peers. routers: "plain" among them. oracle: ask
+    """folder, gguf: the model's files, for the peers. ways: "plain" among them. oracle: ask
     the one that knows every draft's fate as well. One warm-up prompt is not counted."""
     others = peers(engine, folder, gguf)
-    names = [*others, *([ORACLE] if oracle else ()), *routers]
+    names = [*others, *([ORACLE] if oracle else ()), *ways]
     times = {name: Times() for name in names}
+    runs = {name: way.runner(engine) for name, way in ways.items()}
     for number, prompt in enumerate([prompts[0], *prompts]):
         ids = prompt.token_ids(engine)
         turned = number % len(names)
@@ -71,7 +71,7 @@ def measure(
             elif name == ORACLE:
                 rounds, spent = foresighted(PromptStart(engine, prompt, tokens), grammar=False)
             else:
-                rounds = _routed(engine, ids, tokens, routers[name])
+                rounds = runs[name](ids, tokens)
                 spent = perf_counter() - start
             if rounds:
                 made = sum(len(r.tokens) for r in rounds)
@@ -97,13 +97,6 @@ def measure(
     if STATIC.keys() <= times.keys():
         speed["best_static_per_prompt"] = luckiest([times[name] for name in STATIC]) / plain.rate()
     return speed
-
-
-def _routed(engine: Engine, ids: Sequence[int], tokens: int, config: RouterConfig) -> list[Round]:
-    sampling = SamplingConfig(max_tokens=tokens, stop_token_ids=engine.stop_token_ids)
-    sequence = engine.sequence(ids, tokens)
-    router = engine.router(config)
-    return list(decode(engine.target, engine.drafters, router, sequence, sampling))
 
 
 def _widths(engine: Engine, context: int = 256, repeats: int = 15) -> dict[int, float]:

@@ -1,0 +1,107 @@
+"""Ways to decode with this engine: a router, and what may be switched off to see what it buys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from whiflash_engine.cache import KVCache
+from whiflash_engine.config import ArmName, RouterConfig, SamplingConfig
+from whiflash_engine.decode import decode
+from whiflash_engine.drafters.base import Drafter
+from whiflash_engine.drafters.eagle3 import Eagle3Drafter
+from whiflash_engine.events import Round
+from whiflash_engine.layers import attention, attention_mask, swiglu
+from whiflash_engine.router.averages import EntropyPolicy
+from whiflash_engine.router.policies import Expected, RouteContext
+from whiflash_engine.router.router import Router
+
+if TYPE_CHECKING:
+    from whiflash_engine.engine import Engine
+
+Run = Callable[[Sequence[int], int], list[Round]]
+"""Prompt ids and most new tokens; the rounds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """blind: running averages that do not look at the entropy, in place of the policy.
+    eager: no Lazy Catch-up, every drafter ingests every round. full_layer: no KV-only Prefill,
+    EAGLE-3 runs its whole layer at every position that it catches up on.
+    """
+
+    router: RouterConfig
+    blind: bool = False
+    eager: bool = False
+    full_layer: bool = False
+
+    def runner(self, engine: Engine) -> Run:
+        """Greedy. What its router learns stays from prompt to prompt."""
+        router = engine.router(self.router)
+        if self.blind:
+            arms: list[ArmName] = [*engine.drafters, "retrieval", "plain"]
+            router = Router(
+                _Blind(), balance=self.router.balance, span_bias=self.router.span_bias,
+                probed=arms, costs=router.costs,
+            )  # fmt: skip
+        drafters = engine.drafters
+        if self.full_layer:
+            drafters = {name: _full(drafter) for name, drafter in drafters.items()}
+
+        def run(ids: Sequence[int], tokens: int) -> list[Round]:
+            sampling = SamplingConfig(max_tokens=tokens, stop_token_ids=engine.stop_token_ids)
+            sequence = engine.sequence(ids, tokens)
+            rounds = []
+            for done in decode(engine.target, drafters, router, sequence, sampling):
+                rounds.append(done)
+                if self.eager and sequence.finish_reason is None:
+                    for name, drafter in drafters.items():
+                        drafter.ingest(sequence.drafts[name], sequence.log, sequence.tokens)
+            return rounds
+
+        return run
+
+
+class _Blind(EntropyPolicy):
+    def expect(self, arm: ArmName, context: RouteContext) -> Expected:
+        return super().expect(arm, replace(context, entropy=0.0))
+
+    def learn(self, round: Round) -> None:
+        super().learn(replace(round, entropy=0.0))
+
+
+def _full(drafter: Drafter) -> Drafter:
+    """DFlash has no queries at the context's positions, so there is nothing to run in full."""
+    if not isinstance(drafter, Eagle3Drafter):
+        return drafter
+    whole = object.__new__(_FullLayer)
+    vars(whole).update(vars(drafter))
+    return whole
+
+
+class _FullLayer(Eagle3Drafter):
+    """The same slots with queries, output and MLP at every one of them."""
+
+    def _slots(self, kv: KVCache, g: Tensor, tokens: Sequence[int]) -> Tensor:
+        c, n, start = self.config, g.shape[0], kv.length
+        ids = torch.tensor(tokens, dtype=torch.long, device=g.device)
+        normed = self._norm("midlayer.hidden_norm.weight", g)
+        a = torch.cat((self._norm("midlayer.input_layernorm.weight", self._embed(ids)), normed), -1)
+        k, v = self._kv(a).view(n, 2, c.num_kv_heads, c.head_dim).unbind(1)
+        q = self._q(a).view(n, c.num_heads, c.head_dim)
+        if c.qk_norm:
+            k = self._norm("midlayer.self_attn.k_norm.weight", k)
+            q = self._norm("midlayer.self_attn.q_norm.weight", q)
+        kv.reserve(n)
+        keys, values = kv.write(0, self._rope(k, start), v)
+        mask = attention_mask(n, start + n, c.num_heads // c.num_kv_heads, g)
+        residual = normed if c.norm_before_residual else g
+        h = residual + self._o(attention(self._rope(q, start), keys, values, mask))
+        inner = self._gate_up(self._norm("midlayer.post_attention_layernorm.weight", h))
+        y = h + self._down(swiglu(inner))
+        kv.advance(n)
+        return y[-1:]
