@@ -6,7 +6,6 @@ Knows tokens and a tokenizer, no messages. Text, tools and chat stand above.
 from __future__ import annotations
 
 import threading
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -35,10 +34,8 @@ from whiflash_engine.loading import (
     load_target,
 )
 from whiflash_engine.prefixes import PrefixStore
-from whiflash_engine.router.averages import EntropyPolicy
-from whiflash_engine.router.costs import CostModel
-from whiflash_engine.router.memory import keep, recall
-from whiflash_engine.router.neural import NeuralPolicy, Perceptron, RouterNet
+from whiflash_engine.router.neural import Perceptron, RouterNet
+from whiflash_engine.router.registry import Routers
 from whiflash_engine.router.router import Router, build_router
 from whiflash_engine.router.spans import SpanDetector
 from whiflash_engine.sequence import SequenceState, check_prompt
@@ -49,8 +46,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-_KEEP_EVERY = 100
-"""Rounds between two writings of the router's statistics."""
 REUSE_BYTES = 512 * 2**20
 """Memory for recent sequences: some eight thousand tokens of the embedded default."""
 
@@ -82,14 +77,8 @@ class Engine:
         self.stop_token_ids = tuple(stop_token_ids)
         self._bytes = TokenBytes(tokenizer)
         self._turn = threading.Lock()
-        self._costs = CostModel()
-        self._net = router_net
-        self._routers: dict[RouterConfig, Router] = {}
-        self._default_router = router or RouterConfig()
-        self._statistics, self._unkept = statistics, 0
-        policy = self.router(self._default_router).policy
-        if statistics is not None and isinstance(policy, EntropyPolicy | NeuralPolicy):
-            recall(statistics, policy)
+        arms = (*self.drafters, "retrieval", "plain")
+        self._routers = Routers(arms, router or RouterConfig(), router_net, statistics, self._turn)
         self._grammars: GrammarFactory | None = None
         self._prefixes = PrefixStore(reuse_bytes)
 
@@ -154,7 +143,7 @@ class Engine:
             stop_token_ids=stop_token_ids(folder.path, tokenizer),
             reuse_bytes=reuse_bytes,
         )
-        calibrate(target, engine.drafters, engine._costs)
+        calibrate(target, engine.drafters, engine._routers.costs)
         return engine
 
     @property
@@ -179,7 +168,7 @@ class Engine:
         sampling = sampling or SamplingConfig()
         stops = tuple(dict.fromkeys((*sampling.stop_token_ids, *self.stop_token_ids)))
         sampling = replace(sampling, stop_token_ids=stops)
-        chosen = self.router(router or self._default_router)
+        chosen = self.router(router)
         check_prompt(self.target, token_ids)
         if constraint is not None:
             taken = constraint.length
@@ -200,28 +189,16 @@ class Engine:
                 spans=SpanDetector(self._bytes, initial=span),
             )  # fmt: skip
         rounds = decode(self.target, self.drafters, router, sequence, sampling, self._turn)
+        ran = 0
         try:
             for done in rounds:
                 yield done
-                self._unkept += 1
+                ran += 1
         finally:
             rounds.close()
-            self._keep_statistics()
+            self._routers.ran(ran)
             sequence.constrain(None)
             self._prefixes.give(sequence)
-
-    def _keep_statistics(self) -> None:
-        policy = self.router(self._default_router).policy
-        if self._statistics is None or self._unkept < _KEEP_EVERY:
-            return
-        if isinstance(policy, EntropyPolicy | NeuralPolicy):
-            self._unkept = 0
-            try:
-                with self._turn:
-                    keep(self._statistics, policy)
-            except OSError as error:  # an answer is worth more than its statistics
-                warnings.warn(f"router statistics cannot be kept: {error}", stacklevel=2)
-                self._statistics = None
 
     def sequence(
         self,
@@ -279,12 +256,6 @@ class Engine:
             )
         return self._grammars
 
-    def router(self, config: RouterConfig) -> Router:
-        """One router per configuration: what it has learned outlives a call."""
-        if config.name != "random":  # no other policy draws from the seed
-            config = replace(config, seed=0)
-        if config not in self._routers:
-            self._routers[config] = build_router(
-                config, (*self.drafters, "retrieval", "plain"), costs=self._costs, net=self._net
-            )
-        return self._routers[config]
+    def router(self, config: RouterConfig | None = None) -> Router:
+        """One router per configuration: what it has learned outlives a call. None: the default."""
+        return self._routers.get(config)

@@ -1,0 +1,65 @@
+"""The routers of an engine: one per configuration, so that what one has learned outlives a call."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from whiflash_engine.config import ArmName, RouterConfig
+from whiflash_engine.router.averages import EntropyPolicy
+from whiflash_engine.router.costs import CostModel
+from whiflash_engine.router.memory import keep, recall
+from whiflash_engine.router.neural import NeuralPolicy, Perceptron, RouterNet
+from whiflash_engine.router.router import Router, build_router
+
+_KEEP_EVERY = 100
+"""Rounds between two writings of the statistics."""
+
+
+class Routers:
+    """They share the measured costs. The default one's statistics may be kept in a file."""
+
+    def __init__(
+        self,
+        arms: Sequence[ArmName],
+        default: RouterConfig,
+        net: RouterNet | Perceptron | None,
+        statistics: Path | None,
+        turn: threading.Lock,
+    ) -> None:
+        """turn: held by whoever uses a router. ConfigError for a default that the arms do not
+        allow, and for statistics that are none."""
+        self._arms, self._default, self._net = tuple(arms), default, net
+        self._statistics, self._turn, self._unkept = statistics, turn, 0
+        self.costs = CostModel()
+        self._built: dict[RouterConfig, Router] = {}
+        policy = self.get().policy
+        if statistics is not None and isinstance(policy, EntropyPolicy | NeuralPolicy):
+            recall(statistics, policy)
+
+    def get(self, config: RouterConfig | None = None) -> Router:
+        """None: the default."""
+        config = config or self._default
+        if config.name != "random":  # no other policy draws from the seed
+            config = replace(config, seed=0)
+        if config not in self._built:
+            self._built[config] = build_router(config, self._arms, self.costs, self._net)
+        return self._built[config]
+
+    def ran(self, rounds: int) -> None:
+        """To be told of every generation, outside a turn: writes the statistics now and then."""
+        self._unkept += rounds
+        policy = self.get().policy
+        if self._statistics is None or self._unkept < _KEEP_EVERY:
+            return
+        if isinstance(policy, EntropyPolicy | NeuralPolicy):
+            self._unkept = 0
+            try:
+                with self._turn:
+                    keep(self._statistics, policy)
+            except OSError as error:  # an answer is worth more than its statistics
+                warnings.warn(f"router statistics cannot be kept: {error}", stacklevel=2)
+                self._statistics = None

@@ -1,0 +1,136 @@
+"""What the steps of `whiflash-agents train` do once their options are parsed.
+
+Imports stand inside: `--help` should not wait for torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+Line = Mapping[str, float | str]
+
+
+def adapter(args: argparse.Namespace) -> int:
+    from whiflash_engine.checkpoints.shipped import SMOLLM2_TOOLS
+    from whiflash_engine.training.adapter import AdapterOptions, train_adapter
+    from whiflash_engine.training.lora import LoraConfig
+    from whiflash_engine.training.mixes import MIXES
+
+    model = _prepare(args)
+    options = AdapterOptions(
+        model=model, data=args.data, run=args.run_dir, output=args.output,
+        template=SMOLLM2_TOOLS.template, lora=LoraConfig(rank=args.rank, alpha=2.0 * args.rank),
+        batch=args.batch, epochs=args.epochs, minutes=args.minutes, seed=args.seed,
+        mix=MIXES[args.mix], start=args.start, learning_rate=args.learning_rate,
+        opening=args.opening,
+    )  # fmt: skip
+    train_adapter(options, _show())
+    return 0
+
+
+def merge(args: argparse.Namespace) -> int:
+    from whiflash_engine.checkpoints.shipped import SMOLLM2_TOOLS
+    from whiflash_engine.training.adapter import merge_adapter
+
+    merge_adapter(_prepare(args), args.adapter, SMOLLM2_TOOLS.template, args.output)
+    return 0
+
+
+def everything(args: argparse.Namespace) -> int:
+    from whiflash_engine.checkpoints.shipped import SMOLLM2_TOOLS
+    from whiflash_engine.training.miniature import MiniatureOptions, train_miniature
+
+    options = MiniatureOptions(
+        model=_prepare(args), data=args.data, output=args.output,
+        template=SMOLLM2_TOOLS.template, minutes=args.minutes, rows=args.rows, seed=args.seed,
+    )  # fmt: skip
+    train_miniature(options, _show(), _tool_grammar)
+    return 0
+
+
+def corpus(args: argparse.Namespace) -> int:
+    from whiflash_engine.training.corpus_options import CorpusOptions
+    from whiflash_engine.training.corpus_writer import write_corpus
+
+    model = _prepare(args)
+    options = CorpusOptions(
+        model=model, data=args.data, output=args.output, mix=args.mix, rows=args.rows,
+        dev_rows=args.dev_rows, max_new=args.max_new, slots=args.slots, seed=args.seed,
+        taps=args.taps, composed_tools=args.composed, max_prompt=args.max_prompt, part=args.part,
+    )  # fmt: skip
+    write_corpus(options, _show(), _tool_grammar)
+    return 0
+
+
+def eagle3(args: argparse.Namespace) -> int:
+    from whiflash_engine.training.eagle3 import Eagle3Options, train_eagle3
+
+    options = Eagle3Options(
+        model=_prepare(args), corpus=args.corpus, run=args.run_dir, output=args.output,
+        draft_vocab=args.draft_vocab, epochs=args.epochs, minutes=args.minutes,
+        batch=args.batch, seed=args.seed, float32=args.float32, start=args.start,
+        muon_rate=args.muon_rate, adam_rate=args.adam_rate, optimiser=args.optimiser,
+        targets=args.targets,
+    )  # fmt: skip
+    train_eagle3(options, _show())
+    return 0
+
+
+def dflash(args: argparse.Namespace) -> int:
+    from whiflash_engine.training.dflash import DFlashOptions, train_dflash
+
+    options = DFlashOptions(
+        model=_prepare(args), corpus=args.corpus, run=args.run_dir, output=args.output,
+        draft_vocab=args.draft_vocab, epochs=args.epochs, minutes=args.minutes,
+        batch=args.batch, seed=args.seed, float32=args.float32, start=args.start,
+        muon_rate=args.muon_rate, adam_rate=args.adam_rate, optimiser=args.optimiser,
+        targets=args.targets, layers=args.layers,
+    )  # fmt: skip
+    train_dflash(options, _show())
+    return 0
+
+
+def router(args: argparse.Namespace) -> int:
+    from whiflash_agents.router_training import RouterRun, train_router
+
+    run = RouterRun(
+        model=args.model, ar_drafter=args.ar_drafter, diffusion_drafter=args.diffusion_drafter,
+        data=args.data, ids=args.ids, without=args.without, run=args.run_dir, output=args.output,
+        per_kind=args.per_kind, tokens=args.tokens, max_prompt=args.max_prompt,
+        epochs=args.epochs, seed=args.seed, threads=args.threads,
+    )  # fmt: skip
+    train_router(run, _show())
+    return 0
+
+
+def _prepare(args: argparse.Namespace) -> Path:
+    """Set the threads and find the model's folder."""
+    import torch  # here, not above: `--help` should not wait for it
+
+    from whiflash_engine.checkpoints.resolve import resolve_model
+
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    return resolve_model(args.model, report=print).path
+
+
+def _show() -> Callable[[Line], None]:
+    """Prints one report a line; rich colours the numbers."""
+    from rich.console import Console
+
+    console = Console()
+
+    def show(values: Line) -> None:
+        console.print("  ".join(f"{name} {value}" for name, value in values.items()))
+
+    return show
+
+
+def _tool_grammar(tools: Sequence[Mapping[str, object]]) -> str:
+    """Of replies that may call these tools, as the default model writes calls."""
+    from whiflash_adapters.formats.base import Ask
+    from whiflash_adapters.formats.hermes import HERMES
+
+    return HERMES.grammar(Ask(tools))
