@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 from dataclasses import replace
@@ -16,8 +17,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tests.toys import ToyTarget, run, tokens_of, toy_drafters
+from whiflash_agents.cli import main
 from whiflash_engine.checkpoints.router import load_router
 from whiflash_engine.config import ArmName, RouterConfig, RouterName, SamplingConfig
+from whiflash_engine.engine import Engine
 from whiflash_engine.errors import CheckpointError, ConfigError
 from whiflash_engine.events import Round, Seconds
 from whiflash_engine.router.neural import (
@@ -277,3 +280,39 @@ def test_no_rounds_is_an_error(tmp_path: Path) -> None:
     log_rounds([lambda: iter(())], tmp_path, lambda line: None)
     with pytest.raises(CheckpointError, match="no rounds"):
         Rounds.read(tmp_path)
+
+
+def test_the_command_logs_fits_and_goes_on(
+    engine: Engine,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(Engine, "load", lambda *_, **__: engine)
+    rows = [
+        {"id": f"{kind}-{i}", "kind": kind, "messages": [{"role": "user", "content": f"{i}"}],
+         "tools": [], "schema": {"type": "object"} if kind == "json" else None}
+        for kind in ("tool", "json", "reason", "chat") for i in range(5)
+    ]  # fmt: skip
+    text = "\n".join(map(json.dumps, rows))
+    (tmp_path / "rows.jsonl.gz").write_bytes(gzip.compress(text.encode()))
+    (tmp_path / "without.ids").write_text("tool-0 chat-1")
+    command = [
+        "train", "router", "--data", str(tmp_path), "--run-dir", str(tmp_path / "run"),
+        "--output", str(tmp_path / "out"), "--without", str(tmp_path / "without.ids"),
+        "--per-kind", "4", "--tokens", "8", "--epochs", "2",
+    ]  # fmt: skip
+    assert main(command) == 0
+    shown = capsys.readouterr().out
+    assert "prompts 16" in shown and "tokens/s, bias 0" in shown and "tokens/s, oracle" in shown
+    loaded = load_router(tmp_path / "out", engine.target.config.hidden_size)
+    assert isinstance(loaded, RouterNet) and set(loaded.positions) == {"ar", "diffusion"}
+    assert main(command) == 0
+    assert "prompts 16" not in capsys.readouterr().out  # the rounds were there
+    for options, said in (
+        (["--tokens", "0"], "tokens=0"),
+        (["--without", str(tmp_path / "none")], "without"),
+        (["--per-kind", "9"], "only"),
+    ):
+        assert main([*command, *options]) == 2
+        assert said in capsys.readouterr().err

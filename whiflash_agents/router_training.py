@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from whiflash_agents.measure.pairs import drafted
-from whiflash_agents.measure.prompts import Prompt, balanced, from_folder, named
+from whiflash_agents.measure.prompts import Prompt, balanced, from_folder, listed, named
 from whiflash_agents.measure.start import PromptStart
 from whiflash_engine.config import RouterConfig, require
 from whiflash_engine.engine import Engine
@@ -59,10 +59,11 @@ def train_router(run: RouterRun, report: Report) -> None:
     if run.ids is not None:
         rows = named(rows, run.ids)
     if run.without is not None:
-        left_out = set(run.without.read_text(encoding="utf-8").split())
+        left_out = set(listed(run.without, "without"))
         rows = [row for row in rows if row.id not in left_out]
     if run.threads is not None:
         torch.set_num_threads(run.threads)
+    balanced(rows, run.per_kind)  # tells now if there are too few
     model = None if run.model == "default" else run.model
     engine = Engine.load(
         model, ar_drafter=run.ar_drafter, diffusion_drafter=run.diffusion_drafter, router="plain",

@@ -82,17 +82,22 @@ def from_folder(folder: Path) -> Iterator[Prompt]:
 
 def named(prompts: Sequence[Prompt], path: Path) -> list[Prompt]:
     """Those whose ids a file lists, in its order."""
-    try:
-        ids = path.read_text(encoding="utf-8").split()
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise ConfigError("ids", str(path), f"cannot be read: {why}") from error
+    ids = listed(path, "ids")
     by_id = {prompt.id: prompt for prompt in prompts}
     unknown = [name for name in ids if name not in by_id]
     if unknown:
         more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
         raise ConfigError("ids", str(path), f"no such prompts: {', '.join(unknown[:5])}{more}")
     return [by_id[name] for name in dict.fromkeys(ids)]
+
+
+def listed(path: Path, field: str) -> list[str]:
+    """The ids in a file. field: how its user calls it."""
+    try:
+        return path.read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise ConfigError(field, str(path), f"cannot be read: {why}") from error
 
 
 def balanced(
