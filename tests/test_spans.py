@@ -148,3 +148,16 @@ def test_a_span_that_is_open_from_the_start(initial: Span, text: bytes, after: S
     assert detector.span == after
     detector.rollback(1)
     assert detector.span == initial
+
+
+def test_for_how_long_a_span_has_lasted() -> None:
+    pieces = [b"a", b"<think>", b"b", b"c", b"</think>", *[b"d"] * 80]
+    detector = _detector(pieces)
+    found = [detector.since]
+    for i in range(len(pieces)):
+        detector.advance([i])
+        found.append(detector.since)
+    # the text is one token old before the marker, and begins anew behind it
+    assert found[:7] == [0, 1, 0, 1, 2, 0, 1] and found[-1] == found[-2] == 64
+    detector.rollback(82)
+    assert detector.since == 1 and detector.span == "reasoning"
