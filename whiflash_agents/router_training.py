@@ -77,7 +77,7 @@ def train_router(run: RouterRun, report: Report) -> None:
     odds = fit(rounds, options, run.output, report)
     costs = engine.router(RouterConfig()).costs
     seconds = {
-        arm: costs.expected(arm, 1, longest + 1, 0).tolist()
+        arm: costs.expected(arm, 1, longest + 1, 0)
         for arm, longest in zip(ARMS, rounds.positions, strict=True)
     }
     replayed = worth(rounds.split()[1], odds, seconds, _BIASES)

@@ -63,7 +63,7 @@ def _best(hand: HandMade, costs: CostModel) -> Decision:
     for arm in context.width:
         accepted = hand.judge(_drafted(hand, arm, context))[0].accepted
         seconds = costs.expected(arm, accepted + 1, accepted + 1, context.backlog[arm])
-        if (rate := (accepted + 1) / float(seconds[0])) > best:
+        if (rate := (accepted + 1) / seconds[0]) > best:
             best, decision = rate, Decision(arm, accepted)
     sequence.cache.crop(sequence.processed)
     for arm, state in sequence.drafts.items():

@@ -4,10 +4,8 @@ every draft length."""
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, TypeAlias
-
-import numpy as np
 
 from whiflash_engine.config import ArmName
 from whiflash_engine.events import Round
@@ -50,8 +48,8 @@ class EntropyPolicy:
         width, forced = context.width[arm], len(context.forced)
         drafts = width - 1 - forced
         if arm in ("plain", "forced") or drafts < 1:
-            return np.array([float(width)])
-        return 1.0 + forced + self._chances(_levels(arm, context), drafts).cumprod().cumsum()
+            return (float(width),)
+        return lengths(self._chances(_levels(arm, context), drafts), forced)
 
     def learn(self, round: Round) -> None:
         accepted, drafted = tried(round)
@@ -60,22 +58,33 @@ class EntropyPolicy:
         for key in _levels(round.arm, round):
             self._cells.setdefault(key, _Cell()).add(accepted, drafted)
 
-    def counts(self) -> dict[Key, Expected]:
-        """[2,K] of every cell: trials and successes by position, faded."""
-        return {key: cell.counts for key, cell in self._cells.items()}
+    def counts(self) -> dict[Key, tuple[list[float], list[float]]]:
+        """Of every cell: trials and successes by position, faded."""
+        return {key: (cell.tried, cell.passed) for key, cell in self._cells.items()}
 
-    def recall(self, counts: Mapping[Key, Expected]) -> None:
+    def recall(self, counts: Mapping[Key, tuple[list[float], list[float]]]) -> None:
         """Go on from these instead of what was learned so far."""
-        self._cells = {key: _Cell(found) for key, found in counts.items()}
+        self._cells = {key: _Cell(*found) for key, found in counts.items()}
 
-    def _chances(self, levels: Sequence[Key], count: int) -> Expected:
+    def _chances(self, levels: Sequence[Key], count: int) -> list[float]:
         """Per position, that a draft token is accepted once all before it are."""
-        above: Expected | None = None
+        above: list[float] = []
         for key in levels:
             cell = self._cells.get(key)
             if cell is not None:
                 above = cell.estimates(above, count)
-        return np.full(count, _PRIOR) if above is None else above
+        return above or [_PRIOR] * count
+
+
+def lengths(chances: Iterable[float], forced: int) -> list[float]:
+    """Expected tokens of a round with 1, 2, ... draft tokens behind the forced ones, bonus
+    counted. chances: that a token is accepted once all before it are."""
+    total, survival, found = 1.0 + forced, 1.0, list[float]()
+    for chance in chances:
+        survival *= chance
+        total += survival
+        found.append(total)
+    return found
 
 
 def tried(round: Round) -> tuple[int, int]:
@@ -91,33 +100,29 @@ def tried(round: Round) -> tuple[int, int]:
 class _Cell:
     """Trials and successes per position of a draft, the older the less they weigh."""
 
-    def __init__(self, counts: Expected | None = None) -> None:
-        self.counts = np.zeros((2, 16)) if counts is None else counts
+    def __init__(self, tried: list[float] | None = None, passed: list[float] | None = None) -> None:
+        self.tried = tried or []
+        self.passed = passed or []
 
     def add(self, accepted: int, drafted: int) -> None:
-        self._reach(drafted)
-        self.counts *= _DECAY
-        tried, passed = self.counts
-        tried[: min(accepted + 1, drafted)] += 1.0
-        passed[: min(accepted, drafted)] += 1.0
+        missing = [0.0] * (drafted - len(self.tried))
+        self.tried = [_DECAY * n for n in self.tried] + missing
+        self.passed = [_DECAY * n for n in self.passed] + missing
+        for i in range(min(accepted + 1, drafted)):
+            self.tried[i] += 1.0
+            self.passed[i] += i < accepted
 
-    def estimates(self, above: Expected | None, count: int) -> Expected:
-        """above: the level above's; None for the topmost level."""
-        self._reach(count)
-        tried, passed = self.counts[:, :count]
-        if above is not None:
-            found: Expected = (passed + _SHRINKAGE * above) / (tried + _SHRINKAGE)
-            return found
-        chances, elder = [], _PRIOR
-        for n, k in zip(tried.tolist(), passed.tolist(), strict=True):
-            elder = (k + _SHRINKAGE * elder) / (n + _SHRINKAGE)
-            chances.append(elder)
-        return np.array(chances)
-
-    def _reach(self, count: int) -> None:
-        missing = count - self.counts.shape[1]
-        if missing > 0:
-            self.counts = np.pad(self.counts, ((0, 0), (0, missing)))
+    def estimates(self, above: Sequence[float], count: int) -> list[float]:
+        """above: the level above's; () for the topmost level."""
+        found: list[float] = []
+        known, elder = len(self.tried), _PRIOR
+        for i in range(count):
+            if above:
+                elder = above[i]
+            if i < known:
+                elder = (self.passed[i] + _SHRINKAGE * elder) / (self.tried[i] + _SHRINKAGE)
+            found.append(elder)
+        return found
 
 
 def _levels(arm: ArmName, place: RouteContext | Round) -> tuple[Key, ...]:

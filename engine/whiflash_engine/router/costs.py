@@ -3,12 +3,15 @@
 Three things vary: drafting per arm and length, verification by width, catching up per arm by
 backlog. The rest of a round (picking, masks, commit) is the same for all arms. Everything is a
 running average, seeded by a short calibration and followed up by the rounds themselves.
+
+Plain lists: a round has some dozen numbers, for which an array's operators cost more than their
+arithmetic.
 """
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Sequence
+from itertools import pairwise
 
 from whiflash_engine.config import ArmName
 from whiflash_engine.events import Round
@@ -22,7 +25,7 @@ _CLIP = 3.0
 # backlog would make every idle arm look worse the longer it is idle, and no switch would pay.
 _ROUNDS_SERVED = 8.0
 # Widths and backlogs below this are read off one interpolation.
-_COMMON = 32
+_COMMON = 16
 
 
 class Average:
@@ -41,28 +44,38 @@ class Curve:
 
     def __init__(self) -> None:
         self._points: dict[int, Average] = {}
-        self._values = np.array([], dtype=np.float64)  # at 0, 1, 2, ...; empty when out of date
+        self._values: list[float] = []  # at 0, 1, 2, ...; empty when out of date
 
     def seed(self, at: int, value: float) -> None:
         self._points[at] = Average(value)
-        self._values = self._values[:0]
+        self._values = []
 
     def add(self, at: int, value: float) -> None:
         if at not in self._points:  # what its neighbours say: one measurement may be a stall
             known = self.between(at, at)
-            self.seed(at, value if known is None else float(known[0]))
+            self.seed(at, known[0] if known else value)
         self._points[at].add(value)
-        self._values = self._values[:0]
+        self._values = []
 
-    def between(self, low: int, high: int) -> NDArray[np.float64] | None:
-        """At low, low+1, ..., high; None before anything has been measured."""
+    def between(self, low: int, high: int) -> Sequence[float]:
+        """At low, low+1, ..., high; nothing before anything has been measured."""
         if not self._points:
-            return None
+            return ()
         if high >= len(self._values):  # one interpolation serves every arm of a round
-            places = sorted(self._points)
-            values = [self._points[place].value for place in places]
-            self._values = np.interp(np.arange(max(high + 1, _COMMON)), places, values)
+            self._values = self._line(max(high, _COMMON))
         return self._values[low : high + 1]
+
+    def _line(self, last: int) -> list[float]:
+        """At 0..last."""
+        places = sorted(self._points)
+        left = self._points[places[0]].value
+        line = [left] * min(places[0] + 1, last + 1)
+        for a, b in pairwise(places):
+            right = self._points[b].value
+            step = (right - left) / (b - a)
+            line += [left + step * i for i in range(1, min(b, last) - a + 1)]
+            left = right
+        return line + [left] * (last + 1 - len(line))
 
 
 class CostModel:
@@ -104,21 +117,20 @@ class CostModel:
         curve = self._catch_up.get(arm)
         if curve is None or backlog <= width:
             return 0.0
-        known = curve.between(backlog, backlog)
-        return 0.0 if known is None else float(known[0])
+        return sum(curve.between(backlog, backlog))
 
-    def expected(self, arm: ArmName, low: int, high: int, backlog: int) -> NDArray[np.float64]:
+    def expected(self, arm: ArmName, low: int, high: int, backlog: int) -> list[float]:
         """Seconds of a round of `arm`, positive, for each width from low to high: draft
         tokens + 1.
 
         An arm that has never drafted is taken to draft for nothing, so that it gets its turn;
         before any measurement at all every round costs one second.
         """
-        verify = self._verify.between(low, high)
-        curve = self._draft.get(arm)
-        draft = None if curve is None else curve.between(low - 1, high - 1)
         rest = 0.0 if self._rest is None else self._rest.value
         rest += self.catch_up(arm, backlog, high) / _ROUNDS_SERVED
-        if verify is None:
-            verify = np.ones(high - low + 1)
-        return verify + rest if draft is None else verify + draft + rest
+        verify = self._verify.between(low, high) or [1.0] * (high - low + 1)
+        curve = self._draft.get(arm)
+        draft = () if curve is None else curve.between(low - 1, high - 1)
+        if not draft:
+            return [v + rest for v in verify]
+        return [v + d + rest for v, d in zip(verify, draft, strict=True)]

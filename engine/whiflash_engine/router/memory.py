@@ -6,16 +6,14 @@ Only counts and averages by arm, entropy and span: nothing of any text.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from whiflash_engine.config import require
 from whiflash_engine.router.averages import EntropyPolicy, Key
 from whiflash_engine.router.neural import NeuralPolicy
-from whiflash_engine.router.policies import Expected
 
 _VERSION = 1
 _MOST_BYTES = 4 * 2**20
@@ -50,7 +48,7 @@ def keep(path: Path, policy: EntropyPolicy | NeuralPolicy) -> None:
     told = {
         "version": _VERSION,
         "shift": dict(policy.shift) if isinstance(policy, NeuralPolicy) else {},
-        "cells": [[list(key), counts.round(3).tolist()] for key, counts in cells],
+        "cells": [[key, [[round(n, 3) for n in row] for row in rows]] for key, rows in cells],
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f"{path.name}.{os.getpid()}")
@@ -64,8 +62,8 @@ def _key(parts: Sequence[str | int]) -> Key:
     return tuple(parts)
 
 
-def _counts(rows: Sequence[Sequence[float]]) -> Expected:
-    counts = np.array(rows, dtype=np.float64)
-    if counts.ndim != 2 or counts.shape[0] != 2 or not (np.isfinite(counts) & (counts >= 0)).all():
+def _counts(rows: Sequence[Sequence[float]]) -> tuple[list[float], list[float]]:
+    tried, passed = ([float(n) for n in row] for row in rows)
+    if len(tried) != len(passed) or not all(0 <= n < math.inf for n in (*tried, *passed)):
         raise ValueError("a cell that holds no counts")
-    return counts
+    return tried, passed

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from whiflash_engine.config import ArmName, Span
 from whiflash_engine.events import Round
-from whiflash_engine.router.averages import EntropyPolicy, tried
+from whiflash_engine.router.averages import EntropyPolicy, lengths, tried
 from whiflash_engine.router.policies import Expected, RouteContext, ThresholdPolicy
 
 Array = NDArray[np.float32]
@@ -113,7 +113,7 @@ class NeuralPolicy:
         self._recent = Recent()
         self.shift = dict.fromkeys(net.positions, 0.0)
         self._seen: RouteContext | None = None
-        self._chances: dict[ArmName, Array] = {}
+        self._chances: dict[ArmName, list[float]] = {}
 
     def candidates(self, arms: Sequence[ArmName]) -> Sequence[ArmName]:
         return arms
@@ -124,9 +124,8 @@ class NeuralPolicy:
         if arm not in self.shift or context.hidden is None or drafts < 1:
             return self.averages.expect(arm, context)
         chances = self._look(context)[arm]
-        if drafts > len(chances):
-            chances = np.pad(chances, (0, drafts - len(chances)), mode="edge")
-        return 1.0 + forced + chances[:drafts].cumprod(dtype=np.float64).cumsum()
+        beyond = [chances[-1]] * (drafts - len(chances))
+        return lengths([*chances[:drafts], *beyond], forced)
 
     def learn(self, round: Round) -> None:
         accepted, drafted = tried(round)
@@ -135,17 +134,17 @@ class NeuralPolicy:
         chances = self._chances.get(round.arm)
         if chances is not None and drafted > 0:
             asked = min(accepted + 1, drafted, len(chances))
-            surprise = min(accepted, asked) - float(chances[:asked].sum())
+            surprise = min(accepted, asked) - sum(chances[:asked])
             shift = self.shift[round.arm] + _CORRECTION * surprise
             self.shift[round.arm] = max(-_LARGEST, min(shift, _LARGEST))
         self._chances = {}
 
-    def _look(self, context: RouteContext) -> dict[ArmName, Array]:
+    def _look(self, context: RouteContext) -> dict[ArmName, list[float]]:
         """The chances by arm, computed once a round."""
         if self._seen is not context or not self._chances:
             odds = self._net(features(context, self._recent))
             self._chances = {
-                arm: 1.0 / (1.0 + np.exp(-(logits + self.shift[arm])))
+                arm: (1.0 / (1.0 + np.exp(-(logits + self.shift[arm])))).tolist()
                 for arm, logits in odds.items()
             }
             self._seen = context

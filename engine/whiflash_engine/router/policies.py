@@ -12,10 +12,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from whiflash_engine.config import ArmName, Span
@@ -28,7 +26,7 @@ class RouteContext:
     """What is known before a round.
 
     entropy: nats, of the target distribution that produced the last bonus token.
-    span: where the next token lies; since: for how many tokens it has lasted, at most 64.
+    span: where the next token lies; since: for how many tokens it has lasted.
     position: the next token's absolute position. constrained: a grammar holds.
     backlog: per arm, committed positions that its drafter has not ingested.
     width: per arm, the most rows of the target pass if it is picked: draft tokens + 1.
@@ -52,8 +50,7 @@ class RouteContext:
     hidden: Tensor | None = None
 
 
-Expected: TypeAlias = NDArray[np.float64]
-_ONE: Final[Expected] = np.ones(1)
+Expected: TypeAlias = Sequence[float]
 
 
 class Policy(Protocol):
@@ -80,7 +77,7 @@ class StaticPolicy:
         return (self._arm,) if self._arm in arms else ("plain",)
 
     def expect(self, arm: ArmName, context: RouteContext) -> Expected:
-        return _ONE
+        return (1.0,)
 
     def learn(self, round: Round) -> None:
         pass
@@ -96,7 +93,7 @@ class RandomPolicy:
         return arms
 
     def expect(self, arm: ArmName, context: RouteContext) -> Expected:
-        return np.array([1.0 + uniform(self._seed, context.position, f"arm {arm}")])
+        return (1.0 + uniform(self._seed, context.position, f"arm {arm}"),)
 
     def learn(self, round: Round) -> None:
         pass
@@ -123,7 +120,7 @@ class ThresholdPolicy:
     def expect(self, arm: ArmName, context: RouteContext) -> Expected:
         # Any threshold must do, and exp(-800) is 0.
         over = max(-300.0, min(self.signal(context) - self._threshold, 300.0))
-        return np.array([math.exp(over if arm == "ar" else -over)])
+        return (math.exp(over if arm == "ar" else -over),)
 
     def learn(self, round: Round) -> None:
         pass

@@ -11,11 +11,10 @@ means "a tenth more tokens would be needed to change my mind".
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, get_args
-
-import numpy as np
 
 from whiflash_engine.config import ArmName, RouterConfig, RouterName, Span, require
 from whiflash_engine.events import Round
@@ -130,14 +129,14 @@ class Router:
         if self._whole:
             expected = expected[-1:]
         shortest = width - len(expected) + 1
-        scores = np.log(expected)
-        if self._balance:
-            backlog = context.backlog.get(arm, 0)
-            seconds = self._costs.expected(arm, shortest, width, backlog)
-            scores -= self._balance * np.log(seconds)
-        best = len(expected) - 1 - int(scores[::-1].argmax())  # of equals the longest
-        bias = self._span_bias * (FAVOURED.get(context.span) == arm)
-        return float(scores[best]) + bias, shortest + best - 1
+        backlog, balance = context.backlog.get(arm, 0), self._balance
+        seconds = self._costs.expected(arm, shortest, width, backlog) if balance else expected
+        best, drafts = -math.inf, 0
+        for i, (tokens, cost) in enumerate(zip(expected, seconds, strict=True)):
+            score = math.log(tokens) - balance * math.log(cost)
+            if score >= best:  # of equals the longest
+                best, drafts = score, shortest + i - 1
+        return best + self._span_bias * (FAVOURED.get(context.span) == arm), drafts
 
     def _stale(self, candidates: Sequence[ArmName], context: RouteContext) -> ArmName | None:
         """An arm that is due for a probe.

@@ -25,7 +25,6 @@ _OPENERS: Final[tuple[tuple[bytes, Span], ...]] = (
     (b"\n```json", "json"),
 )
 _CLOSERS: Final = {"tool_call": b"</tool_call>", "reasoning": b"</think>", "json": b"\n```"}
-_LONG: Final = 64
 _TAIL: Final = len(b"</tool_call>") - 1
 
 _BRACKETS: Final = {ord("{"): b"}", ord("["): b"]"}
@@ -114,6 +113,7 @@ class SpanDetector:
         self._token_bytes = token_bytes
         start = _State() if initial == "text" else _State(initial, tail=b"", blank=False)
         self._states = [start]
+        self._since = [0]
 
     @property
     def span(self) -> Span:
@@ -121,12 +121,8 @@ class SpanDetector:
 
     @property
     def since(self) -> int:
-        """For how many tokens the span has lasted, at most `_LONG`."""
-        states = reversed(self._states[-_LONG - 1 : -1])
-        return next(
-            (n for n, state in enumerate(states) if state.span != self.span),
-            min(self.length, _LONG),
-        )
+        """For how many tokens the span has lasted."""
+        return self._since[-1]
 
     @property
     def length(self) -> int:
@@ -135,13 +131,15 @@ class SpanDetector:
 
     def advance(self, tokens: Sequence[int]) -> None:
         for token in tokens:
-            state = self._states[-1]
+            before = state = self._states[-1]
             for byte in self._token_bytes(token):
                 state = _step(state, byte)
             self._states.append(state)
+            self._since.append(self._since[-1] + 1 if state.span == before.span else 0)
 
     def rollback(self, count: int) -> None:
         """Take the last `count` tokens back."""
         if not 0 <= count <= self.length:
             raise ValueError(f"cannot roll back {count} of {self.length} tokens")
         del self._states[len(self._states) - count :]
+        del self._since[len(self._since) - count :]
