@@ -137,7 +137,7 @@ def _router_parser(steps: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser.add_argument("--per-kind", type=int, default=100, help="prompts of each kind")
     parser.add_argument("--tokens", type=int, default=96, help="new tokens a prompt")
     parser.add_argument("--max-prompt", type=int, default=512, help="longest prompt in tokens")
-    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--epochs", type=int, default=12)
     parser.set_defaults(run=train_steps.router)
 
 

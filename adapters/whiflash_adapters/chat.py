@@ -67,7 +67,7 @@ class ChatWhiFlash(BaseChatModel):
     """Who picks the arm of a round; "plain" drafts nothing."""
     balance: float = 1.0
     """0 maximises tokens a round, 1 tokens a second."""
-    span_bias: float = 0.1
+    span_bias: float = 0.05
     """How strongly diffusion is favoured in JSON and AR in reasoning; 0 is off."""
     device: str | None = None
     dtype: str | None = None

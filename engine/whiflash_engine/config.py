@@ -135,7 +135,7 @@ class RouterConfig:
 
     name: RouterName = "auto"
     balance: float = 1.0
-    span_bias: float = 0.1
+    span_bias: float = 0.05
     entropy_threshold: float = 0.5
     retrieval: bool = True
     whole_drafts: bool = False

@@ -95,7 +95,7 @@ class Engine:
         diffusion_block: int | None = None,
         router: RouterName = "auto",
         balance: float = 1.0,
-        span_bias: float = 0.1,
+        span_bias: float = 0.05,
         device: str | None = None,
         dtype: str | None = None,
         seed: int = 0,

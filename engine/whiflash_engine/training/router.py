@@ -23,10 +23,10 @@ from whiflash_engine.training.rounds import ARMS, Report, Rounds
 
 @dataclass(frozen=True)
 class RouterOptions:
-    epochs: int = 30
+    epochs: int = 12
     batch: int = 256
     learning_rate: float = 1e-3
-    dropout: float = 0.1
+    dropout: float = 0.3
     seed: int = 0
 
     def __post_init__(self) -> None:
