@@ -351,7 +351,7 @@ def test_half_a_snapshot_is_fetched_again(hub_with: Callable[[bool, bool], Hub])
 
 
 def test_drafters_come_with_the_default_only(toy: Toy) -> None:
-    for folder in (toy.shipped.eagle3, toy.shipped.dflash):
+    for folder in (toy.shipped.eagle3, toy.shipped.dflash, toy.shipped.router):
         folder.mkdir()
         (folder / "config.json").write_text("{}")
     assert shipped_drafters(toy.resolve("smollm2-135m")) is None
@@ -359,11 +359,11 @@ def test_drafters_come_with_the_default_only(toy: Toy) -> None:
     assert shipped_drafters(toy.resolve()) == toy.shipped
 
 
-@pytest.mark.parametrize("missing", [("eagle3",), ("dflash",), ("eagle3", "dflash")])
+@pytest.mark.parametrize("missing", [("eagle3",), ("dflash",), ("router",), ("eagle3", "dflash")])
 def test_a_package_without_its_drafters_says_so(missing: tuple[str, ...], toy: Toy) -> None:
     """It would decode plainly, and nobody would know why it is slow."""
     found = toy.resolve()
-    for folder in (toy.shipped.eagle3, toy.shipped.dflash):
+    for folder in (toy.shipped.eagle3, toy.shipped.dflash, toy.shipped.router):
         folder.mkdir()  # empty counts as missing
         if folder.name not in missing:
             (folder / "config.json").write_text("{}")

@@ -18,6 +18,10 @@ COLOURS: Mapping[ArmName, str] = {
     "ar": "#0072b2", "diffusion": "#b5179e", "retrieval": "#b07d00", "forced": "#2e7d32",
     "plain": "#6b7280",
 }  # fmt: skip
+_PALETTE = (
+    "#c7c7c7", "#9a9a9a", "#d8b48a", "#b08d57", "#111111", "#0072b2", "#b5179e", "#b07d00",
+    "#7fb3d5", "#76c7a3", "#2e7d32", "#c0392b",
+)  # fmt: skip
 ALONE: tuple[ArmName, ...] = ("ar", "diffusion", "retrieval")
 
 
@@ -90,11 +94,12 @@ def _speeds(axes: Axes, methods: Mapping[str, Method]) -> None:
         places = [k + (i - len(methods) / 2 + 0.5) * width for k in range(len(KINDS))]
         axes.bar(
             places, ratios, width, yerr=(below, above), label=name, error_kw={"lw": 0.6},
-            color=f"C{i}",
+            color=_PALETTE[i % len(_PALETTE)],
         )  # fmt: skip
     axes.axhline(1.0, color="black", lw=0.8)
     axes.set(xticks=range(len(KINDS)), xticklabels=KINDS, title="tokens/s to plain decoding")
-    axes.legend(fontsize=7, ncols=2, frameon=False)
+    axes.set_ylim(top=1.35 * axes.get_ylim()[1])  # room for the legend
+    axes.legend(fontsize=7, ncols=4, frameon=False, loc="upper center")
 
 
 def _lengths(axes: Axes, methods: Mapping[str, Method]) -> None:
@@ -121,7 +126,8 @@ def _spans(axes: Axes, method: Method) -> None:
             axes.bar(range(len(spans)), shares, 0.6, bottom=bottom, label=arm, color=colour)
         bottom = [a + b for a, b in zip(bottom, shares, strict=True)]
     axes.set(xticks=range(len(spans)), xticklabels=list(spans), title="auto: share of rounds")
-    axes.legend(fontsize=8, frameon=False)
+    axes.set_ylim(0, 1.15)
+    axes.legend(fontsize=8, ncols=len(COLOURS), frameon=False, loc="upper center")
 
 
 def _widths(axes: Axes, seconds: Mapping[int, float]) -> None:
