@@ -46,6 +46,8 @@ def test_what_is_kept_is_what_is_recalled(learned: bool, tmp_path: Path) -> None
      '{"version": 1, "shift": {}, "cells": [[["ar"], [[1, -1], [0, 0]]]]}',
      '{"version": 1, "shift": {}, "cells": [[["ar"], [[1, 2]]]]}',
      '{"version": 1, "shift": {}, "cells": [[[null], [[1], [1]]]]}',
+     '{"version": 1, "shift": {"ar": NaN}, "cells": []}',
+     '{"version": 1, "shift": {}, "cells": [[["ar"], [[1], [2]]]]}',
      '{"version": 1, "shift": {"ar": "x"}, "cells": []}'],
 )  # fmt: skip
 def test_another_file_is_refused_by_name(text: str, tmp_path: Path) -> None:
@@ -67,6 +69,8 @@ def test_an_engine_keeps_them_and_survives_a_folder_that_is_gone(
         )  # fmt: skip
 
     one, sampling = with_statistics(path), SamplingConfig(max_tokens=60, temperature=1.0)
+    one.complete([5, 6, 7], sampling=replace(sampling, max_tokens=9))
+    assert path.is_file()  # a program that gives one short answer keeps what it taught
     for seed in range(20):
         one.complete([5, 6, 7], sampling=replace(sampling, seed=seed))
     assert json.loads(path.read_text())["cells"]

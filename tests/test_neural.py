@@ -237,10 +237,10 @@ def learnable(prompts: int = 24, length: int = 40) -> list[list[Drafted]]:
 def test_it_learns_who_gets_through_and_is_worth_it(tmp_path: Path) -> None:
     lines: list[dict[str, float | str]] = []
     prompts = [partial(iter, one) for one in learnable()]
-    log_rounds(prompts, tmp_path / "run",
+    log_rounds(prompts, tmp_path / "run", {"seed": 0},
                lambda line: lines.append(dict(line)), chunk=10)  # fmt: skip
     made = len(lines)
-    log_rounds(prompts, tmp_path / "run",
+    log_rounds(prompts, tmp_path / "run", {"seed": 0},
                lambda line: lines.append(dict(line)), chunk=10)  # fmt: skip
     assert made == 3 and len(lines) == 3  # nothing is drafted twice
     found = Rounds.read(tmp_path / "run")
@@ -277,7 +277,7 @@ def test_a_draft_that_was_accepted_whole_says_nothing_of_what_would_follow() -> 
 def test_no_rounds_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no rounds"):
         Rounds.read(tmp_path)
-    log_rounds([lambda: iter(())], tmp_path, lambda line: None)
+    log_rounds([lambda: iter(())], tmp_path, {}, lambda line: None)
     with pytest.raises(CheckpointError, match="no rounds"):
         Rounds.read(tmp_path)
 
@@ -316,3 +316,30 @@ def test_the_command_logs_fits_and_goes_on(
     ):
         assert main([*command, *options]) == 2
         assert said in capsys.readouterr().err
+
+
+def test_rounds_of_other_settings_are_not_taken_for_ours(tmp_path: Path) -> None:
+    log_rounds([], tmp_path, {"seed": 0}, lambda line: None)
+    with pytest.raises(CheckpointError, match="made with seed 0, not 1"):
+        log_rounds([], tmp_path, {"seed": 1}, lambda line: None)
+
+
+def test_every_kind_is_held_out_where_four_take_turns() -> None:
+    n = 72
+    one = torch.zeros(n, 2, dtype=torch.long)
+    known, unseen = Rounds(torch.zeros(n, 2), one, one, torch.arange(n), (3, 4)).split()
+    assert {int(p) % 4 for p in unseen.prompt} == {int(p) % 4 for p in known.prompt} == {0, 1, 2, 3}
+
+
+def test_what_never_varied_says_nothing_when_it_does(tmp_path: Path) -> None:
+    rows = learnable()
+    for row in rows:
+        for one in row:
+            one.features[1] = 0.5
+    log_rounds([partial(iter, one) for one in rows], tmp_path / "run", {}, lambda line: None)
+    fit(Rounds.read(tmp_path / "run"), RouterOptions(epochs=1), tmp_path / "out", lambda line: None)
+    loaded = load_router(tmp_path / "out", HIDDEN)
+    assert isinstance(loaded, RouterNet)
+    usual, odd = rows[0][0].features, rows[0][0].features.copy()
+    odd[1] = 9.0
+    assert loaded(usual)["ar"].tolist() == loaded(odd)["ar"].tolist()

@@ -61,6 +61,7 @@ def test_a_date_is_a_day_of_the_calendar(year: int, month: int, day: int) -> Non
         ("uri-template", ["http://x/{a}"], ["{a"]),
         ("idn-email", ["a@b.de"], ["a"]),
         ("uuid4", [KEY], [KEY.replace("-4", "-1")]),
+        ("uuid1", [KEY.replace("-4", "-1")], [KEY]),
         ("path", ["anything at all"], []),
     ],
 )  # fmt: skip
@@ -92,6 +93,9 @@ def test_white_space_is_that_of_ecma_script() -> None:
 def test_encoded_contents() -> None:
     base64 = matcher({"type": "string", "contentEncoding": "base64"})
     assert accepts(base64, "aGVsbG8=") and not accepts(base64, "a%") and not accepts(base64, "abc")
+    long = exact({"contentEncoding": "base64", "minLength": 4000}, lenient=False)
+    assert long["maxLength"] == 4000
+    assert exact({"format": "json-pointer"}, lenient=False)["maxLength"] == 2000
     for schema in ({"contentMediaType": "application/json"}, {"contentEncoding": "base32"}):
         with pytest.raises(ConfigError, match=next(iter(schema))):
             exact(schema, lenient=False)

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -20,10 +19,6 @@ from whiflash_engine.errors import ConstraintError
 from whiflash_engine.training.rounds import ARMS, Drafted, Report, Rounds, log_rounds
 from whiflash_engine.training.router import RouterOptions, fit
 from whiflash_engine.training.router_worth import worth
-
-if TYPE_CHECKING:
-    pass
-
 
 _BIASES = (0.0, 0.05, 0.1, 0.2, 0.4)
 
@@ -72,7 +67,13 @@ def train_router(run: RouterRun, report: Report) -> None:
     for arm in ARMS:
         require(arm in engine.drafters, "model", run.model, f"has no {arm} drafter to learn from")
     prompts = balanced(rows, run.per_kind, lambda row: len(row.token_ids(engine)) <= run.max_prompt)
-    log_rounds([partial(_drafted, engine, row, run) for row in prompts], run.run, report)
+    settings = {
+        "model": engine.model_name, "ar_drafter": run.ar_drafter, "seed": run.seed,
+        "diffusion_drafter": run.diffusion_drafter, "tokens": run.tokens,
+        "prompts": [row.id for row in prompts],
+    }  # fmt: skip
+    makers = [partial(_drafted, engine, row, run) for row in prompts]
+    log_rounds(makers, run.run, settings, report)
     rounds = Rounds.read(run.run)
     odds = fit(rounds, options, run.output, report)
     costs = engine.router(RouterConfig()).costs

@@ -43,6 +43,7 @@ def _trace(args: argparse.Namespace) -> int:
     console.print(strip(trace.rounds))
     console.print(
         f"{trace.stats.tokens} tokens in {trace.stats.rounds} rounds, "
-        f"{trace.stats.acceptance_length:.2f} a round; every round's figures: {args.output}"
+        f"{trace.stats.acceptance_length:.2f} a round; every round's figures: {args.output}",
+        markup=False,
     )
     return 0

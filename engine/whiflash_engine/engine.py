@@ -129,6 +129,8 @@ class Engine:
             diffusion_drafter = diffusion_drafter or shipped.dflash
         loaded = load_drafters(folder.path, ar_drafter, diffusion_drafter)
         net = load_net(folder.path, neural_router)
+        published = router == "auto" and isinstance(net, Perceptron)
+        require(not published, "neural_router", str(neural_router), 'needs router="neural"')
         build_router(chosen, (*loaded.arms, "retrieval", "plain"), net=net)  # tells what it lacks
         target = load_target(folder.path, loaded.taps, kind, place)
         tokenizer = load_tokenizer(folder.path)
@@ -196,9 +198,9 @@ class Engine:
                 ran += 1
         finally:
             rounds.close()
-            self._routers.ran(ran)
             sequence.constrain(None)
             self._prefixes.give(sequence)
+            self._routers.ran(ran)
 
     def sequence(
         self,
@@ -259,3 +261,7 @@ class Engine:
     def router(self, config: RouterConfig | None = None) -> Router:
         """One router per configuration: what it has learned outlives a call. None: the default."""
         return self._routers.get(config)
+
+    def fresh_router(self, config: RouterConfig) -> Router:
+        """A router that has learned nothing yet, for callers that compare some."""
+        return self._routers.fresh(config)

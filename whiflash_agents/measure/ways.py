@@ -41,7 +41,7 @@ class Way:
 
     def runner(self, engine: Engine) -> Run:
         """Greedy. What its router learns stays from prompt to prompt."""
-        router = engine.router(self.router)
+        router = engine.fresh_router(self.router)
         if self.blind:
             arms: list[ArmName] = [*engine.drafters, "retrieval", "plain"]
             router = Router(

@@ -32,7 +32,7 @@ _NARROWER: Final[Mapping[str, str]] = {
     "iri": "uri",
     "iri-reference": "uri-reference",
     "ipvanyaddress": "ipv4",
-    "uuid4": "uuid",
+    **{f"uuid{version}": "uuid" for version in range(1, 9)},
 }
 """Formats that a narrower one stands for."""
 _REFUSED: Final = frozenset({"regex"})
@@ -58,7 +58,7 @@ _PATTERNS: Final[Mapping[str, str]] = {
     "uri-reference": rf"^(?:https?://[a-z0-9]+(?:[.-][a-z0-9]+)*(?:/{_URL}*)*|{_PATH})"
     rf"(?:\?{_URL}*)?(?:#{_URL}*)?$",
     "uri-template": r"^(?:[A-Za-z0-9._~:/?&=-]|\{[A-Za-z0-9_]+\})*$",
-    "uuid4": "^.{14}4.{4}[89abAB]",
+    **{f"uuid{version}": f"^.{{14}}{version}.{{4}}[89abAB]" for version in range(1, 9)},
 }
 _BASE64 = "^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 _BOUNDING = frozenset({"maxLength", "enum", "const", "pattern", "format"})
@@ -80,15 +80,14 @@ def exact(schema: Mapping[str, object], *, lenient: bool) -> dict[str, object]:
         out["pattern"] = ecma(pattern)
     out = _formatted(out)
     if encoding == "base64":
-        out = _matching({"maxLength": MAX_STRING, **out}, _BASE64)
+        out = _matching(_bounded(out), _BASE64)
     elif isinstance(encoding, str) and not lenient:
         raise ConfigError("schema contentEncoding", encoding, "only base64 can be kept to")
     if isinstance(media, str) and media.endswith("json") and not lenient:
         raise ConfigError("schema contentMediaType", media, "no grammar can keep to it in a string")
     kinds = out.get("type")
     if "string" in (kinds if isinstance(kinds, list) else [kinds]) and not out.keys() & _BOUNDING:
-        least = out.get("minLength")
-        out["maxLength"] = max(MAX_STRING, least) if isinstance(least, int) else MAX_STRING
+        out = _bounded(out)
     return out
 
 
@@ -111,7 +110,15 @@ def _formatted(schema: Mapping[str, object]) -> dict[str, object]:
         most = out.get("maxLength")
         out["maxLength"] = min(most, _HOST_NAME) if isinstance(most, int) else _HOST_NAME
     own = _PATTERNS.get(kind) or _PATTERNS.get(shape)
-    return out if own is None else _matching(out, own)
+    if own is None:
+        return out
+    return _matching(out if "format" in out else _bounded(out), own)
+
+
+def _bounded(schema: Mapping[str, object]) -> dict[str, object]:
+    least = schema.get("minLength")
+    most = max(MAX_STRING, least) if isinstance(least, int) else MAX_STRING
+    return {"maxLength": most, **schema}
 
 
 def _matching(schema: Mapping[str, object], pattern: str) -> dict[str, object]:

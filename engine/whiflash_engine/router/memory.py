@@ -13,7 +13,7 @@ from pathlib import Path
 
 from whiflash_engine.config import require
 from whiflash_engine.router.averages import EntropyPolicy, Key
-from whiflash_engine.router.neural import NeuralPolicy
+from whiflash_engine.router.neural import LARGEST, NeuralPolicy
 
 _VERSION = 1
 _MOST_BYTES = 4 * 2**20
@@ -32,7 +32,7 @@ def recall(path: Path, policy: EntropyPolicy | NeuralPolicy) -> None:
         averages.recall({_key(key): _counts(counts) for key, counts in told["cells"]})
         if isinstance(policy, NeuralPolicy):
             shift = told["shift"]
-            policy.shift.update({arm: float(shift[arm]) for arm in policy.shift if arm in shift})
+            policy.shift.update({arm: _shift(shift[arm]) for arm in policy.shift if arm in shift})
     except FileNotFoundError:
         return
     except (OSError, ValueError, TypeError, KeyError) as error:
@@ -62,8 +62,15 @@ def _key(parts: Sequence[str | int]) -> Key:
     return tuple(parts)
 
 
+def _shift(value: float) -> float:
+    if not abs(float(value)) <= LARGEST:
+        raise ValueError(f"a shift of {value}")
+    return float(value)
+
+
 def _counts(rows: Sequence[Sequence[float]]) -> tuple[list[float], list[float]]:
     tried, passed = ([float(n) for n in row] for row in rows)
-    if len(tried) != len(passed) or not all(0 <= n < math.inf for n in (*tried, *passed)):
+    pairs = zip(tried, passed, strict=True)  # both were rounded when they were written
+    if not all(0 <= p <= t + 1e-2 and t < math.inf for t, p in pairs):
         raise ValueError("a cell that holds no counts")
     return tried, passed

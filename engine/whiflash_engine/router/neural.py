@@ -33,7 +33,7 @@ STRUCTURE: Final = 6 + len(SPANS)
 _RECENT: Final = 0.8
 # Step of the correction of an arm's chances, in log odds a round and unit of surprise.
 _CORRECTION: Final = 0.03
-_LARGEST: Final = 2.0
+LARGEST: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +136,7 @@ class NeuralPolicy:
             asked = min(accepted + 1, drafted, len(chances))
             surprise = min(accepted, asked) - sum(chances[:asked])
             shift = self.shift[round.arm] + _CORRECTION * surprise
-            self.shift[round.arm] = max(-_LARGEST, min(shift, _LARGEST))
+            self.shift[round.arm] = max(-LARGEST, min(shift, LARGEST))
         self._chances = {}
 
     def _look(self, context: RouteContext) -> dict[ArmName, list[float]]:

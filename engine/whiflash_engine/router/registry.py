@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,7 +34,7 @@ class Routers:
         """turn: held by whoever uses a router. ConfigError for a default that the arms do not
         allow, and for statistics that are none."""
         self._arms, self._default, self._net = tuple(arms), default, net
-        self._statistics, self._turn, self._unkept = statistics, turn, 0
+        self._statistics, self._turn, self._unkept = statistics, turn, _KEEP_EVERY
         self.costs = CostModel()
         self._built: dict[RouterConfig, Router] = {}
         policy = self.get().policy
@@ -49,17 +50,26 @@ class Routers:
             self._built[config] = build_router(config, self._arms, self.costs, self._net)
         return self._built[config]
 
+    def fresh(self, config: RouterConfig) -> Router:
+        """One that has learned nothing yet and is nobody else's, with a copy of the costs."""
+        return build_router(config, self._arms, deepcopy(self.costs), self._net)
+
     def ran(self, rounds: int) -> None:
-        """To be told of every generation, outside a turn: writes the statistics now and then."""
+        """To be told of every generation: writes the statistics after the first and then every
+        hundred rounds, unless somebody else is in a round just now."""
         self._unkept += rounds
         policy = self.get().policy
         if self._statistics is None or self._unkept < _KEEP_EVERY:
             return
-        if isinstance(policy, EntropyPolicy | NeuralPolicy):
-            self._unkept = 0
+        if not isinstance(policy, EntropyPolicy | NeuralPolicy):
+            return
+        # never waits: an abandoned generator may be closed anywhere, even inside a round
+        if self._turn.acquire(blocking=False):
             try:
-                with self._turn:
-                    keep(self._statistics, policy)
+                keep(self._statistics, policy)
+                self._unkept = 0
             except OSError as error:  # an answer is worth more than its statistics
-                warnings.warn(f"router statistics cannot be kept: {error}", stacklevel=2)
                 self._statistics = None
+                warnings.warn(f"router statistics cannot be kept: {error}", stacklevel=2)
+            finally:
+                self._turn.release()

@@ -18,11 +18,11 @@ from torch import Tensor
 from whiflash_engine.config import ArmName
 from whiflash_engine.errors import CheckpointError
 from whiflash_engine.router.neural import Array
-from whiflash_engine.training.model_files import read_tensors, write_tensors
+from whiflash_engine.training.model_files import read_json, read_tensors, write_json, write_tensors
 
 ARMS: tuple[ArmName, ...] = ("ar", "diffusion")
-_HELD_OUT = 8
-"""Every eighth prompt is held out."""
+_HELD_OUT = 9
+"""Every ninth prompt is held out: kinds take turns, and four of them would share eight."""
 
 Report = Callable[[Mapping[str, float | str]], None]
 
@@ -90,10 +90,20 @@ class Rounds:
 
 def log_rounds(
     prompts: Sequence[Callable[[], Iterator[Drafted]]],
-    folder: Path, report: Report, chunk: int = 20,
+    folder: Path, settings: Mapping[str, object], report: Report, chunk: int = 20,
 ) -> None:  # fmt: skip
     """Draft from every prefix of every prompt, a file for each `chunk` prompts; what is there
-    already is not made again."""
+    already is not made again. settings: what the rounds depend on; CheckpointError for a folder
+    whose rounds were made with others."""
+    made_with = folder / "settings.json"
+    if made_with.is_file():
+        known = read_json(made_with).values
+        for name, value in settings.items():
+            if known.get(name) != value:
+                why = f"its rounds were made with {name} {known.get(name)!r}, not {value!r}"
+                raise CheckpointError(folder, why)
+    else:
+        write_json(made_with, settings)
     for start in range(0, len(prompts), chunk):
         path = folder / f"rounds-{start:05}.safetensors"
         if path.is_file():

@@ -45,7 +45,9 @@ def fit(rounds: Rounds, options: RouterOptions, output: Path, report: Report) ->
     enough = len(known.prompt) > 1 and len(unseen.prompt) > 0
     require(enough, "prompts", prompts, "too few had rounds to learn from and to hold out")
     torch.manual_seed(options.seed)
-    mean, scale = known.features.mean(0), 1.0 / known.features.std(0).clamp_min(1e-2)
+    mean, spread = known.features.mean(0), known.features.std(0)
+    # what never varied has taught nothing, and says nothing when one day it does
+    scale = torch.where(spread > 1e-3, 1.0 / spread.clamp_min(1e-2), 0.0)
     net = _network(rounds, options.dropout)
     optimiser = torch.optim.AdamW(net.parameters(), lr=options.learning_rate, weight_decay=0.1)
     x, y = (known.features - mean) * scale, (unseen.features - mean) * scale
