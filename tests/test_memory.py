@@ -23,14 +23,14 @@ def test_what_is_kept_is_what_is_recalled(learned: bool, tmp_path: Path) -> None
         return NeuralPolicy(net()) if learned else EntropyPolicy()
 
     policy, path = fresh(), tmp_path / "deeper" / "router.json"
-    recall(path, policy)  # not there yet: nothing is known
+    recall(path, policy, "m")  # not there yet: nothing is known
     for accepted in (3, 3, 1, 3):
         for arm in ARMS[::2]:
             policy.expect(arm, context())
             policy.learn(rounds(arm, accepted))
-    keep(path, policy)
+    keep(path, policy, "m")
     again = fresh()
-    recall(path, again)
+    recall(path, again, "m")
     for arm in ARMS:
         found = again.expect(arm, context())
         if arm == "retrieval" or not learned:
@@ -42,19 +42,20 @@ def test_what_is_kept_is_what_is_recalled(learned: bool, tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "{}", '{"version": 1}', '{"version": 2, "cells": [], "shift": {}}',
-     '{"version": 1, "shift": {}, "cells": [[["ar"], [[1, -1], [0, 0]]]]}',
-     '{"version": 1, "shift": {}, "cells": [[["ar"], [[1, 2]]]]}',
-     '{"version": 1, "shift": {}, "cells": [[[null], [[1], [1]]]]}',
-     '{"version": 1, "shift": {"ar": NaN}, "cells": []}',
-     '{"version": 1, "shift": {}, "cells": [[["ar"], [[1], [2]]]]}',
-     '{"version": 1, "shift": {"ar": "x"}, "cells": []}'],
+    ["", "[]", "{}", '{"version": 2}', '{"version": 1, "model": "m", "cells": [], "shift": {}}',
+     '{"version": 2, "model": "another", "cells": [], "shift": {}}',
+     '{"version": 2, "model": "m", "shift": {}, "cells": [[["ar"], [[1, -1], [0, 0]]]]}',
+     '{"version": 2, "model": "m", "shift": {}, "cells": [[["ar"], [[1, 2]]]]}',
+     '{"version": 2, "model": "m", "shift": {}, "cells": [[[null], [[1], [1]]]]}',
+     '{"version": 2, "model": "m", "shift": {"ar": NaN}, "cells": []}',
+     '{"version": 2, "model": "m", "shift": {}, "cells": [[["ar"], [[1], [2]]]]}',
+     '{"version": 2, "model": "m", "shift": {"ar": "x"}, "cells": []}'],
 )  # fmt: skip
 def test_another_file_is_refused_by_name(text: str, tmp_path: Path) -> None:
     path = tmp_path / "router.json"
     path.write_text(text)
     with pytest.raises(ConfigError, match=r"statistics=.*router\.json.*delete it"):
-        recall(path, NeuralPolicy(net()))
+        recall(path, NeuralPolicy(net()), "m")
 
 
 def test_an_engine_keeps_them_and_survives_a_folder_that_is_gone(

@@ -28,7 +28,6 @@ from whiflash_engine.router.neural import (
     STRUCTURE,
     NeuralPolicy,
     Perceptron,
-    Recent,
     RouterNet,
     features,
 )
@@ -90,7 +89,7 @@ def test_the_network_is_torchs() -> None:
 def test_what_the_network_sees() -> None:
     hidden = torch.arange(HIDDEN, dtype=torch.bfloat16)
     place = replace(context(hidden), since=3, constrained=True, matched=5)
-    seen = features(place, Recent())
+    seen = features(place)
     assert seen.dtype == np.float32 and seen.shape == (HIDDEN + STRUCTURE,)
     assert seen[:HIDDEN].tolist() == list(range(HIDDEN))
     rest = [0.5, 0, 0, 1, 0, math.log(4), 1, math.log(6), 0.3, 0.3]
@@ -100,7 +99,7 @@ def test_what_the_network_sees() -> None:
 def test_expected_tokens_follow_from_chances() -> None:
     policy, one = NeuralPolicy(net()), net()
     place = context()
-    odds = one(features(place, Recent()))
+    odds = one(features(place))
     counts: dict[ArmName, int] = {"ar": 3, "diffusion": 5}
     for arm, count in counts.items():
         chances = 1 / (1 + np.exp(-odds[arm]))
@@ -110,7 +109,7 @@ def test_expected_tokens_follow_from_chances() -> None:
     # behind two forced tokens, and where the draft is longer than what the network knows
     known = replace(context(forced=2), width={"ar": 9})
     found = policy.expect("ar", known)
-    chances = 1 / (1 + np.exp(-one(features(known, Recent()))["ar"]))
+    chances = 1 / (1 + np.exp(-one(features(known))["ar"]))
     assert len(found) == 6 and found[0] == pytest.approx(3 + chances[0], rel=1e-5)
     assert found[-1] - found[-2] == pytest.approx(chances.prod() * chances[-1] ** 3, rel=1e-4)
 

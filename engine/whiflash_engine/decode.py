@@ -99,13 +99,14 @@ class _Loop:
             arm=decision.arm, position=position, tokens=tokens, proposed=proposal.tokens,
             accepted=min(outcome.accepted, len(tokens)), verified=legal + 1, span=span,
             entropy=before, backlog=context.backlog[decision.arm], seconds=clock.seconds,
-            forced=min(len(context.forced), len(proposal.tokens)), 
+            forced=min(len(context.forced), len(proposal.tokens)),
             matched=context.matched if decision.arm == "retrieval" else 0,
             scores=decision.scores,
             cached=0 if prompt is None else sequence.kept, logprobs=told,
             finish_reason=sequence.finish_reason,
         )  # fmt: skip
         started = perf_counter()
+        sequence.recent.add(done.arm, *done.tried)
         self._router.learn(done)
         self._learning = perf_counter() - started
         return done

@@ -78,7 +78,9 @@ class Engine:
         self._bytes = TokenBytes(tokenizer)
         self._turn = threading.Lock()
         arms = (*self.drafters, "retrieval", "plain")
-        self._routers = Routers(arms, router or RouterConfig(), router_net, statistics, self._turn)
+        self._routers = Routers(
+            arms, router or RouterConfig(), router_net, statistics, model_name, self._turn
+        )
         self._grammars: GrammarFactory | None = None
         self._prefixes = PrefixStore(reuse_bytes)
 

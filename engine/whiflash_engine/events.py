@@ -91,6 +91,16 @@ class Round:
     logprobs: tuple[TokenLogprob, ...] = ()
     finish_reason: FinishReason | None = None
 
+    @property
+    def tried(self) -> tuple[int, int]:
+        """(how many draft tokens passed, how many were drafted) behind those that a grammar
+        forced, which are certain. A draft that was cut was no longer than what passed of it."""
+        accepted = self.accepted - self.forced
+        drafted = len(self.proposed) - self.forced
+        if len(self.tokens) <= self.accepted:
+            drafted = accepted
+        return (accepted, drafted) if accepted >= 0 else (0, 0)
+
 
 @dataclass(frozen=True, slots=True)
 class ArmStats:

@@ -36,5 +36,6 @@ def offer(
         entropy=sequence.entropy, span=sequence.spans.span, since=sequence.spans.since,
         position=len(sequence.tokens), backlog={name: sequence.backlog(name) for name in width},
         width=width, forced=forced, copied=copied, matched=matched,
-        constrained=sequence.constraint is not None, hidden=sequence.hidden,
+        constrained=sequence.constraint is not None, recent=sequence.recent.share,
+        hidden=sequence.hidden,
     )  # fmt: skip

@@ -23,6 +23,7 @@ from whiflash_engine.errors import ConfigError, PromptTooLongError
 from whiflash_engine.events import FinishReason
 from whiflash_engine.features import FeatureLog
 from whiflash_engine.lookup import Lookup
+from whiflash_engine.router.recent import Recent
 from whiflash_engine.router.spans import SpanDetector
 from whiflash_engine.target.base import Target, TargetOutput
 
@@ -107,6 +108,7 @@ class SequenceState:
         self.constrain(constraint)
         self.finish_reason: FinishReason | None = None
         self.last_arm: ArmName | None = None
+        self.recent = Recent()
         self.entropy = 0.0
         self.hidden: Tensor | None = None
 
@@ -194,6 +196,7 @@ class SequenceState:
         del self.tokens[length:]
         self.lookup.crop(length)
         self.finish_reason = self.last_arm = self.hidden = None
+        self.recent = Recent()
         self.entropy = 0.0
         self.cache.crop(max(length - 2, 0))
         self.settle()

@@ -13,7 +13,7 @@ from whiflash_agents.measure.start import PromptStart
 from whiflash_engine.config import ArmName
 from whiflash_engine.drafters.base import Proposal
 from whiflash_engine.offer import offer
-from whiflash_engine.router.neural import Recent, features
+from whiflash_engine.router.neural import features
 from whiflash_engine.router.policies import RouteContext
 from whiflash_engine.sampling import Sampler
 from whiflash_engine.target.base import TargetOutput
@@ -29,8 +29,6 @@ class Pair:
     context: RouteContext
     lengths: Mapping[ArmName, int]
     tried: Mapping[ArmName, tuple[int, int]]
-    moved: ArmName
-    """Whose draft the text went on with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,19 +101,16 @@ def pairs(start: PromptStart, grammar: bool, rng: random.Random) -> Iterator[Pai
             lengths[arm] = len(outcome.tokens)
             forced = min(len(context.forced), len(proposal.tokens))
             tried[arm] = max(outcome.accepted - forced, 0), len(proposal.tokens) - forced
-        yield Pair(context, lengths, tried, arms[-1])
+        yield Pair(context, lengths, tried)
         hand.commit(outcome, output)
+        hand.sequence.recent.add(arms[-1], *tried[arms[-1]])
 
 
 def drafted(start: PromptStart, grammar: bool, rng: random.Random) -> Iterator[Drafted]:
     """`pairs`, as a router learns from them."""
-    recent = Recent()
     for pair in pairs(start, grammar, rng):
         if pair.context.hidden is not None:
-            yield Drafted(
-                features(pair.context, recent), [pair.tried.get(arm, (0, 0)) for arm in ARMS]
-            )
-        recent.add(pair.moved, *pair.tried[pair.moved])
+            yield Drafted(features(pair.context), [pair.tried.get(arm, (0, 0)) for arm in ARMS])
 
 
 def filled(start: PromptStart, *, clamp: bool) -> Iterator[Filled]:

@@ -52,7 +52,7 @@ class EntropyPolicy:
         return lengths(self._chances(_levels(arm, context), drafts), forced)
 
     def learn(self, round: Round) -> None:
-        accepted, drafted = tried(round)
+        accepted, drafted = round.tried
         if drafted < 1:
             return
         for key in _levels(round.arm, round):
@@ -85,16 +85,6 @@ def lengths(chances: Iterable[float], forced: int) -> list[float]:
         total += survival
         found.append(total)
     return found
-
-
-def tried(round: Round) -> tuple[int, int]:
-    """(how many draft tokens passed, how many were drafted) behind those that a grammar forced,
-    which are certain. A draft that was cut was no longer than what passed of it."""
-    accepted = round.accepted - round.forced
-    drafted = len(round.proposed) - round.forced
-    if len(round.tokens) <= round.accepted:
-        drafted = accepted
-    return (accepted, drafted) if accepted >= 0 else (0, 0)
 
 
 class _Cell:

@@ -15,19 +15,21 @@ from whiflash_engine.config import require
 from whiflash_engine.router.averages import EntropyPolicy, Key
 from whiflash_engine.router.neural import LARGEST, NeuralPolicy
 
-_VERSION = 1
+_VERSION = 2
 _MOST_BYTES = 4 * 2**20
 
 
-def recall(path: Path, policy: EntropyPolicy | NeuralPolicy) -> None:
+def recall(path: Path, policy: EntropyPolicy | NeuralPolicy, model: str) -> None:
     """Take up what `keep` wrote; nothing if there is no such file yet. ConfigError for a file
-    that is something else."""
+    that is something else, or another model's."""
     try:
         if path.stat().st_size > _MOST_BYTES:
             raise ValueError("too large")
         told = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(told, dict) or told.get("version") != _VERSION:
             raise ValueError("of another version or another program")
+        if told["model"] != model:
+            raise ValueError(f"of the model {told['model']!r}, not {model!r}")
         averages = policy.averages if isinstance(policy, NeuralPolicy) else policy
         averages.recall({_key(key): _counts(counts) for key, counts in told["cells"]})
         if isinstance(policy, NeuralPolicy):
@@ -36,17 +38,18 @@ def recall(path: Path, policy: EntropyPolicy | NeuralPolicy) -> None:
     except FileNotFoundError:
         return
     except (OSError, ValueError, TypeError, KeyError) as error:
-        why = f"is no file of router statistics ({error}); delete it to begin anew"
+        why = f"is no file of these router statistics ({error}); delete it to begin anew"
         require(False, "statistics", str(path), why)
 
 
-def keep(path: Path, policy: EntropyPolicy | NeuralPolicy) -> None:
-    """Written beside and moved into place, so that no reader sees half of it. OSError if it
-    cannot be."""
+def keep(path: Path, policy: EntropyPolicy | NeuralPolicy, model: str) -> None:
+    """model: whose drafters they tell of. Written beside and moved into place, so that no reader
+    sees half of it. OSError if it cannot be."""
     averages = policy.averages if isinstance(policy, NeuralPolicy) else policy
     cells = averages.counts().items()
     told = {
         "version": _VERSION,
+        "model": model,
         "shift": dict(policy.shift) if isinstance(policy, NeuralPolicy) else {},
         "cells": [[key, [[round(n, 3) for n in row] for row in rows]] for key, rows in cells],
     }

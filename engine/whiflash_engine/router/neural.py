@@ -22,15 +22,15 @@ from numpy.typing import NDArray
 
 from whiflash_engine.config import ArmName, Span
 from whiflash_engine.events import Round
-from whiflash_engine.router.averages import EntropyPolicy, lengths, tried
+from whiflash_engine.router.averages import EntropyPolicy, lengths
 from whiflash_engine.router.policies import Expected, RouteContext, ThresholdPolicy
+from whiflash_engine.router.recent import UNTRIED
 
 Array = NDArray[np.float32]
 
 SPANS: Final[tuple[Span, ...]] = get_args(Span)
 STRUCTURE: Final = 6 + len(SPANS)
 """Numbers beside the hidden state: see `structure`."""
-_RECENT: Final = 0.8
 # Step of the correction of an arm's chances, in log odds a round and unit of surprise.
 _CORRECTION: Final = 0.03
 LARGEST: Final = 2.0
@@ -74,27 +74,16 @@ class RouterNet:
         return found
 
 
-class Recent:
-    """How much of its drafts each drafter got through lately."""
-
-    def __init__(self) -> None:
-        self.share: dict[ArmName, float] = {"ar": 0.3, "diffusion": 0.3}
-
-    def add(self, arm: ArmName, accepted: int, drafted: int) -> None:
-        if arm in self.share and drafted > 0:
-            kept = _RECENT * self.share[arm]
-            self.share[arm] = kept + (1 - _RECENT) * accepted / drafted
-
-
-def features(context: RouteContext, recent: Recent) -> Array:
+def features(context: RouteContext) -> Array:
     """(hidden size + `STRUCTURE`,): the target's state, then the entropy, the span (one of
     `SPANS`), for how long it has lasted, whether a grammar holds, how much of the text's end
     has stood there before, and what AR and diffusion got through lately."""
     assert context.hidden is not None
+    recent = {**UNTRIED, **context.recent}
     spans = [float(context.span == span) for span in SPANS]
     own = [
         min(context.entropy, 8.0), *spans, math.log1p(context.since), float(context.constrained),
-        math.log1p(context.matched), recent.share["ar"], recent.share["diffusion"],
+        math.log1p(context.matched), recent["ar"], recent["diffusion"],
     ]  # fmt: skip
     hidden: Array = context.hidden.float().numpy(force=True)
     return np.concatenate((hidden, np.array(own, dtype=np.float32)))
@@ -110,7 +99,6 @@ class NeuralPolicy:
     def __init__(self, net: RouterNet) -> None:
         self._net = net
         self.averages = EntropyPolicy()
-        self._recent = Recent()
         self.shift = dict.fromkeys(net.positions, 0.0)
         self._seen: RouteContext | None = None
         self._chances: dict[ArmName, list[float]] = {}
@@ -128,9 +116,8 @@ class NeuralPolicy:
         return lengths([*chances[:drafts], *beyond], forced)
 
     def learn(self, round: Round) -> None:
-        accepted, drafted = tried(round)
+        accepted, drafted = round.tried
         self.averages.learn(round)
-        self._recent.add(round.arm, accepted, drafted)
         chances = self._chances.get(round.arm)
         if chances is not None and drafted > 0:
             asked = min(accepted + 1, drafted, len(chances))
@@ -142,7 +129,7 @@ class NeuralPolicy:
     def _look(self, context: RouteContext) -> dict[ArmName, list[float]]:
         """The chances by arm, computed once a round."""
         if self._seen is not context or not self._chances:
-            odds = self._net(features(context, self._recent))
+            odds = self._net(features(context))
             self._chances = {
                 arm: (1.0 / (1.0 + np.exp(-(logits + self.shift[arm])))).tolist()
                 for arm, logits in odds.items()

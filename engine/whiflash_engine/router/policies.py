@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
 from torch import Tensor
@@ -33,6 +33,7 @@ class RouteContext:
     forced: tokens that the grammar implies next; every arm's draft begins with them.
     copied: what followed behind them the last time the text stood here; matched: how many
         tokens were the same before it.
+    recent: per drafter, the share of its draft tokens that passed lately.
     hidden: (hidden,), the target's final hidden state at the last position that it
         has processed, the one before the bonus token's.
     """
@@ -47,6 +48,7 @@ class RouteContext:
     matched: int = 0
     since: int = 0
     constrained: bool = False
+    recent: Mapping[ArmName, float] = field(default_factory=dict)
     hidden: Tensor | None = None
 
 

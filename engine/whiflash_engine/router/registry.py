@@ -29,17 +29,19 @@ class Routers:
         default: RouterConfig,
         net: RouterNet | Perceptron | None,
         statistics: Path | None,
+        model: str,
         turn: threading.Lock,
     ) -> None:
-        """turn: held by whoever uses a router. ConfigError for a default that the arms do not
-        allow, and for statistics that are none."""
+        """model: its name, for the statistics. turn: held by whoever uses a router. ConfigError
+        for a default that the arms do not allow, and for statistics that are none."""
         self._arms, self._default, self._net = tuple(arms), default, net
         self._statistics, self._turn, self._unkept = statistics, turn, _KEEP_EVERY
+        self._model = model
         self.costs = CostModel()
         self._built: dict[RouterConfig, Router] = {}
         policy = self.get().policy
         if statistics is not None and isinstance(policy, EntropyPolicy | NeuralPolicy):
-            recall(statistics, policy)
+            recall(statistics, policy, model)
 
     def get(self, config: RouterConfig | None = None) -> Router:
         """None: the default."""
@@ -66,7 +68,7 @@ class Routers:
         # never waits: an abandoned generator may be closed anywhere, even inside a round
         if self._turn.acquire(blocking=False):
             try:
-                keep(self._statistics, policy)
+                keep(self._statistics, policy, self._model)
                 self._unkept = 0
             except OSError as error:  # an answer is worth more than its statistics
                 self._statistics = None

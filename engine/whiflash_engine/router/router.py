@@ -148,7 +148,7 @@ class Router:
         width, forced = context.width, len(context.forced)
         due = (a for a in candidates if a in self._idle and self._idle[a] >= self._patience[a])
         # a draft of nothing but forced tokens would teach nothing
-        return next((a for a in due if a == "plain" or width[a] > forced + 1), None)
+        return next((a for a in due if width[a] > forced + 1), None)
 
 
 def build_router(
@@ -182,7 +182,8 @@ def build_router(
         NeuralPolicy(net) if isinstance(net, RouterNet) and learned else EntropyPolicy(),
         balance=config.balance,
         span_bias=config.span_bias,
-        probed=[arm for arm in arms if arm != "forced"],
+        # what plain decoding brings is known: one token
+        probed=[arm for arm in arms if arm not in ("forced", "plain")],
         without=() if config.retrieval else ("retrieval",),
         whole_drafts=config.whole_drafts,
         costs=costs,

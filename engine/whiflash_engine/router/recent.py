@@ -1,0 +1,25 @@
+"""How much of its drafts each drafter got through lately, in one sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from whiflash_engine.config import ArmName
+
+UNTRIED: Final[Mapping[ArmName, float]] = {"ar": 0.3, "diffusion": 0.3}
+"""What is assumed before a first draft."""
+_KEPT: Final = 0.8
+
+
+class Recent:
+    """share: per drafter, the running average of accepted by drafted tokens."""
+
+    def __init__(self) -> None:
+        self.share: Mapping[ArmName, float] = UNTRIED
+
+    def add(self, arm: ArmName, accepted: int, drafted: int) -> None:
+        """Other arms, and rounds without a draft, say nothing."""
+        if arm in self.share and drafted > 0:
+            now = _KEPT * self.share[arm] + (1 - _KEPT) * accepted / drafted
+            self.share = {**self.share, arm: now}
