@@ -16,18 +16,20 @@ import torch
 
 from tests.training_toys import TAPS, toy_corpus, toy_data, toy_model, toy_tokenizer
 from whiflash_engine.checkpoints.lora import merge_lora, read_lora
+from whiflash_engine.checkpoints.shipped import SMOLLM2_TOOLS
 from whiflash_engine.errors import CheckpointError
 from whiflash_engine.training import composed
 from whiflash_engine.training.adapter import opening_weights
 from whiflash_engine.training.chat import HubTokenizer, teach
 from whiflash_engine.training.corpus import Corpus, Sample
 from whiflash_engine.training.corpus_options import CorpusOptions
+from whiflash_engine.training.corpus_prompts import short_enough
 from whiflash_engine.training.corpus_writer import write_corpus
 from whiflash_engine.training.generate import BatchGenerator, Job
-from whiflash_engine.training.gold import Call, gold_calls, parse_calls, render_calls
+from whiflash_engine.training.gold import Call, as_declared, gold_calls, parse_calls, render_calls
 from whiflash_engine.training.llama import load_llama
 from whiflash_engine.training.lora import LoraConfig, adapter_tensors, inject, save_adapter
-from whiflash_engine.training.model_files import read_tensors, write_tensors
+from whiflash_engine.training.model_files import JsonValue, read_tensors, write_tensors
 from whiflash_engine.training.rows import PromptRow, load_by_ids, load_rows
 from whiflash_engine.training.vocab import always_needed, choose_vocab
 
@@ -86,6 +88,45 @@ def test_gold_calls_take_the_first_accepted_value_and_skip_optional_ones() -> No
     assert found == [Call("f", {"a": 5, "c": {"k": "v"}})]
     assert gold_calls(known, {"ground_truth": [{"g": {}}]}) is None, "unknown tool"
     assert gold_calls(known, {"ground_truth": [{"f": {"b": ["x"]}}]}) is None, "a is required"
+
+
+def test_gold_arguments_stand_as_the_grammar_will_ask_for_them() -> None:
+    item = {"type": "object", "properties": {"x": {"type": "string"}, "y": {"type": "number"}}}
+    third = {"type": "array", "items": item}
+    known = row("snips", {"properties": {
+        "first": {"type": "integer"}, "second": {"type": "string"}, "third": third,
+    }})  # fmt: skip
+    told: JsonValue = {"third": [{"y": "0.5", "x": 1}], "second": 7, "first": "12"}
+    (call,) = gold_calls(known, {"gold": {"name": "f", "args": told}}) or []
+    assert json.dumps(dict(call.arguments)) == (
+        '{"first": 12, "second": "7", "third": [{"x": "1", "y": 0.5}]}'
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"), [("1.5", "integer"), ("many", "number"), (True, "string"), (None, "integer")]
+)
+def test_what_cannot_be_read_as_the_declared_type_stays(value: JsonValue, kind: str) -> None:
+    assert as_declared(value, {"type": kind}) is value
+
+
+def test_a_prompt_that_is_too_long_keeps_the_tools_that_fit_the_request(tmp_path: Path) -> None:
+    toy_tokenizer(tmp_path)
+    tokenizer = HubTokenizer(tmp_path, SMOLLM2_TOOLS.template)
+    tools = tuple(
+        json.loads(json.dumps({"function": {"name": name, "description": "d" * 40}}))
+        for name in ("get_weather", "book_flight", "play_music")
+    )
+    asked = ({"role": "user", "content": "Play some music"},)
+    row = PromptRow("x-1", "tool", "s", json.loads(json.dumps(asked)), tools)
+    whole = len(tokenizer.encode(tokenizer.render(row.messages, tools)))
+    one = len(tokenizer.encode(tokenizer.render(row.messages, tools[2:])))
+    kept = [short_enough(row, tokenizer, longest) for longest in (whole, whole - 1, one, one - 1)]
+    assert [None if p is None else p.tools for p in kept] == [
+        tools, (tools[0], tools[2]), tools[2:], None
+    ]  # fmt: skip
+    bare = replace(row, tools=())
+    assert short_enough(bare, tokenizer, 5) is None
 
 
 def test_calls_survive_rendering_and_parsing() -> None:

@@ -39,7 +39,7 @@ def _adapter_parser(steps: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument(
         "--mix",
-        choices=("broad", "loops", "full", "decide", "again", "miniature"),
+        choices=("broad", "loops", "full", "decide", "again", "ordered", "miniature"),
         default="broad",
         help="which conversations to teach",
     )

@@ -43,9 +43,10 @@ STEPS = (
 )
 
 
-def _words(name: str) -> set[str]:
-    """Of a tool's name: "getWeather_v2" -> {"weather"}; short ones say nothing."""
-    found = re.findall(r"[A-Za-z][a-z]+", name)
+def words(text: str) -> set[str]:
+    """In lower case, names taken apart: "getWeather_v2" -> {"weather"}. Those of less than four
+    letters say nothing."""
+    found = re.findall(r"[A-Za-z][a-z]+", text)
     return {word.lower() for word in found if len(word) > 3}
 
 
@@ -139,9 +140,9 @@ class LessonBuilder:
         picked = self.rng.sample(rows, min(self.mix.mismatched, len(rows)))
         lessons: list[Lesson] = []
         for row in picked:
-            own = {word for tool in row.tools for word in _words(tool_name(tool))}
+            own = {word for tool in row.tools for word in words(tool_name(tool))}
             others = self.rng.sample(self.spare_tools, min(12, len(self.spare_tools)))
-            strange = self._distinct([t for t in others if not own & _words(tool_name(t))])
+            strange = self._distinct([t for t in others if not own & words(tool_name(t))])
             lessons.append(Lesson(
                 "mismatched", row.messages, tuple(strange[: self.rng.randint(1, 3)]),
                 ((self.rng.choice(DECLINES), ()),),

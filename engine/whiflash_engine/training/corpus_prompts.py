@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from whiflash_engine.training import composed
-from whiflash_engine.training.adapter_data import LessonBuilder
+from whiflash_engine.training.adapter_data import LessonBuilder, words
 from whiflash_engine.training.chat import HubTokenizer
 from whiflash_engine.training.corpus_options import CorpusOptions
 from whiflash_engine.training.generate import Job, uniform
@@ -63,7 +64,8 @@ def _picked(
     rows: Sequence[PromptRow], extra: Sequence[Prompt], tokenizer: HubTokenizer,
     options: CorpusOptions, count: int,
 ) -> list[Prompt]:  # fmt: skip
-    """The first short enough rows of each kind; `extra` are tool prompts before them."""
+    """The first rows of each kind that can be made short enough; `extra` are tool prompts before
+    them."""
     total = sum(options.shares.values())
     wanted = {kind: round(count * options.shares[kind] / total) for kind in KINDS}
     picked: dict[str, list[Prompt]] = {kind: [] for kind in KINDS}
@@ -72,10 +74,24 @@ def _picked(
         bucket = picked[row.kind]
         if len(bucket) >= wanted[row.kind]:
             continue
-        ids = tokenizer.encode(tokenizer.render(row.messages, row.tools))
-        if len(ids) <= options.max_prompt:
-            bucket.append(Prompt(row.id, row.kind, row.source, tuple(ids), row.tools, row.schema))
+        prompt = short_enough(row, tokenizer, options.max_prompt)
+        if prompt is not None:
+            bucket.append(prompt)
     return [prompt for kind in KINDS for prompt in picked[kind]]
+
+
+def short_enough(row: PromptRow, tokenizer: HubTokenizer, longest: int) -> Prompt | None:
+    """The row's prompt. Where its tools are too many, those that have the fewest words in common
+    with the request are left out; None if it is too long with one tool, or without any."""
+    request = words(str(row.messages[-1]["content"]))
+    common = [len(request & words(json.dumps(tool))) for tool in row.tools]
+    ranked = sorted(range(len(row.tools)), key=lambda i: -common[i])
+    for count in range(len(ranked), min(len(ranked), 1) - 1, -1):
+        tools = tuple(row.tools[i] for i in sorted(ranked[:count]))
+        ids = tokenizer.encode(tokenizer.render(row.messages, tools))
+        if len(ids) <= longest:
+            return Prompt(row.id, row.kind, row.source, tuple(ids), tools, row.schema)
+    return None
 
 
 def _composed(

@@ -178,7 +178,36 @@ def gold_calls(row: PromptRow, ref: JsonValue) -> list[Call] | None:
         known, needed = parameters_of(tools[call.name])
         if not set(call.arguments) <= known or not needed <= set(call.arguments):
             return None
-    return calls
+    return [_arranged(call, tools[call.name]) for call in calls]
+
+
+def _arranged(call: Call, tool: Json) -> Call:
+    arguments = as_declared(dict(call.arguments), function_of(tool).get("parameters"))
+    assert isinstance(arguments, dict)
+    return Call(call.name, arguments)
+
+
+def as_declared(value: JsonValue, schema: JsonValue) -> JsonValue:
+    """An instance with its keys in the order, and its scalars of the types, that a schema states.
+
+    A grammar lets no other order through: who was taught another one can only skip arguments.
+    Sources write "5" where a number is asked for, and 5 where a string is.
+    """
+    if not isinstance(schema, dict):
+        return value
+    declared, kind = schema.get("properties"), schema.get("type")
+    if isinstance(value, dict) and isinstance(declared, dict):
+        order = [key for key in (*declared, *value) if key in value]
+        return {key: as_declared(value[key], declared.get(key)) for key in order}
+    if isinstance(value, list):
+        return [as_declared(item, schema.get("items")) for item in value]
+    if kind in ("integer", "number") and isinstance(value, str):
+        whole = re.fullmatch(r"-?\d+", value) is not None
+        decimal = kind == "number" and re.fullmatch(r"-?\d+\.\d+", value) is not None
+        return int(value) if whole else float(value) if decimal else value
+    if kind == "string" and isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    return value
 
 
 def last_number(text: str) -> float | None:

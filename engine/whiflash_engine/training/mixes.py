@@ -80,6 +80,17 @@ AGAIN = AdapterMix(
 )  # fmt: skip
 """The fifth round: all of it twice over, and refusals of tools that would have fitted another."""
 
+ORDERED = AdapterMix(
+    gold={
+        "bfcl": 520, "seal_tools": 330, "snips": 833, "acebench": 60, "toolalpaca": 30,
+        "api_bank": 50, "sgd": 60, "tooltalk": 20,
+    },
+    irrelevant=330, mismatched=260, word_problems=70, sums=20, dates=60, searches=25,
+    documentation=25, thoughtful=0.25, plain=70, small_talk=True, reasoned=80, documents=60,
+    max_prompt=460, max_tokens=580,
+)  # fmt: skip
+"""The sixth round: arguments in the order of the tool's schema, as a grammar will ask for them."""
+
 MINIATURE = AdapterMix(
     gold={"bfcl": 60, "seal_tools": 25, "snips": 25}, irrelevant=15, word_problems=10, sums=5,
     dates=5, searches=5, documentation=5, plain=10, reasoned=4, documents=4, max_prompt=360,
@@ -93,5 +104,6 @@ MIXES = {
     "full": FULL,
     "decide": DECIDE,
     "again": AGAIN,
+    "ordered": ORDERED,
     "miniature": MINIATURE,
 }
