@@ -283,6 +283,33 @@ def test_half_of_the_json_rows_are_decoded_under_their_schema(tmp_path: Path) ->
     ) == len(told)
 
 
+def test_several_replies_share_their_prompt(tmp_path: Path) -> None:
+    options = replace(corpus_options(tmp_path), replies=2)
+    write_corpus(options, silent)
+    corpus = Corpus(options.output, "train")
+    by_id = {sample.id: sample for sample in corpus.samples}
+    first = {name: one for name, one in by_id.items() if not name.endswith("/1")}
+    assert len(by_id) == 2 * len(first) > 20
+    asked = (options.output / "train" / "prompts.ids").read_text().split()
+    assert sorted(asked) == sorted(first)
+    assert not any("/" in sample.id for sample in Corpus(options.output, "dev").samples)
+    for name, one in first.items():
+        two = by_id[f"{name}/1"]
+        assert one.prompt == two.prompt and {one.temperature, two.temperature} == {0.0, 0.7}
+        prompt = slice(len(one.prompt))
+        assert torch.equal(corpus.features(one)[prompt], corpus.features(two)[prompt])
+    # a reply is what it would be with the prompt to itself
+    model = load_llama(options.model)
+    generator = BatchGenerator(
+        model, slots=1, length=206, seed=options.seed, taps=TAPS,
+        stop_ids=frozenset({HubTokenizer(options.model).stop_id}),
+    )  # fmt: skip
+    free = [s for s in corpus.samples if s.kind == "chat"]
+    jobs = [Job(s.id, s.prompt, options.max_new, s.temperature) for s in free]
+    alone = {answer.job.key: answer.tokens for answer in generator.run(jobs)}
+    assert alone == {sample.id: sample.response for sample in free}
+
+
 def test_what_is_written_of_a_corpus_can_be_used_before_it_is_complete(tmp_path: Path) -> None:
     options = replace(corpus_options(tmp_path), part=(0, 2), dev_rows=4)
     write_corpus(options, silent)

@@ -74,7 +74,12 @@ def _corpus_parser(steps: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser.add_argument("--data", type=Path, required=True, help="folder of prompt rows")
     parser.add_argument("--mix", default="train_8k", help="id list under mixes/ to take rows from")
     parser.add_argument("--rows", type=int, default=1600, help="training prompts")
+    parser.add_argument(
+        "--shares", type=_floats, default=(1.5, 1.1, 1.0, 1.0), metavar="T,J,R,C",
+        help="of tool, json, reason and chat prompts",
+    )  # fmt: skip
     parser.add_argument("--dev-rows", type=int, default=80, help="held-out prompts")
+    parser.add_argument("--replies", type=int, default=1, help="responses to a training prompt")
     parser.add_argument("--max-new", type=int, default=144, help="new tokens a response")
     parser.add_argument(
         "--composed", type=float, default=0.15, help="share of tool prompts made from templates"
@@ -148,6 +153,10 @@ def _common(parser: argparse.ArgumentParser, model: str) -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder of the result")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, help="CPU threads; default: what torch picks")
+
+
+def _floats(text: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in text.split(","))
 
 
 def _integers(text: str) -> tuple[int, ...]:

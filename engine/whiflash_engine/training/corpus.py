@@ -2,7 +2,8 @@
 
 A corpus folder holds `manifest.json` (`plan.json` until it is complete) and numbered shards in
 `train/` and `dev/`:
-`rows-000.jsonl` (one response a line) and `features-000.npy` (float16 [positions, taps+1, H]).
+`rows-000.jsonl` (one response a line) and `features-000.npy` (float16 [positions, taps+1, H]);
+beside them `prompts.ids`, what was asked or will be.
 """
 
 from __future__ import annotations

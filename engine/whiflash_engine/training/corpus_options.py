@@ -25,10 +25,12 @@ class CorpusOptions:
     """Rows per kind; tool and json replies are shorter, so they get more rows."""
     composed_tools: float = 0.15
     """Share of the tool rows that are composed tool loops, half of them after the result."""
+    replies: int = 1
+    """To every training prompt. Several cost little more than one: the prompt is run once."""
     max_prompt: int = 400
     max_new: int = 144
     temperature: float = 0.7
-    """Of half of the rows; the others are greedy."""
+    """Of half of the replies; the others are greedy."""
     taps: tuple[int, ...] | None = None
     """Boundary indices of the features; None spreads five, see `default_taps`."""
     slots: int = 48
@@ -39,7 +41,7 @@ class CorpusOptions:
     are the fastest way through; the one that finds all chunks written completes the corpus."""
 
     def __post_init__(self) -> None:
-        for name in ("rows", "dev_rows", "max_prompt", "max_new", "slots", "chunk"):
+        for name in ("rows", "dev_rows", "replies", "max_prompt", "max_new", "slots", "chunk"):
             if getattr(self, name) < 1:
                 raise ConfigError(name, getattr(self, name), "should be at least 1")
         if len(self.part) != 2 or not 0 <= self.part[0] < self.part[1]:

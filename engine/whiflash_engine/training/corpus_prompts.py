@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from whiflash_engine.training import composed
@@ -29,20 +29,25 @@ class Prompt:
     tools: tuple[Json, ...] = ()
     schema: Json | None = None
 
-    def job(self, options: CorpusOptions, split: str, grammars: PromptGrammars) -> Job:
-        """How it is answered: half of the tool and json prompts under their grammar, half of all
-        at a temperature, as the id decides. Held-out prompts are greedy, because simulated
-        acceptance needs the target's own argmax."""
+    def jobs(self, options: CorpusOptions, split: str, grammars: PromptGrammars) -> Iterator[Job]:
+        """How it is answered: half of the replies to tool and json prompts under their grammar,
+        half of all at a temperature, as the id decides; of several replies every other one.
+        Held-out prompts have one greedy reply, because simulated acceptance needs the target's
+        own argmax."""
 
         def coin(purpose: str) -> bool:
             return uniform(options.seed, f"{self.id}/{purpose}", 0) < 0.5
 
-        constrained = self.kind in ("tool", "json") and coin("grammar")
-        return Job(
-            self.id, self.ids, options.max_new,
-            options.temperature if split == "train" and coin("temperature") else 0.0,
-            grammars.of(self.schema, self.tools) if constrained else None,
-        )  # fmt: skip
+        warm = coin("temperature")
+        for number in range(options.replies if split == "train" else 1):
+            key = f"{self.id}/{number}" if number else self.id
+            constrained = self.kind in ("tool", "json") and coin(f"{number}/grammar")
+            yield Job(
+                key, self.ids, options.max_new,
+                options.temperature if split == "train" and warm else 0.0,
+                grammars.of(self.schema, self.tools) if constrained else None,
+            )  # fmt: skip
+            warm = not warm
 
 
 def corpus_prompts(

@@ -87,7 +87,8 @@ def _write_split(
 ) -> None:  # fmt: skip
     """This part's chunks of a split."""
     folder = options.output / split
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder / "prompts.ids") as place:  # so that others can leave these out
+        place.write_text("".join(f"{prompt.id}\n" for prompt in prompts), encoding="utf-8")
     generator = BatchGenerator(
         model, slots=options.slots, length=options.max_prompt + options.max_new,
         stop_ids=frozenset({tokenizer.stop_id}), seed=options.seed, taps=options.taps or (),
@@ -99,9 +100,9 @@ def _write_split(
         if not lines.exists():
             if chunk % options.part[1] != options.part[0]:
                 continue
-            jobs = [prompt.job(options, split, grammars) for prompt in part]
-            answers = {answer.job.key: answer for answer in generator.run(jobs)}
-            _write_chunk(lines, part, [answers[prompt.id] for prompt in part])
+            asked = [(p, job) for p in part for job in p.jobs(options, split, grammars)]
+            found = {answer.job.key: answer for answer in generator.run([j for _, j in asked])}
+            _write_chunk(lines, [(prompt, found[job.key]) for prompt, job in asked])
         report({"split": split, "rows": start + len(part), "of": len(prompts)})
 
 
@@ -117,16 +118,16 @@ def _count(folder: Path) -> dict[str, int]:
     return dict(tally)
 
 
-def _write_chunk(lines: Path, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> None:
+def _write_chunk(lines: Path, answers: Sequence[tuple[Prompt, Answer]]) -> None:
     """Features first: a rows file vouches for the features beside it."""
-    features = [answer.features.numpy() for answer in answers if answer.features is not None]
+    features = [a.features.numpy() for _, a in answers if a.features is not None]
     target = lines.with_name(lines.name.replace("rows-", "features-")).with_suffix(".npy")
     with writing(target) as place, place.open("wb") as stream:
         np.save(stream, np.concatenate(features), allow_pickle=False)
     with writing(lines) as place, place.open("w", encoding="utf-8") as text:
-        for prompt, answer in zip(prompts, answers, strict=True):
+        for prompt, answer in answers:
             row = {
-                "id": prompt.id, "kind": prompt.kind, "source": prompt.source,
+                "id": answer.job.key, "kind": prompt.kind, "source": prompt.source,
                 "temperature": answer.job.temperature, "grammar": answer.job.grammar is not None,
                 "prompt": prompt.ids, "response": answer.tokens,
                 "forced": answer.forced, "overruled": answer.overruled,

@@ -95,26 +95,29 @@ class BatchGenerator:
             yield from self._finished()
 
     def _admit(self, slots: list[int], jobs: list[Job]) -> None:
-        """Prefill: the prompts run together, right-padded, and land in their slots."""
-        width = max(len(job.prompt) for job in jobs)
+        """Prefill: the prompts run together, right-padded, and land in their slots. One that
+        several jobs share runs once."""
+        prompts = list(dict.fromkeys(job.prompt for job in jobs))
+        which = torch.tensor([prompts.index(job.prompt) for job in jobs])
+        width = max(map(len, prompts))
         if width + max(job.max_new for job in jobs) > self.length:
             raise ValueError(f"a prompt of {width} tokens does not fit into {self.length}")
-        ids = torch.zeros(len(jobs), width, dtype=torch.long)
-        for row, job in enumerate(jobs):
-            ids[row, : len(job.prompt)] = torch.tensor(job.prompt)
+        ids = torch.zeros(len(prompts), width, dtype=torch.long)
+        for row, prompt in enumerate(prompts):
+            ids[row, : len(prompt)] = torch.tensor(prompt)
         x = self.model.embed_tokens(ids)
         where = torch.tensor(slots)
         for index, layer in enumerate(self.model.layers):
-            self._tap(index, where[:, None], torch.arange(width), x)
+            self._tap(index, where[:, None], torch.arange(width), x, which)
             x, k, v = layer(x, self.cos[:width], self.sin[:width])
-            self.keys[index, where, :, :width] = k
-            self.values[index, where, :, :width] = v
-        self._tap(len(self.model.layers), where[:, None], torch.arange(width), x)
+            self.keys[index, where, :, :width] = k[which]
+            self.values[index, where, :, :width] = v[which]
+        self._tap(len(self.model.layers), where[:, None], torch.arange(width), x, which)
         x = self.model.norm(x)
         if self.taps:
-            self.features[where, :width, -1] = x.half()
-        last = torch.tensor([len(job.prompt) - 1 for job in jobs])
-        logits = F.linear(x[torch.arange(len(jobs)), last], self.model.head_weight)
+            self.features[where, :width, -1] = x[which].half()
+        last = torch.tensor([len(prompt) - 1 for prompt in prompts])
+        logits = F.linear(x[torch.arange(len(prompts)), last], self.model.head_weight)[which]
         for slot, job in zip(slots, jobs, strict=True):
             self.jobs[slot], self.out[slot] = job, []
             self.grammars[slot] = None if job.grammar is None else _Grammar(job.grammar())
@@ -156,9 +159,13 @@ class BatchGenerator:
         x = x[torch.tensor(busy)] if full else x
         self._choose(busy, F.linear(x, self.model.head_weight))
 
-    def _tap(self, boundary: int, rows: Tensor, positions: Tensor, x: Tensor) -> None:
+    def _tap(
+        self, boundary: int, rows: Tensor, positions: Tensor, x: Tensor, which: Tensor | None = None
+    ) -> None:
+        """which: the row of x for each of `rows`, where that is not simply the next one."""
         if boundary in self.taps:
-            self.features[rows, positions, self.taps.index(boundary)] = x.half()
+            told = x if which is None else x[which]
+            self.features[rows, positions, self.taps.index(boundary)] = told.half()
 
     def _position(self, slot: int) -> int:
         """Where the slot's next input token stands; an idle slot's is anywhere."""
