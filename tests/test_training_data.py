@@ -17,7 +17,7 @@ import torch
 from tests.training_toys import TAPS, toy_corpus, toy_data, toy_model, toy_tokenizer
 from whiflash_engine.checkpoints.lora import merge_lora, read_lora
 from whiflash_engine.checkpoints.shipped import SMOLLM2_TOOLS
-from whiflash_engine.errors import CheckpointError
+from whiflash_engine.errors import CheckpointError, ConfigError
 from whiflash_engine.training import composed
 from whiflash_engine.training.adapter import opening_weights
 from whiflash_engine.training.chat import HubTokenizer, teach
@@ -28,7 +28,13 @@ from whiflash_engine.training.corpus_writer import write_corpus
 from whiflash_engine.training.generate import BatchGenerator, Job
 from whiflash_engine.training.gold import Call, as_declared, gold_calls, parse_calls, render_calls
 from whiflash_engine.training.llama import load_llama
-from whiflash_engine.training.lora import LoraConfig, adapter_tensors, inject, save_adapter
+from whiflash_engine.training.lora import (
+    LoraConfig,
+    adapter_tensors,
+    average_adapters,
+    inject,
+    save_adapter,
+)
 from whiflash_engine.training.model_files import JsonValue, read_tensors, write_tensors
 from whiflash_engine.training.rows import PromptRow, load_by_ids, load_rows
 from whiflash_engine.training.vocab import always_needed, choose_vocab
@@ -168,6 +174,22 @@ def test_only_the_assistants_tokens_are_learned(tmp_path: Path) -> None:
     learned = tokenizer.decode([t for t, keep in zip(one.ids, one.learn, strict=True) if keep])
     assert learned == reply + "<|im_end|>done<|im_end|>"
     assert tokenizer.decode(one.ids).count("<|im_start|>") == 4
+
+
+def test_adapters_of_one_descent_are_averaged(tmp_path: Path) -> None:
+    folders = []
+    for value, rank in ((1.0, 2), (4.0, 2), (1.0, 3)):
+        folders.append(tmp_path / f"{value}-{rank}")
+        save_adapter(folders[-1], {"lora_A": torch.full((rank, 3), value)}, LoraConfig(rank), "toy")
+    average_adapters(folders[:2], tmp_path / "mean")
+    found = read_tensors(tmp_path / "mean" / "adapter_model.safetensors")["lora_A"]
+    assert found.dtype == torch.bfloat16 and (found == 2.5).all()
+    config = json.loads((tmp_path / "mean" / "adapter_config.json").read_text())
+    assert config == json.loads((folders[0] / "adapter_config.json").read_text())
+    with pytest.raises(CheckpointError, match=r"1\.0-3.*has other tensors"):
+        average_adapters(folders, tmp_path / "mean")
+    with pytest.raises(ConfigError, match="two are needed"):
+        average_adapters(folders[:1], tmp_path / "mean")
 
 
 def test_a_merged_adapter_equals_the_adapted_forward(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`whiflash-agents train adapter|merge|corpus|eagle3|dflash|router|all`: parse options, run, show.
+"""`whiflash-agents train STEP`: parse options, run, show.
 
 Every command can be stopped and started again; it goes on where it was.
 """
@@ -17,6 +17,7 @@ def add_train_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentPar
     train = subparsers.add_parser("train", help="train the tool adapter or a drafter")
     steps = train.add_subparsers(required=True, metavar="STEP")
     _adapter_parser(steps)
+    _average_parser(steps)
     _merge_parser(steps)
     _corpus_parser(steps)
     for name, what, run in (
@@ -39,7 +40,17 @@ def _adapter_parser(steps: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument(
         "--mix",
-        choices=("broad", "loops", "full", "decide", "again", "ordered", "miniature"),
+        choices=(
+            "broad",
+            "loops",
+            "full",
+            "decide",
+            "again",
+            "ordered",
+            "many_tools",
+            "settle",
+            "miniature",
+        ),
         default="broad",
         help="which conversations to teach",
     )
@@ -49,6 +60,15 @@ def _adapter_parser(steps: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--opening", type=float, default=1.0, help="weight of the first two tokens of a reply"
     )
     parser.set_defaults(run=train_steps.adapter)
+
+
+def _average_parser(steps: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = steps.add_parser("average", help="an adapter between adapters of one descent")
+    parser.add_argument(
+        "--adapter", type=Path, required=True, action="append", help="a folder; at least two"
+    )
+    parser.add_argument("--output", type=Path, required=True, help="folder of the result")
+    parser.set_defaults(run=train_steps.average)
 
 
 def _merge_parser(steps: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -125,6 +145,7 @@ def _drafter_parser(
     parser.add_argument("--float32", action="store_true", help="compute in float32")
     if name == "dflash":
         parser.add_argument("--layers", type=int, default=3)
+        parser.add_argument("--anchors", type=int, default=64, help="blocks of a response")
     parser.set_defaults(run=run)
 
 

@@ -30,6 +30,13 @@ def adapter(args: argparse.Namespace) -> int:
     return 0
 
 
+def average(args: argparse.Namespace) -> int:
+    from whiflash_engine.training.lora import average_adapters
+
+    average_adapters(args.adapter, args.output)
+    return 0
+
+
 def merge(args: argparse.Namespace) -> int:
     from whiflash_engine.checkpoints.shipped import SMOLLM2_TOOLS
     from whiflash_engine.training.adapter import merge_adapter
@@ -90,7 +97,7 @@ def dflash(args: argparse.Namespace) -> int:
         draft_vocab=args.draft_vocab, epochs=args.epochs, minutes=args.minutes,
         batch=args.batch, seed=args.seed, float32=args.float32, start=args.start,
         muon_rate=args.muon_rate, adam_rate=args.adam_rate, optimiser=args.optimiser,
-        targets=args.targets, layers=args.layers,
+        targets=args.targets, layers=args.layers, anchors=args.anchors,
     )  # fmt: skip
     train_dflash(options, _show())
     return 0

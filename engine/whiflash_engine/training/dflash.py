@@ -44,7 +44,8 @@ class DFlashOptions(DrafterOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.block >= 2, "block", self.block, "should be at least 2")
-        require(self.layers >= 1, "layers", self.layers, "should be at least 1")
+        for name in ("layers", "anchors"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "should be at least 1")
 
     def warm_layers(self, depth: int) -> tuple[int, ...]:
         """Layers of a target with `depth` of them that the drafter's start from: every other

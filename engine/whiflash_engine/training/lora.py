@@ -7,7 +7,7 @@ Saved under PEFT's names, so that other tools can read them. Merging into the ba
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from whiflash_engine.training.model_files import write_json, write_tensors
+from whiflash_engine.config import require
+from whiflash_engine.errors import CheckpointError
+from whiflash_engine.training.model_files import (
+    read_json,
+    read_tensors,
+    write_json,
+    write_tensors,
+)
 
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -101,3 +108,20 @@ def save_adapter(
             "target_modules": list(config.targets),
         },
     )
+
+
+def average_adapters(folders: Sequence[Path], output: Path) -> None:
+    """An adapter between adapters of one descent: the mean of each tensor (as model soups,
+    arXiv 2203.05482, average weights). CheckpointError where they differ in more than values."""
+    require(len(folders) > 1, "adapter", [str(f) for f in folders], "two are needed to average")
+    files = [folder / "adapter_model.safetensors" for folder in folders]
+    found = [read_tensors(file) for file in files]
+    for file, tensors in zip(files, found, strict=True):
+        shapes = [{name: t.shape for name, t in part.items()} for part in (tensors, found[0])]
+        if shapes[0] != shapes[1]:
+            raise CheckpointError(file, f"has other tensors than {files[0]}")
+    mean = {name: torch.stack([t[name].float() for t in found]).mean(0) for name in found[0]}
+    write_tensors(
+        output / "adapter_model.safetensors", {k: v.to(torch.bfloat16) for k, v in mean.items()}
+    )
+    write_json(output / "adapter_config.json", read_json(folders[0] / "adapter_config.json").values)

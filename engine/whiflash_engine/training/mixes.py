@@ -91,6 +91,21 @@ ORDERED = AdapterMix(
 )  # fmt: skip
 """The sixth round: arguments in the order of the tool's schema, as a grammar will ask for them."""
 
+MANY_TOOLS = AdapterMix(
+    gold={"bfcl": 150, "seal_tools": 90, "snips": 260, "acebench": 30, "api_bank": 20},
+    irrelevant=50, mismatched=20, word_problems=20, sums=8, dates=24, searches=8, documentation=8,
+    thoughtful=0.25, plain=10, reasoned=20, documents=10, max_prompt=1100, max_tokens=1200,
+    max_tools=8, max_tool_chars=4500,
+)  # fmt: skip
+"""The seventh round: as many tools as an agent has."""
+
+SETTLE = AdapterMix(
+    gold={"bfcl": 100, "seal_tools": 40, "snips": 110}, irrelevant=150, mismatched=50,
+    word_problems=10, sums=4, dates=10, searches=4, documentation=4, plain=0, reasoned=10,
+    max_prompt=800, max_tokens=900, max_tools=8, max_tool_chars=3200,
+)  # fmt: skip
+"""The eighth round: to call or not to call once more, among many tools."""
+
 MINIATURE = AdapterMix(
     gold={"bfcl": 60, "seal_tools": 25, "snips": 25}, irrelevant=15, word_problems=10, sums=5,
     dates=5, searches=5, documentation=5, plain=10, reasoned=4, documents=4, max_prompt=360,
@@ -105,5 +120,7 @@ MIXES = {
     "decide": DECIDE,
     "again": AGAIN,
     "ordered": ORDERED,
+    "many_tools": MANY_TOOLS,
+    "settle": SETTLE,
     "miniature": MINIATURE,
 }
