@@ -28,7 +28,9 @@ from whiflash_engine.config import ArmName, RouterConfig, RouterName, SamplingCo
 from whiflash_engine.decode import decode
 from whiflash_engine.drafters.base import Drafter, Proposal
 from whiflash_engine.errors import ConfigError, NumericsError, PromptTooLongError
-from whiflash_engine.events import Stats
+from whiflash_engine.events import Round, Seconds, Stats
+from whiflash_engine.offer import offer
+from whiflash_engine.router.recent import UNTRIED, Recent
 from whiflash_engine.target.native import NativeTarget
 
 ROUTERS: list[RouterName] = ["ar", "diffusion", "retrieval", "random", "entropy", "auto"]
@@ -334,6 +336,41 @@ def test_a_rewound_sequence_decodes_the_same_again(name: RouterName) -> None:
         assert sequence.tokens == whole or length < 3  # less than the prompt: another text
     with pytest.raises(ConfigError, match="length=99"):
         sequence.rewind(99)
+
+
+def test_what_a_drafter_got_through_is_the_sequences_own() -> None:
+    """It follows the rounds, and begins anew with the text."""
+    target = ToyTarget(9)
+    drafters = toy_drafters(target)
+    sequence = new_sequence(target, drafters, [1, 2, 3], 40)
+    router = new_router(RouterConfig("ar"), drafters)
+    known, shares = Recent(), []
+    for done in decode(target, drafters, router, sequence, SamplingConfig(max_tokens=40)):
+        known.add(done.arm, *done.tried)
+        assert sequence.recent.share == known.share
+        shares.append(known.share["ar"])
+    assert len({*shares}) > 1 and known.share["diffusion"] == UNTRIED["diffusion"]
+    assert offer(sequence, drafters, copies=False).recent == known.share
+    sequence.settle()
+    assert sequence.recent.share == known.share
+    sequence.rewind(5)
+    assert sequence.recent.share == UNTRIED
+
+
+@pytest.mark.parametrize(
+    ("proposed", "accepted", "forced", "committed", "wanted"),
+    [(5, 3, 0, 4, (3, 5)), (5, 5, 0, 6, (5, 5)), (5, 3, 2, 4, (1, 3)), (5, 1, 2, 2, (0, 0)),
+     (5, 3, 0, 3, (3, 3)), (0, 0, 0, 1, (0, 0))],
+)  # fmt: skip
+def test_what_was_tried_of_a_draft(
+    proposed: int, accepted: int, forced: int, committed: int, wanted: tuple[int, int]
+) -> None:
+    """Forced tokens are no trials; a draft that was cut was no longer than what passed."""
+    done = Round(
+        "ar", 9, (0,) * committed, (0,) * proposed, accepted, proposed + 1, "text", 0.5, 1,
+        Seconds(), forced=forced,
+    )  # fmt: skip
+    assert done.tried == wanted
 
 
 def test_it_stops_at_the_stop_token_and_at_the_limit() -> None:

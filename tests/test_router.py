@@ -214,7 +214,8 @@ def test_auto_finds_the_arm_that_pays(lengths: dict[ArmName, int], best: ArmName
     router = build_router(RouterConfig("auto"), ARMS, _costs())
     picks = _play(router, lambda arm, i: lengths[arm], 400)
     assert Counter(picks[30:])[best] >= 0.95 * 370
-    assert {"ar", "diffusion"} <= {*picks}  # each drafter was tried
+    assert len({*picks}) == 3  # each was tried
+    assert best == "plain" or Counter(picks)["plain"] <= 3  # what it brings is known
 
 
 def test_auto_notices_that_the_text_has_changed() -> None:

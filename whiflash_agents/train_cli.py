@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from whiflash_agents import train_steps
+from whiflash_engine.training.mixes import MIXES
 
 
 def add_train_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -40,17 +41,7 @@ def _adapter_parser(steps: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument(
         "--mix",
-        choices=(
-            "broad",
-            "loops",
-            "full",
-            "decide",
-            "again",
-            "ordered",
-            "many_tools",
-            "settle",
-            "miniature",
-        ),
+        choices=tuple(MIXES),
         default="broad",
         help="which conversations to teach",
     )

@@ -58,18 +58,16 @@ def everything(args: argparse.Namespace) -> int:
 
 
 def corpus(args: argparse.Namespace) -> int:
-    from whiflash_engine.config import require
     from whiflash_engine.training.corpus_options import CorpusOptions
     from whiflash_engine.training.corpus_writer import write_corpus
     from whiflash_engine.training.rows import KINDS
 
-    require(len(args.shares) == len(KINDS), "shares", args.shares, f"one for each of {KINDS}")
     model = _prepare(args)
     options = CorpusOptions(
         model=model, data=args.data, output=args.output, mix=args.mix, rows=args.rows,
         dev_rows=args.dev_rows, max_new=args.max_new, slots=args.slots, seed=args.seed,
         taps=args.taps, composed_tools=args.composed, max_prompt=args.max_prompt, part=args.part,
-        replies=args.replies, shares=dict(zip(KINDS, args.shares, strict=True)),
+        replies=args.replies, shares=dict(zip(KINDS, args.shares, strict=False)),
     )  # fmt: skip
     write_corpus(options, _show(), _tool_grammar)
     return 0

@@ -61,8 +61,8 @@ class ChatWhiFlash(BaseChatModel):
     neural_router: str | Path | None = None
     """A learned router; None takes the one that ships for the default model's drafters."""
     statistics: str | Path | None = None
-    """A small file where what the router has learned is kept from run to run; None keeps
-    nothing."""
+    """A small file where what the router has learned of this model's drafters is kept from run
+    to run; None keeps nothing."""
     router: RouterName = "auto"
     """Who picks the arm of a round; "plain" drafts nothing."""
     balance: float = 1.0

@@ -67,9 +67,11 @@ class Engine:
         router_net: RouterNet | Perceptron | None = None,
         statistics: Path | None = None,
         model_name: str = "custom",
+        identity: str | None = None,
         stop_token_ids: Sequence[int] = (),
         reuse_bytes: int = REUSE_BYTES,
     ) -> None:
+        """identity: of the weights; None takes the name. Statistics are kept under it."""
         self.target = target
         self.drafters = dict(drafters)
         self.tokenizer = tokenizer
@@ -79,7 +81,12 @@ class Engine:
         self._turn = threading.Lock()
         arms = (*self.drafters, "retrieval", "plain")
         self._routers = Routers(
-            arms, router or RouterConfig(), router_net, statistics, model_name, self._turn
+            arms,
+            router or RouterConfig(),
+            router_net,
+            statistics,
+            identity or model_name,
+            self._turn,
         )
         self._grammars: GrammarFactory | None = None
         self._prefixes = PrefixStore(reuse_bytes)
@@ -110,8 +117,8 @@ class Engine:
         takes those that ship with the embedded default, and none with another model.
         neural_router: folder or file of a learned router; None takes the one that ships with the
         embedded default, where its drafters are that one's too.
-        statistics: a small file where what the router has learned is kept from run to run; None
-        keeps nothing. It may be deleted at any time.
+        statistics: a small file where what the router has learned of these drafters is kept from
+        run to run; None keeps nothing. It may be deleted at any time; another model's is refused.
         ar_depth: draft tokens of the AR drafter (5). diffusion_block: rows of a DFlash block,
         bonus included; at most what it was trained with, which is the default.
         dtype: "bfloat16" or "float32"; None takes bfloat16 where the hardware is fast at
@@ -144,6 +151,7 @@ class Engine:
             router_net=net,
             statistics=None if statistics is None else Path(statistics).expanduser(),
             model_name=folder.name,
+            identity=f"{folder.path.name} {loaded.digest}",
             stop_token_ids=stop_token_ids(folder.path, tokenizer),
             reuse_bytes=reuse_bytes,
         )

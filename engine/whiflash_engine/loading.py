@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Mapping
@@ -64,6 +65,15 @@ class LoadedDrafters:
         aux = self.eagle3[0].aux if self.eagle3 else ()
         taps = self.dflash[0].taps if self.dflash else ()
         return tuple(sorted({*aux, *taps}))
+
+    @property
+    def digest(self) -> str:
+        """Tells these drafters from others; from what fuses the features, their first layer."""
+        found = hashlib.sha256()
+        for loaded in (self.eagle3, self.dflash):
+            if loaded is not None:
+                found.update(loaded[1]["fc.weight"].float().numpy(force=True).tobytes())
+        return found.hexdigest()[:12]
 
     @property
     def arms(self) -> tuple[ArmName, ...]:

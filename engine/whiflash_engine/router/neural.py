@@ -30,7 +30,7 @@ Array = NDArray[np.float32]
 
 SPANS: Final[tuple[Span, ...]] = get_args(Span)
 STRUCTURE: Final = 6 + len(SPANS)
-"""Numbers beside the hidden state: see `structure`."""
+"""Numbers beside the hidden state: see `features`."""
 # Step of the correction of an arm's chances, in log odds a round and unit of surprise.
 _CORRECTION: Final = 0.03
 LARGEST: Final = 2.0

@@ -33,7 +33,8 @@ class Routers:
         turn: threading.Lock,
     ) -> None:
         """model: its name, for the statistics. turn: held by whoever uses a router. ConfigError
-        for a default that the arms do not allow, and for statistics that are none."""
+        for a default that the arms do not allow, and for a file that holds no statistics of this
+        model."""
         self._arms, self._default, self._net = tuple(arms), default, net
         self._statistics, self._turn, self._unkept = statistics, turn, _KEEP_EVERY
         self._model = model

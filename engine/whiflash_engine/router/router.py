@@ -82,7 +82,8 @@ class Router:
         self._without = frozenset(without)
         self._whole = whole_drafts
         self._idle = dict.fromkeys(probed, 0)
-        self._patience = dict.fromkeys(probed, _FIRST_PROBE)
+        # what plain decoding brings is known; what it costs may change with the machine
+        self._patience = {arm: _LAST_PROBE if arm == "plain" else _FIRST_PROBE for arm in probed}
 
     @property
     def policy(self) -> Policy:
@@ -148,7 +149,7 @@ class Router:
         width, forced = context.width, len(context.forced)
         due = (a for a in candidates if a in self._idle and self._idle[a] >= self._patience[a])
         # a draft of nothing but forced tokens would teach nothing
-        return next((a for a in due if width[a] > forced + 1), None)
+        return next((a for a in due if a == "plain" or width[a] > forced + 1), None)
 
 
 def build_router(
@@ -182,8 +183,7 @@ def build_router(
         NeuralPolicy(net) if isinstance(net, RouterNet) and learned else EntropyPolicy(),
         balance=config.balance,
         span_bias=config.span_bias,
-        # what plain decoding brings is known: one token
-        probed=[arm for arm in arms if arm not in ("forced", "plain")],
+        probed=[arm for arm in arms if arm != "forced"],
         without=() if config.retrieval else ("retrieval",),
         whole_drafts=config.whole_drafts,
         costs=costs,

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
 from whiflash_engine.training import composed
 from whiflash_engine.training.composed_words import DECLINES
-from whiflash_engine.training.gold import gold_calls, is_irrelevant, render_calls, tool_name
+from whiflash_engine.training.gold import (
+    gold_calls,
+    is_irrelevant,
+    render_calls,
+    tool_name,
+    words,
+)
 from whiflash_engine.training.lessons import Lesson, loop_lesson, user
 from whiflash_engine.training.mixes import AdapterMix
 from whiflash_engine.training.model_files import JsonValue
@@ -41,13 +46,6 @@ STEPS = (
     "The numbers give {expression}.\n{expression} = {result}",
     "What is asked for is {expression}, that is {result}.",
 )
-
-
-def words(text: str) -> set[str]:
-    """In lower case, names taken apart: "getWeather_v2" -> {"weather"}. Those of less than four
-    letters say nothing."""
-    found = re.findall(r"[A-Za-z][a-z]+", text)
-    return {word.lower() for word in found if len(word) > 3}
 
 
 class LessonBuilder:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from whiflash_engine.errors import ConfigError
+from whiflash_engine.training.rows import KINDS
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,8 @@ class CorpusOptions:
     composed_tools: float = 0.15
     """Share of the tool rows that are composed tool loops, half of them after the result."""
     replies: int = 1
-    """To every training prompt. Several cost little more than one: the prompt is run once."""
+    """To every training prompt, 1 or 2: a greedy one and one at the temperature. The second
+    costs less than the first, because the prompt is run once."""
     max_prompt: int = 400
     max_new: int = 144
     temperature: float = 0.7
@@ -41,11 +44,17 @@ class CorpusOptions:
     are the fastest way through; the one that finds all chunks written completes the corpus."""
 
     def __post_init__(self) -> None:
-        for name in ("rows", "dev_rows", "replies", "max_prompt", "max_new", "slots", "chunk"):
+        for name in ("rows", "dev_rows", "max_prompt", "max_new", "slots", "chunk"):
             if getattr(self, name) < 1:
                 raise ConfigError(name, getattr(self, name), "should be at least 1")
         if len(self.part) != 2 or not 0 <= self.part[0] < self.part[1]:
             raise ConfigError("part", self.part, "should be i,n with 0 <= i < n")
+        if self.replies not in (1, 2):
+            raise ConfigError("replies", self.replies, "should be 1 or 2")
+        shares = self.shares.values()
+        if self.shares.keys() != {*KINDS} or not (min(shares) >= 0 < sum(shares) < math.inf):
+            why = f"should be a number for each of {', '.join(KINDS)}, not all 0"
+            raise ConfigError("shares", dict(self.shares), why)
         if self.temperature < 0:
             raise ConfigError("temperature", self.temperature, "should not be negative")
 

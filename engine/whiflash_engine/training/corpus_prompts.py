@@ -8,10 +8,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from whiflash_engine.training import composed
-from whiflash_engine.training.adapter_data import LessonBuilder, words
+from whiflash_engine.training.adapter_data import LessonBuilder
 from whiflash_engine.training.chat import HubTokenizer
 from whiflash_engine.training.corpus_options import CorpusOptions
 from whiflash_engine.training.generate import Job, uniform
+from whiflash_engine.training.gold import tool_name, words
 from whiflash_engine.training.grammars import PromptGrammars
 from whiflash_engine.training.mixes import AdapterMix
 from whiflash_engine.training.rows import KINDS, Json, PromptRow, load_by_ids
@@ -38,14 +39,14 @@ class Prompt:
         def coin(purpose: str) -> bool:
             return uniform(options.seed, f"{self.id}/{purpose}", 0) < 0.5
 
-        warm = coin("temperature")
+        warm, grammar = coin("temperature"), grammars.of(self.schema, self.tools)
         for number in range(options.replies if split == "train" else 1):
             key = f"{self.id}/{number}" if number else self.id
             constrained = self.kind in ("tool", "json") and coin(f"{number}/grammar")
             yield Job(
                 key, self.ids, options.max_new,
                 options.temperature if split == "train" and warm else 0.0,
-                grammars.of(self.schema, self.tools) if constrained else None,
+                grammar if constrained else None,
             )  # fmt: skip
             warm = not warm
 
@@ -87,11 +88,14 @@ def _picked(
 
 def short_enough(row: PromptRow, tokenizer: HubTokenizer, longest: int) -> Prompt | None:
     """The row's prompt. Where its tools are too many, those that have the fewest words in common
-    with the request are left out; None if it is too long with one tool, or without any."""
-    request = words(str(row.messages[-1]["content"]))
+    with the request are left out, but none that was called before; None if it is still too long."""
+    asked = [m.get("content") for m in row.messages if m.get("role") == "user"]
+    request, spoken = words(" ".join(map(str, asked))), json.dumps(row.messages)
+    called = [json.dumps(tool_name(tool)) in spoken for tool in row.tools]
     common = [len(request & words(json.dumps(tool))) for tool in row.tools]
-    ranked = sorted(range(len(row.tools)), key=lambda i: -common[i])
-    for count in range(len(ranked), min(len(ranked), 1) - 1, -1):
+    ranked = sorted(range(len(row.tools)), key=lambda i: (not called[i], -common[i]))
+    fewest = max(sum(called), min(len(ranked), 1))
+    for count in range(len(ranked), fewest - 1, -1):
         tools = tuple(row.tools[i] for i in sorted(ranked[:count]))
         ids = tokenizer.encode(tokenizer.render(row.messages, tools))
         if len(ids) <= longest:

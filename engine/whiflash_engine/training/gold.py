@@ -57,15 +57,24 @@ def tool_name(tool: Json) -> str:
     return str(function_of(tool).get("name", ""))
 
 
-def parameters_of(tool: Json) -> tuple[set[str], set[str]]:
-    """Names of (all, required) parameters of a tool."""
+def words(text: str) -> set[str]:
+    """In lower case, names taken apart: "getWeather_v2" -> {"weather"}. Those of less than four
+    letters say nothing."""
+    found = re.findall(r"[A-Za-z][a-z]+", text)
+    return {word.lower() for word in found if len(word) > 3}
+
+
+def properties_of(tool: Json) -> Json:
+    """Of the tool's parameters, by name; empty where they are not stated."""
     schema = function_of(tool).get("parameters")
-    if not isinstance(schema, dict):
-        return set(), set()
-    properties, required = schema.get("properties"), schema.get("required")
-    known = set(properties) if isinstance(properties, dict) else set()
-    needed = {str(item) for item in required} if isinstance(required, list) else set()
-    return known, needed
+    properties = schema.get("properties") if isinstance(schema, dict) else None
+    return properties if isinstance(properties, dict) else {}
+
+
+def required_by(tool: Json) -> set[str]:
+    schema = function_of(tool).get("parameters")
+    required = schema.get("required") if isinstance(schema, dict) else None
+    return {str(item) for item in required} if isinstance(required, list) else set()
 
 
 def _first(value: JsonValue) -> JsonValue:
@@ -175,8 +184,8 @@ def gold_calls(row: PromptRow, ref: JsonValue) -> list[Call] | None:
     for call in calls:
         if call.name not in tools:
             return None
-        known, needed = parameters_of(tools[call.name])
-        if not set(call.arguments) <= known or not needed <= set(call.arguments):
+        tool = tools[call.name]
+        if not required_by(tool) <= set(call.arguments) <= properties_of(tool).keys():
             return None
     return [_arranged(call, tools[call.name]) for call in calls]
 
@@ -191,7 +200,8 @@ def as_declared(value: JsonValue, schema: JsonValue) -> JsonValue:
     """An instance with its keys in the order, and its scalars of the types, that a schema states.
 
     A grammar lets no other order through: who was taught another one can only skip arguments.
-    Sources write "5" where a number is asked for, and 5 where a string is.
+    Sources write "5" where a number is asked for, and 5 where a string is. Follows `properties`
+    and `items`, the only ways in which the sources nest.
     """
     if not isinstance(schema, dict):
         return value
@@ -205,6 +215,8 @@ def as_declared(value: JsonValue, schema: JsonValue) -> JsonValue:
         whole = re.fullmatch(r"-?\d+", value) is not None
         decimal = kind == "number" and re.fullmatch(r"-?\d+\.\d+", value) is not None
         return int(value) if whole else float(value) if decimal else value
+    if kind == "boolean" and isinstance(value, str) and value.lower() in ("true", "false"):
+        return value.lower() == "true"
     if kind == "string" and isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
     return value

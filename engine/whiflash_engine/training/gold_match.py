@@ -10,7 +10,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from whiflash_engine.training.gold import Call, gold_calls
+from whiflash_engine.training.gold import (
+    Call,
+    as_declared,
+    gold_calls,
+    properties_of,
+    tool_name,
+)
 from whiflash_engine.training.model_files import JsonValue
 from whiflash_engine.training.rows import PromptRow
 
@@ -39,7 +45,13 @@ def accepted_call(row: PromptRow, ref: JsonValue) -> Accepted | None:
     if row.source == "bfcl" and isinstance(truth, list) and isinstance(truth[0], dict):
         listed = truth[0][call.name]
         assert isinstance(listed, dict)
-        options = {key: value for key, value in listed.items() if isinstance(value, list)}
+        (tool,) = (tool for tool in row.tools if tool_name(tool) == call.name)
+        schemas = properties_of(tool)
+        options = {
+            key: [as_declared(one, schemas.get(key)) for one in value]
+            for key, value in listed.items()
+            if isinstance(value, list)
+        }
         return Accepted(call.name, options, nested=True)
     return Accepted(call.name, {k: [v] for k, v in call.arguments.items()}, nested=False)
 

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from whiflash_engine.checkpoints.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from whiflash_engine.config import require
 from whiflash_engine.errors import CheckpointError
 from whiflash_engine.training.model_files import (
@@ -94,9 +95,9 @@ def save_adapter(
 ) -> None:
     """Write adapter_model.safetensors (bfloat16) and adapter_config.json."""
     rounded = {name: tensor.to(torch.bfloat16) for name, tensor in tensors.items()}
-    write_tensors(folder / "adapter_model.safetensors", rounded)
+    write_tensors(folder / ADAPTER_WEIGHTS, rounded)
     write_json(
-        folder / "adapter_config.json",
+        folder / ADAPTER_CONFIG,
         {
             "peft_type": "LORA",
             "task_type": "CAUSAL_LM",
@@ -111,17 +112,20 @@ def save_adapter(
 
 
 def average_adapters(folders: Sequence[Path], output: Path) -> None:
-    """An adapter between adapters of one descent: the mean of each tensor (as model soups,
-    arXiv 2203.05482, average weights). CheckpointError where they differ in more than values."""
+    """An adapter between near relatives, of which each was trained on from the last: the mean of
+    A and of B, tensor by tensor (the mean of their products is another one, but near).
+    CheckpointError where they differ in more than values."""
     require(len(folders) > 1, "adapter", [str(f) for f in folders], "two are needed to average")
-    files = [folder / "adapter_model.safetensors" for folder in folders]
+    configs = [read_json(folder / ADAPTER_CONFIG).values for folder in folders]
+    for folder, config in zip(folders, configs, strict=True):
+        if config != configs[0]:
+            raise CheckpointError(folder / ADAPTER_CONFIG, f"differs from {folders[0]}'s")
+    files = [folder / ADAPTER_WEIGHTS for folder in folders]
     found = [read_tensors(file) for file in files]
     for file, tensors in zip(files, found, strict=True):
         shapes = [{name: t.shape for name, t in part.items()} for part in (tensors, found[0])]
         if shapes[0] != shapes[1]:
             raise CheckpointError(file, f"has other tensors than {files[0]}")
     mean = {name: torch.stack([t[name].float() for t in found]).mean(0) for name in found[0]}
-    write_tensors(
-        output / "adapter_model.safetensors", {k: v.to(torch.bfloat16) for k, v in mean.items()}
-    )
-    write_json(output / "adapter_config.json", read_json(folders[0] / "adapter_config.json").values)
+    write_tensors(output / ADAPTER_WEIGHTS, {k: v.to(torch.bfloat16) for k, v in mean.items()})
+    write_json(output / ADAPTER_CONFIG, configs[0])

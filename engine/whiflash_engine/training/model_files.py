@@ -68,7 +68,7 @@ def writing(path: Path) -> Iterator[Path]:
     Yields the temporary path to write to. CheckpointError, naming `path`, where the disk is
     full or the folder cannot be written; what was there before stays.
     """
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
