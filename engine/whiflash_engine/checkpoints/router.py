@@ -1,7 +1,8 @@
 """Learned routers: ours (a folder), and the published single-output form (folder or file).
 
 Ours:       config.json {"hidden_size", "structure", "positions": {arm: count}} beside
-            model.safetensors with mean, scale, fc1.weight, fc1.bias, fc2.weight, fc2.bias.
+            model.safetensors with fc1.weight, fc1.bias, fc2.weight, fc2.bias, and mean and scale:
+            the first layer is given (x - mean) * scale.
 Published:  two linears with biases, d -> m -> 1 (WhiFlash-Neural, arXiv 2606.07710). The names of
             its tensors are not documented, so they are told by their shapes.
 """
@@ -49,10 +50,11 @@ def _ours(folder: Path, hidden_size: int) -> RouterNet:
         {"mean": (inputs,), "scale": (inputs,), "fc1.weight": (width, inputs),
          "fc1.bias": (width,), "fc2.weight": (outputs, width), "fc2.bias": (outputs,)},
     )  # fmt: skip
-    net = Perceptron(
-        *(_array(tensors[f"fc{n}.{part}"]) for n in (1, 2) for part in ("weight", "bias"))
-    )
-    return RouterNet(net, counts, _array(tensors["mean"]), _array(tensors["scale"]))
+    # the first layer takes the inputs as they come: their norm becomes part of it
+    weight = tensors["fc1.weight"].float() * tensors["scale"].float()
+    bias = tensors["fc1.bias"].float() - weight @ tensors["mean"].float()
+    second = (tensors["fc2.weight"], tensors["fc2.bias"])
+    return RouterNet(Perceptron(*map(_array, (weight, bias, *second))), counts)
 
 
 def _published(path: Path, hidden_size: int) -> Perceptron:

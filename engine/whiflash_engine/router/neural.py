@@ -47,7 +47,7 @@ class Perceptron:
 
     def __call__(self, x: Array) -> Array:
         h = self.first @ x + self.first_bias
-        h *= 0.5 * (1.0 + np.tanh(0.7978845608 * (h + 0.044715 * h * h * h)))
+        h *= 0.5 + 0.5 * np.tanh(h * (0.7978845608 + 0.0356774081 * h * h))
         out: Array = self.second @ h + self.second_bias
         return out
 
@@ -57,19 +57,18 @@ class RouterNet:
     """A perceptron over (hidden state, structure), and what its outputs stand for.
 
     positions: per arm, how many positions of a draft it knows; the outputs are their log odds,
-    arm after arm. mean, scale: (inputs,), what is taken off an input, and multiplied then.
+    arm after arm.
     """
 
     perceptron: Perceptron
     positions: Mapping[ArmName, int]
-    mean: Array
-    scale: Array
 
-    def __call__(self, features: Array) -> dict[ArmName, Array]:
+    def __call__(self, features: Array) -> dict[ArmName, list[float]]:
         """Log odds by arm."""
-        out, start, found = self.perceptron((features - self.mean) * self.scale), 0, {}
+        odds: list[float] = self.perceptron(features).tolist()
+        start, found = 0, dict[ArmName, list[float]]()
         for arm, count in self.positions.items():
-            found[arm] = out[start : start + count]
+            found[arm] = odds[start : start + count]
             start += count
         return found
 
@@ -117,7 +116,8 @@ class NeuralPolicy:
 
     def learn(self, round: Round) -> None:
         accepted, drafted = round.tried
-        self.averages.learn(round)
+        if round.arm not in self.shift:
+            self.averages.learn(round)
         chances = self._chances.get(round.arm)
         if chances is not None and drafted > 0:
             asked = min(accepted + 1, drafted, len(chances))
@@ -129,13 +129,17 @@ class NeuralPolicy:
     def _look(self, context: RouteContext) -> dict[ArmName, list[float]]:
         """The chances by arm, computed once a round."""
         if self._seen is not context or not self._chances:
-            odds = self._net(features(context))
             self._chances = {
-                arm: (1.0 / (1.0 + np.exp(-(logits + self.shift[arm])))).tolist()
-                for arm, logits in odds.items()
+                arm: [_chance(one + self.shift[arm]) for one in odds]
+                for arm, odds in self._net(features(context)).items()
             }
             self._seen = context
         return self._chances
+
+
+def _chance(odds: float) -> float:
+    """Of log odds."""
+    return 1.0 / (1.0 + math.exp(-max(odds, -60.0)))
 
 
 class DeltaPolicy(ThresholdPolicy):
