@@ -11,13 +11,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from jsonschema import validate
 
 from tests.training_toys import TAPS, toy_model, toy_tokenizer
+from whiflash_adapters.messages import TemplateMessage
+from whiflash_adapters.structured import with_schema
 from whiflash_engine.checkpoints.lora import merge_lora, read_lora
 from whiflash_engine.errors import CheckpointError, ConfigError
 from whiflash_engine.training import composed
 from whiflash_engine.training.adapter import opening_weights
 from whiflash_engine.training.chat import HubTokenizer, teach
+from whiflash_engine.training.composed_documents import ASKED, documented, stated
 from whiflash_engine.training.corpus import Sample
 from whiflash_engine.training.generate import BatchGenerator, Job
 from whiflash_engine.training.gold import Call, as_declared, gold_calls, parse_calls, render_calls
@@ -131,6 +135,23 @@ def test_composed_loops_are_consistent_and_repeatable(family: composed.Family) -
         names = [composed.tool_name_of(tool) for tool in loop.tools]
         assert loop.call.name in names
         assert loop.question and loop.result and loop.answer
+
+
+def test_documents_match_the_schema_that_the_chat_model_tells_of() -> None:
+    for seed in range(60):
+        rng = random.Random(seed)
+        one, loop = stated(rng), composed.FAMILIES[seed % len(composed.FAMILIES)](rng)
+        answered, system = documented(rng, loop)
+        assert answered.call == loop.call and loop.answer in json.loads(answered.answer).values()
+        for prompt, document in ((one.system, one.document), (system, answered.answer)):
+            said, schema = prompt.split(ASKED.removesuffix("{schema}"))
+            validate(json.loads(document), json.loads(schema))
+            assert list(json.loads(document)) == list(json.loads(schema)["properties"])
+            asked = TemplateMessage(role="system", content=said.strip())
+            (told,) = with_schema([asked] if said else [], json.loads(schema))
+            assert told["content"] == prompt.strip()
+        values = json.loads(one.document).values()
+        assert all(str(v) in one.question for v in values if not isinstance(v, bool))
 
 
 def test_a_word_problem_needs_an_equation_that_is_plain_arithmetic() -> None:

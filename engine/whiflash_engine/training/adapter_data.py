@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from whiflash_engine.training import composed
+from whiflash_engine.training.composed_documents import documented, stated
 from whiflash_engine.training.composed_words import DECLINES
 from whiflash_engine.training.gold import (
     gold_calls,
@@ -71,6 +72,7 @@ class LessonBuilder:
             + self.word_problems()
             + self.reasoned()
             + self.searches()
+            + self.documented()
         )
         for count, kind, make in (
             (self.mix.sums, "sum", composed.direct_sum),
@@ -188,6 +190,23 @@ class LessonBuilder:
             loop = composed.web_search(self.rng, question, row.tools, refs.get(row.id))
             if loop is not None:
                 found.append(loop_lesson("search", loop, loop.tools, self._system()))
+        return found
+
+    def documented(self) -> list[Lesson]:
+        """A schema for the answer and tools beside it: a document, at once or after a call."""
+        found: list[Lesson] = []
+        for number in range(self.mix.documented):
+            families = self.rng.sample(composed.FAMILIES, self.rng.randint(1, 3))
+            loops = [family(self.rng) for family in families]
+            tools = self._distinct([loop.tools[0] for loop in loops])
+            if number % 2:
+                loop, system = documented(self.rng, loops[0])
+                found.append(loop_lesson("documented", loop, tools, system))
+            else:
+                one = stated(self.rng)
+                told: Json = {"role": "system", "content": one.system}
+                reply = ((one.document, ()),)
+                found.append(Lesson("stated", (told, user(one.question)), tools, reply))
         return found
 
     def loop(

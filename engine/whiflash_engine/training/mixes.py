@@ -34,6 +34,9 @@ class AdapterMix:
     """Plain replies to small talk too, with the composed tools on offer (not to be called)."""
     reasoned: int = 0
     """Word problems without tools, their equation worked out between `<think>` tags."""
+    documented: int = 0
+    """Requests with tools and a schema for the answer: half are answered at once, half after a
+    call, by a document."""
     documents: int = 0
     """JSON replies of the untouched model, decoded under the prompt's schema."""
     max_prompt: int = 420
@@ -106,6 +109,13 @@ SETTLE = AdapterMix(
 )  # fmt: skip
 """The eighth round: to call or not to call once more, among many tools."""
 
+DOCUMENTED = AdapterMix(
+    gold={"bfcl": 40, "seal_tools": 15, "snips": 30}, irrelevant=25, mismatched=10,
+    word_problems=8, sums=4, dates=10, searches=4, documentation=4, plain=0, reasoned=4,
+    documented=110, max_prompt=700, max_tokens=800, max_tools=8, max_tool_chars=2400,
+)  # fmt: skip
+"""The ninth round: a schema for the answer, and tools beside it."""
+
 MINIATURE = AdapterMix(
     gold={"bfcl": 60, "seal_tools": 25, "snips": 25}, irrelevant=15, word_problems=10, sums=5,
     dates=5, searches=5, documentation=5, plain=10, reasoned=4, documents=4, max_prompt=360,
@@ -122,5 +132,6 @@ MIXES = {
     "ordered": ORDERED,
     "many_tools": MANY_TOOLS,
     "settle": SETTLE,
+    "documented": DOCUMENTED,
     "miniature": MINIATURE,
 }
