@@ -86,7 +86,7 @@ def _corpus_parser(steps: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser.add_argument("--mix", default="train_8k", help="id list under mixes/ to take rows from")
     parser.add_argument("--rows", type=int, default=1600, help="training prompts")
     parser.add_argument(
-        "--shares", type=_floats, default=(1.5, 1.1, 1.0, 1.0), metavar="T,J,R,C",
+        "--shares", type=_shares, default=(1.5, 1.1, 1.0, 1.0), metavar="T,J,R,C",
         help="of tool, json, reason and chat prompts",
     )  # fmt: skip
     parser.add_argument("--dev-rows", type=int, default=80, help="held-out prompts")
@@ -167,8 +167,11 @@ def _common(parser: argparse.ArgumentParser, model: str) -> None:
     parser.add_argument("--threads", type=int, help="CPU threads; default: what torch picks")
 
 
-def _floats(text: str) -> tuple[float, ...]:
-    return tuple(float(part) for part in text.split(","))
+def _shares(text: str) -> tuple[float, ...]:
+    shares = tuple(float(part) for part in text.split(","))
+    if len(shares) != 4:
+        raise argparse.ArgumentTypeError("four numbers: of tool, json, reason and chat prompts")
+    return shares
 
 
 def _integers(text: str) -> tuple[int, ...]:

@@ -67,7 +67,7 @@ def corpus(args: argparse.Namespace) -> int:
         model=model, data=args.data, output=args.output, mix=args.mix, rows=args.rows,
         dev_rows=args.dev_rows, max_new=args.max_new, slots=args.slots, seed=args.seed,
         taps=args.taps, composed_tools=args.composed, max_prompt=args.max_prompt, part=args.part,
-        replies=args.replies, shares=dict(zip(KINDS, args.shares, strict=False)),
+        replies=args.replies, shares=dict(zip(KINDS, args.shares, strict=True)),
     )  # fmt: skip
     write_corpus(options, _show(), _tool_grammar)
     return 0

@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from whiflash_engine.training import composed
-from whiflash_engine.training.composed_documents import documented, stated
+from whiflash_engine.training.composed_documents import document_lessons
 from whiflash_engine.training.composed_words import DECLINES
 from whiflash_engine.training.gold import (
     gold_calls,
@@ -17,7 +17,7 @@ from whiflash_engine.training.gold import (
     tool_name,
     words,
 )
-from whiflash_engine.training.lessons import Lesson, loop_lesson, user
+from whiflash_engine.training.lessons import Lesson, distinct, loop_lesson, user
 from whiflash_engine.training.mixes import AdapterMix
 from whiflash_engine.training.model_files import JsonValue
 from whiflash_engine.training.own_replies import OwnReplies
@@ -72,7 +72,7 @@ class LessonBuilder:
             + self.word_problems()
             + self.reasoned()
             + self.searches()
-            + self.documented()
+            + document_lessons(self.rng, self.mix.documented)
         )
         for count, kind, make in (
             (self.mix.sums, "sum", composed.direct_sum),
@@ -142,7 +142,7 @@ class LessonBuilder:
         for row in picked:
             own = {word for tool in row.tools for word in words(tool_name(tool))}
             others = self.rng.sample(self.spare_tools, min(12, len(self.spare_tools)))
-            strange = self._distinct([t for t in others if not own & words(tool_name(t))])
+            strange = distinct(self.rng, [t for t in others if not own & words(tool_name(t))])
             lessons.append(Lesson(
                 "mismatched", row.messages, tuple(strange[: self.rng.randint(1, 3)]),
                 ((self.rng.choice(DECLINES), ()),),
@@ -192,23 +192,6 @@ class LessonBuilder:
                 found.append(loop_lesson("search", loop, loop.tools, self._system()))
         return found
 
-    def documented(self) -> list[Lesson]:
-        """A schema for the answer and tools beside it: a document, at once or after a call."""
-        found: list[Lesson] = []
-        for number in range(self.mix.documented):
-            families = self.rng.sample(composed.FAMILIES, self.rng.randint(1, 3))
-            loops = [family(self.rng) for family in families]
-            tools = self._distinct([loop.tools[0] for loop in loops])
-            if number % 2:
-                loop, system = documented(self.rng, loops[0])
-                found.append(loop_lesson("documented", loop, tools, system))
-            else:
-                one = stated(self.rng)
-                told: Json = {"role": "system", "content": one.system}
-                reply = ((one.document, ()),)
-                found.append(Lesson("stated", (told, user(one.question)), tools, reply))
-        return found
-
     def loop(
         self, kind: str, loop: composed.Loop, family: composed.Family, *, thoughtful: bool = False
     ) -> Lesson:
@@ -222,7 +205,7 @@ class LessonBuilder:
         else:
             count = min(self.rng.randint(0, 3), len(self.spare_tools))
             company = self.rng.sample(self.spare_tools, count)
-        tools = self._distinct([*loop.tools, *company])
+        tools = distinct(self.rng, [*loop.tools, *company])
         if thoughtful and self.rng.random() < self.mix.thoughtful:
             (expression,) = loop.call.arguments.values()
             thought = self.rng.choice(THOUGHTS).format(expression=expression)
@@ -234,16 +217,11 @@ class LessonBuilder:
         if self.mix.small_talk:
             count = self.rng.choice((0, 1, 2, 3))
             makers = self.rng.sample(composed.FAMILIES, count)
-            tools = self._distinct([make(self.rng).tools[0] for make in makers])
+            tools = distinct(self.rng, [make(self.rng).tools[0] for make in makers])
             return Lesson("plain", row.messages, tools, ((reply, ()),))
         count = self.rng.choice((0, 0, 1, 2))
-        tools = self._distinct(self.rng.sample(self.spare_tools, count))
+        tools = distinct(self.rng, self.rng.sample(self.spare_tools, count))
         return Lesson("plain", row.messages, tools, ((reply, ()),))
-
-    def _distinct(self, tools: Sequence[Json]) -> tuple[Json, ...]:
-        unique = list({tool_name(tool): tool for tool in reversed(tools)}.values())
-        self.rng.shuffle(unique)
-        return tuple(unique)
 
     def _fewer(self, tools: Sequence[Json], needed: set[str]) -> tuple[Json, ...]:
         """The needed tools and a few others, shuffled."""
@@ -256,7 +234,7 @@ class LessonBuilder:
             size += len(str(tool))
             if size <= self.mix.max_tool_chars or not kept:
                 kept.append(tool)
-        return self._distinct(kept)
+        return distinct(self.rng, kept)
 
     def _refs(self, source: str) -> dict[str, JsonValue]:
         return load_refs(self.data, self.split, source)

@@ -11,8 +11,10 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from whiflash_engine.training import composed
 from whiflash_engine.training.composed_base import Loop
 from whiflash_engine.training.composed_words import CITIES
+from whiflash_engine.training.lessons import Lesson, distinct, loop_lesson, user
 from whiflash_engine.training.model_files import JsonValue
 from whiflash_engine.training.rows import Json
 
@@ -41,6 +43,24 @@ class Stated:
     question: str
     system: str
     document: str
+
+
+def document_lessons(rng: random.Random, count: int) -> list[Lesson]:
+    """Half are answered at once by a document, half after a call."""
+    found: list[Lesson] = []
+    for number in range(count):
+        families = rng.sample(composed.FAMILIES, rng.randint(1, 3))
+        loops = [family(rng) for family in families]
+        tools = distinct(rng, [loop.tools[0] for loop in loops])
+        if number % 2:
+            loop, system = documented(rng, loops[0])
+            found.append(loop_lesson("documented", loop, tools, system))
+        else:
+            one = stated(rng)
+            told: Json = {"role": "system", "content": one.system}
+            reply = ((one.document, ()),)
+            found.append(Lesson("stated", (told, user(one.question)), tools, reply))
+    return found
 
 
 def stated(rng: random.Random) -> Stated:

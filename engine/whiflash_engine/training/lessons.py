@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from whiflash_engine.training import composed
 from whiflash_engine.training.chat import HubTokenizer, Taught, teach
-from whiflash_engine.training.gold import render_calls
+from whiflash_engine.training.gold import render_calls, tool_name
 from whiflash_engine.training.mixes import AdapterMix
 from whiflash_engine.training.rows import Json
 
@@ -25,6 +26,13 @@ class Lesson:
 
 def user(text: str) -> Json:
     return {"role": "user", "content": text}
+
+
+def distinct(rng: random.Random, tools: Sequence[Json]) -> tuple[Json, ...]:
+    """In random order; of several tools of one name the first."""
+    unique = list({tool_name(tool): tool for tool in reversed(tools)}.values())
+    rng.shuffle(unique)
+    return tuple(unique)
 
 
 def loop_lesson(
