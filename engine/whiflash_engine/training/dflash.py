@@ -136,8 +136,11 @@ class DFlashTrainee:
             anchors, real = every_anchor(batch)
             states, places, valid = self.blocks(batch, anchors, real)
             head, words = self.material.words(batch)
-            hit = words[F.linear(states, head).argmax(-1)] == at(batch.ids, places)
-            hit &= valid & at(self.material.sayable(batch.ids), places)
+            # a product of gathered rows is ten times faster than one of a strided slice
+            drafted = words[F.linear(states[valid], head).argmax(-1)]
+            hit = torch.zeros_like(valid)
+            hit[valid] = drafted == at(batch.ids, places)[valid]
+            hit &= at(self.material.sayable(batch.ids), places)
             hits += [(sample.kind, hit[row][real[row]]) for row, sample in enumerate(samples)]
         return acceptance(hits)
 
