@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from whiflash_engine.checkpoints.lora import merge_lora, read_lora
 from whiflash_engine.checkpoints.unpack import TEMPLATE
 from whiflash_engine.training.adapter_data import LessonBuilder
-from whiflash_engine.training.chat import HubTokenizer, Taught
+from whiflash_engine.training.chat import HubTokenizer
 from whiflash_engine.training.lessons import tokenise
 from whiflash_engine.training.llama import Llama, load_llama
 from whiflash_engine.training.loop import LoopOptions, Report, train
@@ -34,6 +34,8 @@ from whiflash_engine.training.model_files import (
     write_tensors,
 )
 from whiflash_engine.training.own_replies import OwnReplies
+from whiflash_engine.training.packing import Pack, pad
+from whiflash_engine.training.tool_groups import tool_groups
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class AdapterOptions:
 class AdapterTrainee:
     """Loss on the assistant's tokens only; logits are computed at those positions alone."""
 
-    def __init__(self, options: AdapterOptions, model: Llama, lessons: Sequence[Taught]) -> None:
+    def __init__(self, options: AdapterOptions, model: Llama, lessons: Sequence[Pack]) -> None:
         torch.manual_seed(options.seed)
         self.options, self.model = options, model
         parameters = inject(model, options.lora)
@@ -93,14 +95,8 @@ class AdapterTrainee:
         return {"adamw": self._optimiser}
 
     def loss(self, step: int) -> tuple[Tensor, int]:
-        batch = self.batches[step]
-        width = max(len(one.ids) for one in batch)
-        ids = torch.zeros(len(batch), width, dtype=torch.long)
-        learn = torch.zeros(len(batch), width, dtype=torch.bool)
-        for row, one in enumerate(batch):
-            ids[row, : len(one.ids)] = torch.tensor(one.ids)
-            learn[row, : len(one.ids)] = torch.tensor(one.learn)
-        hidden = self.model(ids[:, :-1])[learn[:, 1:]]
+        ids, learn, layout = pad(self.batches[step])
+        hidden = self.model(ids, layout)[:, :-1][learn[:, 1:]]
         logits = F.linear(hidden, self.model.head_weight).float()
         losses = F.cross_entropy(logits, ids[:, 1:][learn[:, 1:]], reduction="none")
         weights = opening_weights(learn, self.options.opening)[:, 1:][learn[:, 1:]]
@@ -123,10 +119,10 @@ def opening_weights(learn: Tensor, opening: float) -> Tensor:
     return torch.where(early, opening, 1.0)
 
 
-def _batches(lessons: Sequence[Taught], size: int, epochs: int, seed: int) -> list[list[Taught]]:
+def _batches(lessons: Sequence[Pack], size: int, epochs: int, seed: int) -> list[list[Pack]]:
     """Batches of similar length (little padding), in random order."""
     rng = random.Random(seed)
-    batches: list[list[Taught]] = []
+    batches: list[list[Pack]] = []
     for _ in range(epochs):
         order = list(lessons)
         rng.shuffle(order)
@@ -143,9 +139,11 @@ def train_adapter(options: AdapterOptions, report: Report) -> None:
     tokenizer = HubTokenizer(options.model, options.template)
     own = OwnReplies(options.data, options.run, model, tokenizer, options.seed)
     lessons = LessonBuilder(options.data, "train", options.mix, options.seed).build(own)
-    taught, kept = tokenise(lessons, tokenizer, options.mix)
-    report({"conversations": str(len(taught)), **{kind: str(n) for kind, n in kept.items()}})
-    trainee = AdapterTrainee(options, model, taught)
+    groups = tool_groups(options.data, "train", options.mix, options.seed)
+    packs, kept = tokenise([*([one] for one in lessons), *groups], tokenizer, options.mix)
+    report({"conversations": str(kept.total()), "sequences": str(len(packs)),
+            **{kind: str(n) for kind, n in kept.items()}})  # fmt: skip
+    trainee = AdapterTrainee(options, model, packs)
     loop = LoopOptions(steps=len(trainee.batches), minutes=options.minutes, report_every=5)
     train(trainee, loop, options.run, report)
 

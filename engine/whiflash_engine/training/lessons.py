@@ -11,6 +11,7 @@ from whiflash_engine.training import composed
 from whiflash_engine.training.chat import HubTokenizer, Taught, teach
 from whiflash_engine.training.gold import render_calls, tool_name
 from whiflash_engine.training.mixes import AdapterMix
+from whiflash_engine.training.packing import Pack, pack
 from whiflash_engine.training.rows import Json
 
 
@@ -57,14 +58,18 @@ def loop_lesson(
 
 
 def tokenise(
-    lessons: Sequence[Lesson], tokenizer: HubTokenizer, mix: AdapterMix
-) -> tuple[list[Taught], Counter[str]]:
-    """Token ids of the lessons that are short enough, and how many of each kind those are."""
-    taught: list[Taught] = []
+    groups: Sequence[Sequence[Lesson]], tokenizer: HubTokenizer, mix: AdapterMix
+) -> tuple[list[Pack], Counter[str]]:
+    """The lessons that are short enough, packed by group, and how many of each kind those are."""
+    packs: list[Pack] = []
     kept: Counter[str] = Counter()
-    for lesson in lessons:
-        one = teach(tokenizer, lesson.messages, lesson.tools, lesson.replies)
-        if one.learn.index(True) <= mix.max_prompt and len(one.ids) <= mix.max_tokens:
-            taught.append(one)
-            kept[lesson.kind] += 1
-    return taught, kept
+    for group in groups:
+        taught: list[Taught] = []
+        for lesson in group:
+            one = teach(tokenizer, lesson.messages, lesson.tools, lesson.replies)
+            if one.learn.index(True) <= mix.max_prompt and len(one.ids) <= mix.max_tokens:
+                taught.append(one)
+                kept[lesson.kind] += 1
+        if taught:
+            packs.append(pack(taught))
+    return packs, kept

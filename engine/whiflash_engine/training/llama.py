@@ -53,6 +53,16 @@ class LlamaShape:
         )
 
 
+@dataclass(frozen=True)
+class Layout:
+    """Where tokens stand and what they see, if not all that comes before them in the sequence."""
+
+    positions: Tensor
+    """int64 [B,T]."""
+    visible: Tensor
+    """bool [B,1,T,T]: may the query (third axis) see the key (fourth)?"""
+
+
 def rope_table(
     positions: Tensor, head_dim: int, theta: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
@@ -97,9 +107,13 @@ class Attention(nn.Module):
         v = self.v_proj(x).view(*lead, self.kv_heads, self.head_dim).transpose(1, 2)
         return rotate(q, cos, sin), rotate(k, cos, sin), v
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, cos: Tensor, sin: Tensor, visible: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = self.qkv(x, cos, sin)
-        out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        out = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=visible, is_causal=visible is None, enable_gqa=True
+        )
         return self.o_proj(out.transpose(1, 2).flatten(2)), k, v
 
 
@@ -123,8 +137,10 @@ class DecoderLayer(nn.Module):
         self.post_attention_layernorm = RMSNorm(shape.hidden_size, shape.rms_norm_eps)
         self.mlp = MLP(shape.hidden_size, shape.intermediate_size)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        attended, k, v = self.self_attn(self.input_layernorm(x), cos, sin)
+    def forward(
+        self, x: Tensor, cos: Tensor, sin: Tensor, visible: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        attended, k, v = self.self_attn(self.input_layernorm(x), cos, sin, visible)
         x = x + attended
         return x + self.mlp(self.post_attention_layernorm(x)), k, v
 
@@ -145,21 +161,23 @@ class Llama(nn.Module):
         """The rows [V,H] that turn a normed hidden state into logits."""
         return self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
 
-    def forward(self, ids: Tensor) -> Tensor:
+    def forward(self, ids: Tensor, layout: Layout | None = None) -> Tensor:
         """Normed last hidden states [B,T,H] of right-padded ids [B,T]."""
-        states, _ = self.states(ids, taps=())
+        states, _ = self.states(ids, taps=(), layout=layout)
         return states
 
-    def states(self, ids: Tensor, taps: tuple[int, ...]) -> tuple[Tensor, list[Tensor]]:
+    def states(
+        self, ids: Tensor, taps: tuple[int, ...], layout: Layout | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
         """Normed last hidden and the residual stream at boundary indices `taps`
         (0 = embeddings, k = after k layers; the `hidden_states[k]` convention)."""
         x = self.embed_tokens(ids)
-        cos, sin = rope_table(
-            torch.arange(ids.shape[1]), self.shape.head_dim, self.shape.rope_theta, x.dtype
-        )
+        places = torch.arange(ids.shape[1]) if layout is None else layout.positions[:, None]
+        cos, sin = rope_table(places, self.shape.head_dim, self.shape.rope_theta, x.dtype)
+        visible = None if layout is None else layout.visible
         kept = {0: x} if 0 in taps else {}
         for index, layer in enumerate(self.layers, start=1):
-            x, _, _ = layer(x, cos, sin)
+            x, _, _ = layer(x, cos, sin, visible)
             if index in taps:
                 kept[index] = x
         return self.norm(x), [kept[tap] for tap in taps]

@@ -39,6 +39,10 @@ class AdapterMix:
     call, by a document."""
     documents: int = 0
     """JSON replies of the untouched model, decoded under the prompt's schema."""
+    catalogues: int = 0
+    """Groups of ten requests to a choice of Snips' seven tools; a fifth of them fit none."""
+    doubted: int = 0
+    """Gold rows, each with requests of two others to the same tools, which are refused."""
     max_prompt: int = 420
     max_tokens: int = 560
     max_tools: int = 4
@@ -116,10 +120,18 @@ DOCUMENTED = AdapterMix(
 )  # fmt: skip
 """The ninth round: a schema for the answer, and tools beside it."""
 
+GROUPED = AdapterMix(
+    gold={"bfcl": 120, "seal_tools": 40, "acebench": 20, "api_bank": 20, "sgd": 20}, irrelevant=130,
+    word_problems=20, sums=6, dates=30, searches=10, documentation=10, thoughtful=0.25, plain=20,
+    reasoned=20, documented=30, documents=10, catalogues=250, doubted=240, max_prompt=1000,
+    max_tokens=1100, max_tools=8, max_tool_chars=2400,
+)  # fmt: skip
+"""The tenth round: many requests to the same tools, and some that fit none of them."""
+
 MINIATURE = AdapterMix(
     gold={"bfcl": 60, "seal_tools": 25, "snips": 25}, irrelevant=15, word_problems=10, sums=5,
-    dates=5, searches=5, documentation=5, plain=10, reasoned=4, documents=4, max_prompt=360,
-    max_tokens=420,
+    dates=5, searches=5, documentation=5, plain=10, reasoned=4, documents=4, catalogues=2,
+    doubted=2, max_prompt=360, max_tokens=420,
 )  # fmt: skip
 """Enough to see that everything works."""
 
@@ -133,5 +145,6 @@ MIXES = {
     "many_tools": MANY_TOOLS,
     "settle": SETTLE,
     "documented": DOCUMENTED,
+    "grouped": GROUPED,
     "miniature": MINIATURE,
 }
