@@ -124,21 +124,25 @@ def test_half_of_the_json_rows_are_decoded_under_their_schema(tmp_path: Path) ->
     ) == len(told)
 
 
-def test_several_replies_share_their_prompt(tmp_path: Path) -> None:
-    options = replace(corpus_options(tmp_path), replies=2)
+@pytest.mark.parametrize("replies", [2, 3])
+def test_several_replies_share_their_prompt(replies: int, tmp_path: Path) -> None:
+    options = replace(corpus_options(tmp_path), replies=replies)
     write_corpus(options, silent)
     corpus = Corpus(options.output, "train")
     by_id = {sample.id: sample for sample in corpus.samples}
-    first = {name: one for name, one in by_id.items() if not name.endswith("/1")}
-    assert len(by_id) == 2 * len(first) > 20
+    first = {name: one for name, one in by_id.items() if "/" not in name}
+    assert len(by_id) == replies * len(first) > 20
     asked = (options.output / "train" / "prompts.ids").read_text().split()
     assert sorted(asked) == sorted(first)
     assert not any("/" in sample.id for sample in Corpus(options.output, "dev").samples)
     for name, one in first.items():
-        two = by_id[f"{name}/1"]
-        assert one.prompt == two.prompt and {one.temperature, two.temperature} == {0.0, 0.7}
+        all_of_it = [one, *(by_id[f"{name}/{number}"] for number in range(1, replies))]
+        heat = sorted(sample.temperature for sample in all_of_it)
+        assert heat == [0.0] + [0.7] * (replies - 1)
         prompt = slice(len(one.prompt))
-        assert torch.equal(corpus.features(one)[prompt], corpus.features(two)[prompt])
+        for other in all_of_it:
+            assert other.prompt == one.prompt
+            assert torch.equal(corpus.features(one)[prompt], corpus.features(other)[prompt])
     # a reply is what it would be with the prompt to itself
     model = load_llama(options.model)
     generator = BatchGenerator(
@@ -208,8 +212,8 @@ def test_a_corpus_of_another_target_is_refused(tmp_path: Path) -> None:
         corpus.require_target(second)
 
 
-@pytest.mark.parametrize("replies", [0, 3])
-def test_there_are_one_or_two_replies(replies: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("replies", [0, 9])
+def test_there_are_one_to_eight_replies(replies: int, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="replies"):
         replace(corpus_options(tmp_path), replies=replies)
 

@@ -28,16 +28,17 @@ class CorpusOptions:
     composed_tools: float = 0.15
     """Share of the tool rows that are composed tool loops, half of them after the result."""
     replies: int = 1
-    """To every training prompt, 1 or 2: a greedy one and one at the temperature. The second
-    costs less than the first, because the prompt is run once."""
+    """To every training prompt: one greedy, the others at the temperature. Those after the first
+    cost less, because the prompt is run once."""
     max_prompt: int = 400
     max_new: int = 144
     temperature: float = 0.7
-    """Of half of the replies; the others are greedy."""
+    """Of the replies that are not greedy: half of them, where a prompt has only one."""
     taps: tuple[int, ...] | None = None
     """Boundary indices of the features; None spreads five, see `default_taps`."""
     slots: int = 48
-    chunk: int = 192
+    chunk: int = 384
+    """Replies written at once, features and all."""
     seed: int = 0
     part: tuple[int, ...] = (0, 1)
     """(i, n): write every n-th chunk from the i-th on. Single-threaded processes, one a core,
@@ -49,14 +50,19 @@ class CorpusOptions:
                 raise ConfigError(name, getattr(self, name), "should be at least 1")
         if len(self.part) != 2 or not 0 <= self.part[0] < self.part[1]:
             raise ConfigError("part", self.part, "should be i,n with 0 <= i < n")
-        if self.replies not in (1, 2):
-            raise ConfigError("replies", self.replies, "should be 1 or 2")
+        if not 1 <= self.replies <= 8:
+            raise ConfigError("replies", self.replies, "should be 1 to 8")
         shares = self.shares.values()
         if self.shares.keys() != {*KINDS} or not (min(shares) >= 0 < sum(shares) < math.inf):
             why = f"should be a number for each of {', '.join(KINDS)}, not all 0"
             raise ConfigError("shares", dict(self.shares), why)
         if self.temperature < 0:
             raise ConfigError("temperature", self.temperature, "should not be negative")
+
+    @property
+    def chunk_prompts(self) -> int:
+        """Prompts a chunk."""
+        return max(1, self.chunk // self.replies)
 
     def settings(self) -> dict[str, object]:
         """All that the corpus depends on; places do not count."""

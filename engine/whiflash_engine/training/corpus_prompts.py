@@ -31,24 +31,23 @@ class Prompt:
     schema: Json | None = None
 
     def jobs(self, options: CorpusOptions, split: str, grammars: PromptGrammars) -> Iterator[Job]:
-        """How it is answered: half of the replies to tool and json prompts under their grammar,
-        half of all at a temperature, as the id decides; of several replies every other one.
+        """How it is answered: half of the replies to tool and json prompts under their grammar;
+        a single reply greedy or at a temperature, as the id decides, of several one greedy.
         Held-out prompts have one greedy reply, because simulated acceptance needs the target's
         own argmax."""
 
         def coin(purpose: str) -> bool:
             return uniform(options.seed, f"{self.id}/{purpose}", 0) < 0.5
 
-        warm, grammar = coin("temperature"), grammars.of(self.schema, self.tools)
+        greedy, grammar = int(coin("temperature")), grammars.of(self.schema, self.tools)
         for number in range(options.replies if split == "train" else 1):
             key = f"{self.id}/{number}" if number else self.id
             constrained = self.kind in ("tool", "json") and coin(f"{number}/grammar")
             yield Job(
                 key, self.ids, options.max_new,
-                options.temperature if split == "train" and warm else 0.0,
+                options.temperature if split == "train" and number != greedy else 0.0,
                 grammar if constrained else None,
             )  # fmt: skip
-            warm = not warm
 
 
 def corpus_prompts(

@@ -66,7 +66,7 @@ def write_corpus(
 def _missing(options: CorpusOptions, split: str, rows: int) -> int:
     """Chunks that nobody has written yet."""
     written = len(list((options.output / split).glob("rows-*.jsonl")))
-    return len(range(0, rows, options.chunk)) - written
+    return len(range(0, rows, options.chunk_prompts)) - written
 
 
 def _refuse_another(manifest: Mapping[str, object], *paths: Path) -> None:
@@ -93,9 +93,9 @@ def _write_split(
         model, slots=options.slots, length=options.max_prompt + options.max_new,
         stop_ids=frozenset({tokenizer.stop_id}), seed=options.seed, taps=options.taps or (),
     )  # fmt: skip
-    starts = range(0, len(prompts), options.chunk)
+    starts = range(0, len(prompts), options.chunk_prompts)
     for chunk, start in enumerate(starts):
-        part = sorted(prompts[start : start + options.chunk], key=lambda p: len(p.ids))
+        part = sorted(prompts[start : start + options.chunk_prompts], key=lambda p: len(p.ids))
         lines = folder / f"rows-{chunk:03d}.jsonl"
         if not lines.exists():
             if chunk % options.part[1] != options.part[0]:

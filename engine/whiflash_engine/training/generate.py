@@ -88,8 +88,8 @@ class BatchGenerator:
         while waiting or any(job is not None for job in self.jobs):
             free = [slot for slot, job in enumerate(self.jobs) if job is None]
             if waiting and len(free) >= min(refill, len(waiting), self.slots):
-                batch = free[: min(len(free), len(waiting), 16)]
-                self._admit(batch, [waiting.pop() for _ in batch])
+                count = _whole_prompts(waiting, min(len(free), len(waiting), 16))
+                self._admit(free[:count], [waiting.pop() for _ in range(count)])
             else:
                 self._step()
             yield from self._finished()
@@ -202,6 +202,15 @@ class BatchGenerator:
                     job, tuple(self.out[slot]), tuple(grammar.forced) if grammar else (),
                     tuple(grammar.overruled) if grammar else (), features,
                 )  # fmt: skip
+
+
+def _whole_prompts(waiting: Sequence[Job], most: int) -> int:
+    """How many of the last jobs to take, at most `most`: all replies to a prompt together, so that
+    it runs once, where that is possible."""
+    for count in range(most, 0, -1):
+        if count == len(waiting) or waiting[-count].prompt != waiting[-count - 1].prompt:
+            return count
+    return most
 
 
 class _Grammar:
