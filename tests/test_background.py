@@ -62,10 +62,23 @@ def test_whoever_stops_reading_closes_the_iterator() -> None:
         stream = from_thread(endless)
         async for _ in stream:
             break
-        await stream.aclose()  # type: ignore[attr-defined]
+        await stream.aclose()
         assert endless.closed.is_set()
 
     asyncio.run(read())
+
+
+def test_answers_leave_the_pool_of_asyncio_alone() -> None:
+    async def crowd() -> str:
+        streams = [from_thread(Endless()) for _ in range(40)]
+        for stream in streams:
+            await anext(stream)
+        said = await asyncio.wait_for(asyncio.to_thread(lambda: "free"), 5)
+        for stream in streams:
+            await stream.aclose()
+        return said
+
+    assert asyncio.run(crowd()) == "free"
 
 
 def test_cancellation_closes_the_iterator() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypedDict
 
 import pytest
@@ -18,7 +19,7 @@ from tests.fake_engine import TOOLLESS_TEMPLATE, FakeEngine, byte_tokenizer
 from tests.toys_text import write_call
 from whiflash_adapters.chat import ChatWhiFlash
 from whiflash_adapters.generation import Trace
-from whiflash_engine.errors import ConfigError, PromptTooLongError
+from whiflash_engine.errors import ConfigError, ConstraintError, PromptTooLongError
 
 CALL = write_call("calculate", {"expression": "2 * 3"})
 
@@ -434,6 +435,54 @@ def test_async_and_batch() -> None:
         return "".join([chunk.text async for chunk in chat.astream("hi")])
 
     assert asyncio.run(streamed()) == "hello"
+
+
+def test_an_engine_that_is_given_routes_as_it_was_told_to() -> None:
+    chat, engine = chat_of("hello")
+    chat.invoke("hi")
+    chat.invoke("hi", balance=0.5)
+    stated, other = chat_of("hello", router="ar")
+    stated.invoke("hi")
+    assert engine.routers[0] is None
+    assert [None if r is None else r.name for r in (*engine.routers[1:], *other.routers)] == [
+        "auto", "ar"
+    ]  # fmt: skip
+
+
+def test_answers_of_another_engine_are_another_models() -> None:
+    (one, engine), (two, _) = chat_of("hello"), chat_of("hello")
+    engine.model_name = "another"
+    assert one._identifying_params != two._identifying_params
+    assert one._get_ls_params()["ls_model_name"] == "another"
+    assert ChatWhiFlash()._get_ls_params()["ls_model_name"] == "default"
+
+
+def test_a_page_that_cannot_be_written_costs_no_answer(tmp_path: Path) -> None:
+    chat, _ = chat_of("hello", trace=tmp_path / "missing" / "trace.html")
+    with pytest.warns(UserWarning, match=r"trace=.*missing"):
+        assert chat.invoke("hi").text == "hello"
+
+
+def test_a_schema_that_cannot_be_kept_is_told_by_the_name_of_its_tool() -> None:
+    def tool(name: str) -> dict[str, object]:
+        wrong = {"type": "object", "properties": {"a": {"type": "string", "pattern": "("}}}
+        return {"type": "function", "function": {"name": name, "parameters": wrong}}
+
+    chat = chat_of("hello")[0].bind_tools([tool("first"), tool("second")], tool_choice="second")
+    with pytest.raises(ConstraintError, match="tool 'second'"):
+        chat.invoke("hi", constrain="always")
+
+
+def test_leaving_a_stream_closes_the_engines_iterator() -> None:
+    chat, engine = chat_of("hello there", size=1)
+
+    async def leave() -> int:
+        stream = chat._astream([HumanMessage("hi")])
+        await anext(stream)
+        await stream.aclose()  # type: ignore[attr-defined]
+        return engine.running
+
+    assert asyncio.run(leave()) == 0
 
 
 def test_traces_tell_the_rounds() -> None:

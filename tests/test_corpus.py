@@ -103,7 +103,7 @@ def test_the_same_seed_gives_the_same_corpus_also_when_interrupted(
 
 
 def test_half_of_the_json_rows_are_decoded_under_their_schema(tmp_path: Path) -> None:
-    options = replace(corpus_options(tmp_path), max_new=40, dev_rows=16, rows=16)
+    options = replace(corpus_options(tmp_path, seed=1), max_new=40, dev_rows=16, rows=16)
     write_corpus(options, silent)
     tokenizer = HubTokenizer(options.model)
     rows = [json.loads(line) for line in rows_of(options.output).splitlines()]
@@ -153,6 +153,14 @@ def test_several_replies_share_their_prompt(replies: int, tmp_path: Path) -> Non
     jobs = [Job(s.id, s.prompt, options.max_new, s.temperature) for s in free]
     alone = {answer.job.key: answer.tokens for answer in generator.run(jobs)}
     assert alone == {sample.id: sample.response for sample in free}
+
+
+def test_composed_prompts_need_room(tmp_path: Path) -> None:
+    options = replace(corpus_options(tmp_path), composed_tools=0.5, max_prompt=20)
+    with pytest.raises(ConfigError, match=r"max_prompt=20.*composed"):
+        write_corpus(options, silent)
+    with pytest.raises(ConfigError, match=r"composed_tools=1\.5"):
+        replace(options, composed_tools=1.5)
 
 
 def test_what_is_written_of_a_corpus_can_be_used_before_it_is_complete(tmp_path: Path) -> None:

@@ -58,6 +58,23 @@ def test_another_file_is_refused_by_name(text: str, tmp_path: Path) -> None:
         recall(path, NeuralPolicy(net()), "m")
 
 
+def test_what_cannot_be_written_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "router.json"
+    keep(path, EntropyPolicy(), "m")
+    whole = path.read_text()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("whiflash_engine.router.memory.os.replace", full)
+    with pytest.raises(OSError, match="No space"):
+        keep(path, EntropyPolicy(), "n")
+    assert [p.name for p in tmp_path.iterdir()] == ["router.json"]
+    assert path.read_text() == whole
+
+
 def test_an_engine_keeps_them_and_survives_a_folder_that_is_gone(
     engine: Engine, tmp_path: Path
 ) -> None:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from tests.training_toys import toy_model, write_lines
+from whiflash_engine.training.adapter import AdapterOptions, AdapterTrainee
 from whiflash_engine.training.chat import Taught
 from whiflash_engine.training.gold import parse_calls, tool_name
 from whiflash_engine.training.llama import load_llama
 from whiflash_engine.training.mixes import AdapterMix
-from whiflash_engine.training.packing import pack, pad
+from whiflash_engine.training.packing import Pack, pack, pad
 from whiflash_engine.training.tool_groups import tool_groups
 
 tokens = st.integers(1, 3)
@@ -71,6 +74,36 @@ def test_a_pack_is_run_as_its_conversations_alone(tmp_path: Path) -> None:
             mine = [i for i, branch in enumerate(packed.branch) if branch in (0, number)]
             alone = model(torch.tensor([one.ids]))[0]
             torch.testing.assert_close(hidden[row, mine], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_a_pack_teaches_what_its_conversations_teach_alone(tmp_path: Path) -> None:
+    rng = random.Random(2)
+    start = [rng.randrange(61) for _ in range(6)]
+    groups = []
+    for count in (3, 1, 2):
+        rests = [[rng.randrange(61) for _ in range(rng.randint(5, 9))] for _ in range(count)]
+        groups.append([
+            Taught((*start, *rest), (False,) * (len(start) + 2) + (True,) * (len(rest) - 2))
+            for rest in rests
+        ])  # fmt: skip
+    folder = toy_model(tmp_path / "model")
+
+    def taught(packs: list[Pack]) -> tuple[float, Tensor]:
+        options = AdapterOptions(
+            model=folder, data=tmp_path, run=tmp_path, output=tmp_path, template=tmp_path,
+            batch=len(packs), opening=4.0,
+        )  # fmt: skip
+        trainee = AdapterTrainee(options, load_llama(folder, torch.float32), packs)
+        loss, count = trainee.loss(0)
+        loss.backward()  # type: ignore[no-untyped-call]
+        gradient = [p.grad for p in trainee.trained().values() if p.grad is not None]
+        assert count == sum(sum(one.learn) for group in groups for one in group)
+        return float(loss.detach()), torch.cat([g.flatten() for g in gradient])
+
+    together = taught([pack(group) for group in groups])
+    alone = taught([pack([one]) for group in groups for one in group])
+    assert together[0] == pytest.approx(alone[0], rel=1e-4)
+    torch.testing.assert_close(together[1], alone[1], rtol=1e-3, atol=1e-6)
 
 
 def test_single_conversations_need_no_layout() -> None:

@@ -124,6 +124,16 @@ def test_the_least_recently_used_goes_first_and_zero_keeps_nothing() -> None:
         PrefixStore(-1)
 
 
+def test_one_that_is_too_large_puts_nobody_out() -> None:
+    small = sequence([1] * 20)
+    store = PrefixStore(small.nbytes)
+    store.give(small)
+    large = sequence([2] * 200)
+    assert large.nbytes > small.nbytes
+    store.give(large)
+    assert store.take([1] * 20) is small
+
+
 def test_common_beginnings() -> None:
     assert common([1, 2, 3], [1, 2, 4]) == 2
     assert common([1, 2], [1, 2, 4]) == 2 and common([], [1]) == 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from typing import Any
 
@@ -93,6 +95,28 @@ def test_a_tool_that_takes_too_long_is_left_behind() -> None:
     done = loop(write_call("slow", {"a": 1}), "ok", tools=[slow], timeout=0.05).run("hi")
     assert time.perf_counter() - start < 0.9
     assert "slow took more than 0.05 seconds" in done.messages[2].text
+
+
+def test_a_tool_that_never_returns_does_not_keep_the_process_from_ending() -> None:
+    said = write_call("stuck", {"a": 1})
+    program = f"""
+import threading
+from tests.fake_engine import FakeEngine
+from whiflash_adapters.chat import ChatWhiFlash
+from whiflash_adapters.tool_loop import ToolLoop
+
+def stuck(a: int) -> int:
+    'Never returns.'
+    threading.Event().wait()
+    return a
+
+chat = ChatWhiFlash(engine=FakeEngine({said!r}, "ok"))
+print(ToolLoop(chat, [stuck], timeout=0.05).run("hi").answer)
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert ran.stdout.strip() == "ok"
 
 
 def test_the_steps_run_out() -> None:

@@ -257,6 +257,21 @@ def test_the_draft_vocabulary_is_what_is_written_plus_what_must_be_there() -> No
     assert vocab.coverage([replace(sample, prompt=(5,))]) == 1.0
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("rope_parameters", {"rope_type": "llama3", "rope_theta": 1e4}),
+     ("rope_scaling", {"type": "linear", "factor": 2.0})],
+)  # fmt: skip
+def test_a_target_with_stretched_positions_is_refused(
+    name: str, value: JsonValue, tmp_path: Path
+) -> None:
+    folder = toy_model(tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, name: value}))
+    with pytest.raises(CheckpointError, match=r"config\.json.*rope_type"):
+        load_llama(folder)
+
+
 def test_the_first_two_tokens_of_a_reply_may_weigh_more() -> None:
     learn = torch.tensor([[0, 1, 1, 1, 0, 0, 1, 0], [1, 1, 1, 0, 1, 1, 1, 1]], dtype=torch.bool)
     weights = opening_weights(learn, 5.0)

@@ -206,6 +206,19 @@ def test_an_interrupted_run_ends_with_the_same_weights(
         torch.testing.assert_close(value, second.trained()[name], atol=0, rtol=0)
 
 
+def test_a_run_that_goes_on_does_not_judge_its_start_again(
+    material: Material, tmp_path: Path
+) -> None:
+    def lines(steps: int) -> list[float]:
+        told: list[Mapping[str, float | str]] = []
+        trainee = Eagle3Trainee(eagle_options(tmp_path), material)
+        train(trainee, LoopOptions(steps=steps), tmp_path / "run", told.append)
+        return [float(line["step"]) for line in told if "al" in line]
+
+    assert lines(2) == [0, 2]
+    assert lines(4) == [4]
+
+
 def test_acceptance_walks_from_round_to_round() -> None:
     hits = torch.tensor(
         [[1, 1, 0], [0, 0, 0], [0, 0, 0], [1, 0, 1], [1, 1, 1], [1, 0, 0]], dtype=torch.bool

@@ -68,10 +68,11 @@ def train_router(run: RouterRun, report: Report) -> None:
         require(arm in engine.drafters, "model", run.model, f"has no {arm} drafter to learn from")
     prompts = balanced(rows, run.per_kind, lambda row: len(row.token_ids(engine)) <= run.max_prompt)
     settings = {
-        "model": engine.model_name, "ar_drafter": run.ar_drafter, "seed": run.seed,
-        "diffusion_drafter": run.diffusion_drafter, "tokens": run.tokens,
+        "weights": engine.identity,
+        "seed": run.seed,
+        "tokens": run.tokens,
         "prompts": [row.id for row in prompts],
-    }  # fmt: skip
+    }
     makers = [partial(_drafted, engine, row, run) for row in prompts]
     log_rounds(makers, run.run, settings, report)
     rounds = Rounds.read(run.run)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import get_args
 
-from whiflash_engine.config import RouterName
+from whiflash_engine.config import RouterName, SamplingConfig, require
 
 QUESTION = "Write a short JSON object that describes a cat, then explain each of its keys."
 
@@ -16,12 +17,17 @@ def add_trace_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentPar
     trace.add_argument("question", nargs="?", default=QUESTION)
     trace.add_argument("--output", type=Path, default=Path("trace.html"), help="file of the page")
     trace.add_argument("--model", help="folder, GGUF file or hub id; default: the embedded one")
+    trace.add_argument("--ar-drafter", help="folder of an EAGLE-3 checkpoint")
+    trace.add_argument("--diffusion-drafter", help="folder of a DFlash checkpoint")
     trace.add_argument("--router", choices=get_args(RouterName), default="auto")
     trace.add_argument("--max-tokens", type=int, default=200)
     trace.set_defaults(run=_trace)
 
 
 def _trace(args: argparse.Namespace) -> int:
+    SamplingConfig(max_tokens=args.max_tokens)  # says what is wrong before a model is loaded
+    folder = args.output.parent
+    require(folder.is_dir(), "output", str(args.output), f"there is no folder {str(folder)!r}")
     from rich.console import Console
 
     from whiflash_adapters.chat import ChatWhiFlash
@@ -30,7 +36,10 @@ def _trace(args: argparse.Namespace) -> int:
     from whiflash_engine.engine import Engine
 
     told: list[Trace] = []
-    engine = Engine.load(args.model, router=args.router)
+    engine = Engine.load(
+        args.model, ar_drafter=args.ar_drafter, diffusion_drafter=args.diffusion_drafter,
+        router=args.router, report=lambda said: print(said, file=sys.stderr),
+    )  # fmt: skip
     chat = ChatWhiFlash(
         engine=engine, router=args.router, max_tokens=args.max_tokens, trace=args.output,
         on_trace=told.append,

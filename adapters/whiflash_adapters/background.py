@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -17,13 +18,14 @@ class _Item(Generic[T]):
     value: T
 
 
-async def from_thread(make: Callable[[], Iterator[T]]) -> AsyncIterator[T]:
+async def from_thread(make: Callable[[], Iterator[T]]) -> AsyncGenerator[T, None]:
     """Yield what `make()` yields; one thread runs it from beginning to end.
 
     Whoever stops reading (break, cancellation) stops the thread at its next item, and the
     iterator is closed before control returns: it may hold an engine.
     """
     loop = asyncio.get_running_loop()
+    ended = loop.create_future()
     arrived: asyncio.Queue[_Item[T] | BaseException | None] = asyncio.Queue()
     abandoned = threading.Event()
 
@@ -33,15 +35,22 @@ async def from_thread(make: Callable[[], Iterator[T]]) -> AsyncIterator[T]:
 
     def work() -> None:
         try:
-            for value in make():
-                if abandoned.is_set():
-                    break
-                tell(_Item(value))
+            _run()
             tell(None)
         except BaseException as error:  # raised again where it is awaited
             tell(error)
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(ended.set_result, None)
 
-    worker = asyncio.create_task(asyncio.to_thread(work))  # with the caller's context variables
+    def _run() -> None:
+        for value in make():
+            if abandoned.is_set():
+                break
+            tell(_Item(value))
+
+    # not asyncio's pool: it has a few threads only, which tools and name lookups need as well
+    caller = contextvars.copy_context()
+    threading.Thread(target=caller.run, args=(work,), name="whiflash", daemon=True).start()
     try:
         while (item := await arrived.get()) is not None:
             if isinstance(item, BaseException):
@@ -49,4 +58,4 @@ async def from_thread(make: Callable[[], Iterator[T]]) -> AsyncIterator[T]:
             yield item.value
     finally:
         abandoned.set()
-        await asyncio.shield(worker)
+        await asyncio.shield(ended)

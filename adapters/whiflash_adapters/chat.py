@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -94,7 +97,8 @@ class ChatWhiFlash(BaseChatModel):
     None goes by its chat template."""
 
     engine: SkipValidation[TokenEngine | None] = Field(default=None, exclude=True, repr=False)
-    """An engine that is loaded already, to share it; the fields that load one are then unused."""
+    """An engine that is loaded already, to share it; the fields that load one are then unused,
+    and it routes as it was told to unless `router`, `balance` or `span_bias` is stated here."""
     trace: Path | None = Field(default=None, exclude=True, repr=False)
     """A file: the page of each answer is written there, over that of the last one."""
     on_trace: Callable[[Trace], None] | None = Field(default=None, exclude=True, repr=False)
@@ -132,12 +136,17 @@ class ChatWhiFlash(BaseChatModel):
             "model", "ar_drafter", "diffusion_drafter", "neural_router", "device", "dtype", "stop",
             "constrain", "tool_format", *ROUTING, *SAMPLING,
         )  # fmt: skip
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in names} | {"model": self._named}
+
+    @property
+    def _named(self) -> str | Path | None:
+        """Whose answers these are: LangChain keeps them apart by it."""
+        return self.model if self.engine is None else self.engine.model_name
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         params = super()._get_ls_params(stop=stop, **kwargs)
         params["ls_provider"] = PROVIDER
-        params.setdefault("ls_model_name", str(self.model or "default"))
+        params.setdefault("ls_model_name", str(self._named or "default"))
         return params
 
     def _resolve_model_profile(self) -> ModelProfile:
@@ -207,7 +216,6 @@ class ChatWhiFlash(BaseChatModel):
         self,
         messages: list[BaseMessage],
         tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool] | None = None,
-        **_: Any,
     ) -> int:
         """Tokens of the whole prompt, chat template and tools included."""
         specs = [convert_to_openai_tool(tool) for tool in tools or ()]
@@ -243,7 +251,10 @@ class ChatWhiFlash(BaseChatModel):
         if self.on_trace is not None:
             self.on_trace(trace)
         if self.trace is not None:
-            self.trace.write_text(page(trace, engine.tokenizer), encoding="utf-8")
+            try:
+                self.trace.write_text(page(trace, engine.tokenizer), encoding="utf-8")
+            except OSError as error:  # an answer is worth more than its page
+                warnings.warn(f"trace={self.trace}: {error}", stacklevel=2)
 
     async def _agenerate(
         self,
@@ -261,8 +272,9 @@ class ChatWhiFlash(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        async for chunk in from_thread(lambda: self._stream(messages, stop, **kwargs)):
-            yield chunk
+        async with aclosing(from_thread(lambda: self._stream(messages, stop, **kwargs))) as chunks:
+            async for chunk in chunks:
+                yield chunk
 
     def _request(
         self, messages: Sequence[BaseMessage], stop: list[str] | None, given: Mapping[str, object]
@@ -270,6 +282,8 @@ class ChatWhiFlash(BaseChatModel):
         """All checks that need no engine, then the engine, then the prompt."""
         own = {name: getattr(self, name) for name in ("model", "constrain", *SAMPLING, *ROUTING)}
         wish = Wish.of(messages, given, own, (self.stop, stop))
+        if self.engine is not None and not {*self.model_fields_set, *given} & {*ROUTING}:
+            wish = replace(wish, router=None)
         engine, prompter = self._loaded()
         return wish.request(engine, prompter), engine
 

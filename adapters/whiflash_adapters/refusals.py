@@ -24,7 +24,7 @@ def compiled(engine: TokenEngine, grammar: str, request: Request) -> Constraint:
 
 def _culprit(engine: TokenEngine, request: Request) -> str:
     """Only now, when something is wrong, is each tool compiled by itself."""
-    for tool in request.tools:
+    for tool in request.allowed:
         ask = Ask([tool], "required", strict=request.strict, reasoning=request.reasoning)
         try:
             engine.grammar(request.format.grammar(ask))

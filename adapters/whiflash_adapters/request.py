@@ -38,14 +38,19 @@ _PER_CALL = frozenset({
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Everything about one answer that is decided before the engine works."""
+    """Everything about one answer that is decided before the engine works.
+
+    router: None leaves it to the engine. tools: those told of in the prompt; allowed: those that
+    may be called.
+    """
 
     prompt: tuple[int, ...]
     format: CallFormat
     sampling: SamplingConfig
-    router: RouterConfig
+    router: RouterConfig | None
     stops: tuple[str, ...] = ()
     grammar: str | None = None
+    allowed: tuple[Tool, ...] = ()
     tools: tuple[Tool, ...] = ()
     reasoning: bool = False
     document: bool = False
@@ -56,12 +61,12 @@ class Request:
 class Wish:
     """One call as it was made, checked as far as it can be without a model.
 
-    tools: those told of in the prompt. allowed: those that may be called.
+    The fields that `Request` has too mean the same.
     """
 
     turns: tuple[TemplateMessage, ...]
     sampling: SamplingConfig
-    router: RouterConfig
+    router: RouterConfig | None
     stops: tuple[str, ...]
     tools: tuple[Tool, ...]
     allowed: tuple[Tool, ...]
@@ -122,6 +127,7 @@ class Wish:
             router=self.router,
             stops=self.stops,
             grammar=prompter.format.grammar(ask) if self.constrained else None,
+            allowed=self.allowed,
             tools=self.tools,
             reasoning=reasoning,
             document=self.final is not None,

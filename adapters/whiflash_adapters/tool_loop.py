@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as TooLate
 from dataclasses import dataclass
 from typing import TypeVar, cast
@@ -118,15 +119,27 @@ class ToolLoop:
             retry=retry_if_exception_type(self._retry_on),
             reraise=True,
         )
-        pool = ThreadPoolExecutor(1, thread_name_prefix=f"tool {chosen.name}")
-        running = pool.submit(tries, chosen.invoke, call["args"])
-        pool.shutdown(wait=False)
+        running = _started(lambda: tries(chosen.invoke, call["args"]), f"tool {chosen.name}")
         try:
             return str(running.result(self._timeout))
         except TooLate:
             if running.done():  # the tool's own
                 raise
             raise TimeoutError(f"{chosen.name} took more than {self._timeout:g} seconds") from None
+
+
+def _started(work: Callable[[], object], name: str) -> Future[object]:
+    """Runs in a thread that does not keep the process from ending, as those of a pool do."""
+    result: Future[object] = Future()
+
+    def run() -> None:
+        try:
+            result.set_result(work())
+        except BaseException as error:  # raised again by `result`
+            result.set_exception(error)
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return result
 
 
 def generate_structured(

@@ -71,11 +71,12 @@ class Engine:
         stop_token_ids: Sequence[int] = (),
         reuse_bytes: int = REUSE_BYTES,
     ) -> None:
-        """identity: of the weights; None takes the name. Statistics are kept under it."""
+        """identity: of the weights; None takes the name. What is learned of them goes under it."""
         self.target = target
         self.drafters = dict(drafters)
         self.tokenizer = tokenizer
         self.model_name = model_name
+        self.identity = identity or model_name
         self.stop_token_ids = tuple(stop_token_ids)
         self._bytes = TokenBytes(tokenizer)
         self._turn = threading.Lock()
@@ -85,7 +86,7 @@ class Engine:
             router or RouterConfig(),
             router_net,
             statistics,
-            identity or model_name,
+            self.identity,
             self._turn,
         )
         self._grammars: GrammarFactory | None = None

@@ -45,9 +45,11 @@ class PrefixStore:
             return self._kept.pop(best)
 
     def give(self, sequence: SequenceState) -> None:
-        """Keep a sequence that nobody works on any more."""
+        """Keep a sequence that nobody works on any more, unless it alone is over the limit."""
+        if sequence.nbytes > self._limit:
+            return
         with self._lock:
             self._kept.append(sequence)
             held = [kept.nbytes for kept in self._kept]
-            while self._kept and sum(held) > self._limit:
+            while sum(held) > self._limit:
                 del self._kept[0], held[0]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -54,9 +55,14 @@ def keep(path: Path, policy: EntropyPolicy | NeuralPolicy, model: str) -> None:
         "cells": [[key, [[round(n, 3) for n in row] for row in rows]] for key, rows in cells],
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.{os.getpid()}")
-    beside.write_text(json.dumps(told), encoding="utf-8")
-    beside.replace(path)
+    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    try:
+        with open(handle, "w", encoding="utf-8") as stream:
+            json.dump(told, stream)
+        os.replace(beside, path)
+    except BaseException:
+        os.unlink(beside)
+        raise
 
 
 def _key(parts: Sequence[str | int]) -> Key:

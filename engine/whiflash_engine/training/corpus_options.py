@@ -56,6 +56,8 @@ class CorpusOptions:
         if self.shares.keys() != {*KINDS} or not (min(shares) >= 0 < sum(shares) < math.inf):
             why = f"should be a number for each of {', '.join(KINDS)}, not all 0"
             raise ConfigError("shares", dict(self.shares), why)
+        if not 0 <= self.composed_tools <= 1:
+            raise ConfigError("composed_tools", self.composed_tools, "should be between 0 and 1")
         if self.temperature < 0:
             raise ConfigError("temperature", self.temperature, "should not be negative")
 

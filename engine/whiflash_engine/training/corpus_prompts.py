@@ -7,16 +7,20 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from whiflash_engine.errors import ConfigError
+from whiflash_engine.sampling import uniform
 from whiflash_engine.training import composed
 from whiflash_engine.training.adapter_data import LessonBuilder
 from whiflash_engine.training.chat import HubTokenizer
 from whiflash_engine.training.corpus_options import CorpusOptions
-from whiflash_engine.training.generate import Job, uniform
+from whiflash_engine.training.generate import Job
 from whiflash_engine.training.gold import tool_name, words
 from whiflash_engine.training.grammars import PromptGrammars
 from whiflash_engine.training.mixes import AdapterMix
 from whiflash_engine.training.rows import KINDS, Json, PromptRow, load_by_ids
 
+_PATIENCE = 50
+"""Prompts composed for each one that is wanted: some are too long."""
 KEPT_FOR_DEMONSTRATION = ("Tokyo",)
 """What demonstrations ask about is not drafted from memory."""
 
@@ -37,7 +41,7 @@ class Prompt:
         own argmax."""
 
         def coin(purpose: str) -> bool:
-            return uniform(options.seed, f"{self.id}/{purpose}", 0) < 0.5
+            return uniform(options.seed, 0, f"{self.id}/{purpose}") < 0.5
 
         greedy, grammar = int(coin("temperature")), grammars.of(self.schema, self.tools)
         for number in range(options.replies if split == "train" else 1):
@@ -111,7 +115,9 @@ def _composed(
     rng = random.Random(f"{options.seed}/{split}")
     builder = LessonBuilder(options.data, split, AdapterMix(), rng.randrange(2**31))
     prompts: list[Prompt] = []
-    while len(prompts) < count:
+    for _ in range(_PATIENCE * count):
+        if len(prompts) == count:
+            return prompts
         family = rng.choice(composed.FAMILIES)
         loop = family(builder.rng)
         if any(city in loop.question for city in KEPT_FOR_DEMONSTRATION):
@@ -124,4 +130,5 @@ def _composed(
             prompts.append(
                 Prompt(f"{name}-{len(prompts):05d}", "tool", name, tuple(ids), lesson.tools)
             )
-    return prompts
+    why = "is too short for the composed tool prompts; raise it, or make none (composed_tools=0)"
+    raise ConfigError("max_prompt", options.max_prompt, why)

@@ -225,5 +225,4 @@ def train_dflash(options: DFlashOptions, report: Report) -> None:
     material = load_material(options)
     report({"draft_vocab": options.draft_vocab, "coverage": round(material.coverage, 4)})
     trainee = DFlashTrainee(options, material)
-    report(dict(trainee.evaluate()))
     train(trainee, options.loop(len(trainee.batches)), options.run, report)

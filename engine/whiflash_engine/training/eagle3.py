@@ -198,5 +198,4 @@ def train_eagle3(options: Eagle3Options, report: Report) -> None:
     material = load_material(options)
     report({"draft_vocab": options.draft_vocab, "coverage": round(material.coverage, 4)})
     trainee = Eagle3Trainee(options, material)
-    report(dict(trainee.evaluate()))
     train(trainee, options.loop(len(trainee.batches)), options.run, report)

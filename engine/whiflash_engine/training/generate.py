@@ -7,7 +7,6 @@ here every slot owns a fixed stretch of one buffer. Grouped-query attention is w
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from whiflash_engine.constraint import Constraint
+from whiflash_engine.sampling import draw, uniform
 from whiflash_engine.training.llama import DecoderLayer, Llama, rope_table
 
 
@@ -43,12 +43,6 @@ class Answer:
     features: Tensor | None = None
     """[P, taps+1, H] float16 for the P positions the model has run (all but the last token's):
     the tapped boundaries, then the normed last hidden state. None where nothing is tapped."""
-
-
-def uniform(seed: int, key: str, index: int) -> float:
-    """A number in [0,1) that depends on nothing but its arguments: the same in any batch."""
-    digest = hashlib.blake2b(f"{seed}/{key}/{index}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") / 2.0**64
 
 
 class BatchGenerator:
@@ -182,9 +176,8 @@ class BatchGenerator:
                 scores = grammar.mask(scores, token)
                 token = int(scores.argmax())
             if job.temperature > 0:
-                mass = torch.softmax(scores / job.temperature, -1).cumsum(-1)
-                mark = uniform(self.seed, job.key, len(self.out[slot])) * float(mass[-1])
-                token = min(int(torch.searchsorted(mass, mark, right=True)), len(mass) - 1)
+                number = uniform(self.seed, len(self.out[slot]), job.key)
+                token = draw(torch.softmax(scores / job.temperature, -1), number)
             if grammar is not None:
                 grammar.constraint.commit([token])
             self.out[slot].append(token)

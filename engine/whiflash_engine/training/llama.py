@@ -1,9 +1,9 @@
-"""A plain Llama forward for training: right-padded batches, no cache, no mask.
+"""A plain Llama forward for training: right-padded batches, no cache.
 
 Parameter names are those of the published checkpoints, so loading is `load_state_dict`.
 Right padding needs no mask under causal attention (nothing real looks at a later position),
 which keeps scaled_dot_product_attention on its fast path; this is where most of the time of
-a general implementation goes on a CPU.
+a general implementation goes on a CPU. Only packed conversations bring a mask, their `Layout`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from whiflash_engine.errors import CheckpointError
 from whiflash_engine.loading import choose_dtype
 from whiflash_engine.training.model_files import read_json, read_tensors
 
@@ -38,6 +39,13 @@ class LlamaShape:
         config = read_json(folder / "config.json")
         rope = config.mapping("rope_parameters")
         theta = rope.number("rope_theta", 10000.0) if rope else 10000.0
+        for scaling in (rope, config.mapping("rope_scaling")):
+            values = {} if scaling is None else scaling.values
+            kind = values.get("rope_type", values.get("type", "default"))
+            if kind != "default":  # its features would be wrong, and nothing would tell
+                raise CheckpointError(
+                    folder / "config.json", f"rope_type {kind!r} cannot be trained for"
+                )
         heads = config.integer("num_attention_heads")
         hidden = config.integer("hidden_size")
         return cls(

@@ -111,6 +111,7 @@ def train(trainee: Trainee, options: LoopOptions, folder: Path, report: Report) 
     """Run (or continue) to the end of the schedule or of the budget."""
     checkpoint = Checkpoint(folder, trainee.settings)
     step, tokens, before = checkpoint.load(trainee)
+    untrained = dict(trainee.evaluate()) if step == 0 else None  # not part of the budget
     first_step, began = step, time.monotonic()
     saved = evaluated = began
     budget = options.minutes * 60 if options.minutes is not None else None
@@ -133,6 +134,8 @@ def train(trainee: Trainee, options: LoopOptions, folder: Path, report: Report) 
         report(line)
 
     folder.mkdir(parents=True, exist_ok=True)
+    if untrained:
+        curve(untrained)
     try:
         while step < options.steps and (budget is None or spent() < budget):
             done = max(step / options.steps, spent() / budget if budget else 0.0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from whiflash_engine.checkpoints.unpack import TEMPLATE
 from whiflash_engine.errors import ConfigError
 from whiflash_engine.training.adapter import AdapterOptions, merge_adapter, train_adapter
 from whiflash_engine.training.corpus_options import CorpusOptions
@@ -55,7 +56,7 @@ def train_miniature(
     )  # fmt: skip
     train_adapter(adapter, report)
     model = root / "model"
-    if not model.exists():
+    if not (model / TEMPLATE).exists():  # what is written last
         merge_adapter(options.model, adapter.output, options.template, model)
     report({"step": "corpus"})
     corpus = CorpusOptions(

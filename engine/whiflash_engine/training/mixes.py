@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class AdapterMix:
-    """Conversations per kind. What is missing in the data is left out."""
+    """Conversations per kind; as many as the data has, where that is less."""
 
     gold: Mapping[str, int] = field(
         default_factory=lambda: {
@@ -40,7 +40,8 @@ class AdapterMix:
     documents: int = 0
     """JSON replies of the untouched model, decoded under the prompt's schema."""
     catalogues: int = 0
-    """Groups of ten requests to a choice of Snips' seven tools; a fifth of them fit none."""
+    """Groups of ten requests to a choice of Snips' seven tools, two of which fit none of them, or
+    of eight requests to all seven."""
     doubted: int = 0
     """Gold rows, each with requests of two others to the same tools, which are refused."""
     max_prompt: int = 420

@@ -49,7 +49,8 @@ def _called(data: Path, split: str, source: str) -> list[Called]:
 
 
 def _catalogues(rng: random.Random, rows: Sequence[Called], count: int) -> list[list[Lesson]]:
-    """Every group has its own choice of the tools; a fifth of its requests asks for another."""
+    """Every group has its own choice of the tools; where that is not all of them, a fifth of the
+    requests asks for another."""
     tools = {tool_name(tool): tool for row, _ in rows for tool in row.tools}
     groups: list[list[Lesson]] = []
     waiting: list[Called] = []
