@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from whiflash_agents.prompt_options import add_prompt_options, chosen_rows, say
 from whiflash_engine.config import require
 
 if TYPE_CHECKING:
@@ -28,20 +28,10 @@ def add_evaluate_parser(subparsers: argparse._SubParsersAction[argparse.Argument
     calls.add_argument("--max-prompt", type=int, default=1500, help="longest prompt in tokens")
     calls.set_defaults(run=_calls)
     drafters = what.add_parser("drafters", help="acceptance length, who wins where, fill-in")
-    drafters.add_argument("--model", help="folder, GGUF file or hub id; default: the embedded one")
-    drafters.add_argument("--ar-drafter", help="folder of an EAGLE-3 checkpoint")
-    drafters.add_argument("--diffusion-drafter", help="folder of a DFlash checkpoint")
-    drafters.add_argument("--data", type=Path, help="folder of prompts; default: the package's")
-    drafters.add_argument("--ids", type=Path, help="file of prompt ids: take only these")
-    drafters.add_argument("--per-kind", type=int, default=10, help="prompts of each kind")
-    drafters.add_argument("--tokens", type=int, default=128, help="new tokens a prompt")
+    add_prompt_options(drafters, per_kind=10, tokens=128)
     drafters.set_defaults(run=_drafters)
     agents = what.add_parser("agents", help="what kept turns and forced tokens save")
-    agents.add_argument("--model", help="folder, GGUF file or hub id; default: the embedded one")
-    agents.add_argument("--data", type=Path, help="folder of prompts; default: the package's")
-    agents.add_argument("--ids", type=Path, help="file of prompt ids: take only these")
-    agents.add_argument("--per-kind", type=int, default=10, help="prompts of each kind")
-    agents.add_argument("--tokens", type=int, default=128, help="new tokens a prompt")
+    add_prompt_options(agents, per_kind=10, tokens=128)
     agents.add_argument("--repeats", type=int, default=3, help="of the conversation")
     agents.set_defaults(run=_agents)
     grammar = what.add_parser("grammar", help="schemas with valid and invalid instances")
@@ -66,10 +56,10 @@ def _calls(args: argparse.Namespace) -> int:
     template = SMOLLM2_TOOLS.template.read_text(encoding="utf-8")
     scores: dict[str, Mapping[str, Mapping[str, int]]] = {}
     for name in args.model or ["smollm2-135m", "default"]:
-        engine = Engine.load(None if name == "default" else name, report=_say)
+        engine = Engine.load(None if name == "default" else name, report=say)
         scores[name] = measure_calls(
             engine, args.data, per_group=args.per_group, tokens=args.tokens,
-            max_prompt=args.max_prompt, template=template, report=_say,
+            max_prompt=args.max_prompt, template=template, report=say,
         )  # fmt: skip
     Console(stderr=True).print(scores_table(scores))
     print(json.dumps(scores))
@@ -77,13 +67,9 @@ def _calls(args: argparse.Namespace) -> int:
 
 
 def _prompts(args: argparse.Namespace) -> list[Prompt]:
-    from whiflash_agents.measure.prompts import balanced, from_folder, named, shipped
+    from whiflash_agents.measure.prompts import balanced
 
-    require(args.tokens > 0, "tokens", args.tokens, "must be at least 1")
-    rows = shipped() if args.data is None else list(from_folder(args.data))
-    if args.ids is not None:
-        rows = named(rows, args.ids)
-    return balanced(rows, args.per_kind)
+    return balanced(chosen_rows(args), args.per_kind)
 
 
 def _agents(args: argparse.Namespace) -> int:
@@ -92,11 +78,12 @@ def _agents(args: argparse.Namespace) -> int:
     from whiflash_agents.measure.agents import measure_forced, measure_turns
     from whiflash_engine.engine import Engine
 
-    engine = Engine.load(args.model, report=_say)
-    turns = measure_turns(engine, args.repeats, _say)
-    print(
-        json.dumps({"turns": turns, "forced": measure_forced(engine, prompts, args.tokens, _say)})
-    )
+    engine = Engine.load(
+        args.model, ar_drafter=args.ar_drafter, diffusion_drafter=args.diffusion_drafter,
+        report=say,
+    )  # fmt: skip
+    turns = measure_turns(engine, args.repeats, say)
+    print(json.dumps({"turns": turns, "forced": measure_forced(engine, prompts, args.tokens, say)}))
     return 0
 
 
@@ -107,9 +94,9 @@ def _drafters(args: argparse.Namespace) -> int:
 
     engine = Engine.load(
         args.model, ar_drafter=args.ar_drafter, diffusion_drafter=args.diffusion_drafter,
-        report=_say,
+        report=say,
     )  # fmt: skip
-    print(json.dumps(measure_drafting(engine, prompts, args.tokens, _say)))
+    print(json.dumps(measure_drafting(engine, prompts, args.tokens, say)))
     return 0
 
 
@@ -121,14 +108,10 @@ def _grammar(args: argparse.Namespace) -> int:
     from whiflash_engine.constraint import GrammarFactory
     from whiflash_engine.text import load_tokenizer, stop_token_ids
 
-    folder = resolve_model(args.model, report=_say).path
+    folder = resolve_model(args.model, report=say).path
     tokenizer = load_tokenizer(folder)
     stops = stop_token_ids(folder, tokenizer)
     size = load_config(folder).vocab_size
     factory = GrammarFactory(tokenizer.backend_tokenizer, size, stops)
     print(json.dumps(judge_folder(args.data, factory, tokenizer)))
     return 0
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

@@ -16,7 +16,8 @@ from whiflash_agents.measure.start import PromptStart
 from whiflash_engine.config import RouterConfig, require
 from whiflash_engine.engine import Engine
 from whiflash_engine.errors import ConstraintError
-from whiflash_engine.training.rounds import ARMS, Drafted, Report, Rounds, log_rounds
+from whiflash_engine.training.loop import Report
+from whiflash_engine.training.rounds import ARMS, Drafted, Rounds, log_rounds
 from whiflash_engine.training.router import RouterOptions, fit
 from whiflash_engine.training.router_worth import worth
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from whiflash_engine.checkpoints.lora import merge_lora, read_lora
 from whiflash_engine.checkpoints.unpack import TEMPLATE
 from whiflash_engine.training.adapter_data import LessonBuilder
+from whiflash_engine.training.batching import epoch_batches
 from whiflash_engine.training.chat import HubTokenizer
 from whiflash_engine.training.lessons import tokenise
 from whiflash_engine.training.llama import Llama, load_llama
@@ -74,7 +74,11 @@ class AdapterTrainee:
         self._optimiser = torch.optim.AdamW(
             parameters, lr=options.learning_rate, weight_decay=0.0, betas=(0.9, 0.98)
         )
-        self.batches = _batches(lessons, options.batch, options.epochs, options.seed)
+        self.batches = [
+            batch
+            for epoch in range(options.epochs)
+            for batch in epoch_batches(lessons, options.batch, options.seed, epoch, _length)
+        ]
         self.settings: Mapping[str, object] = {
             "base": fingerprint(options.model), "lora": asdict(options.lora),
             "mix": asdict(options.mix), "seed": options.seed, "batch": options.batch,
@@ -119,19 +123,8 @@ def opening_weights(learn: Tensor, opening: float) -> Tensor:
     return torch.where(early, opening, 1.0)
 
 
-def _batches(lessons: Sequence[Pack], size: int, epochs: int, seed: int) -> list[list[Pack]]:
-    """Batches of similar length (little padding), in random order."""
-    rng = random.Random(seed)
-    batches: list[list[Pack]] = []
-    for _ in range(epochs):
-        order = list(lessons)
-        rng.shuffle(order)
-        for start in range(0, len(order), size * 16):
-            pool = sorted(order[start : start + size * 16], key=lambda one: len(one.ids))
-            packs = [pool[i : i + size] for i in range(0, len(pool), size)]
-            rng.shuffle(packs)
-            batches += packs
-    return batches
+def _length(pack: Pack) -> tuple[int, ...]:
+    return (len(pack.ids),)
 
 
 def train_adapter(options: AdapterOptions, report: Report) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,9 +23,8 @@ from whiflash_engine.training.corpus_prompts import Prompt, corpus_prompts
 from whiflash_engine.training.generate import Answer, BatchGenerator
 from whiflash_engine.training.grammars import PromptGrammars, ToolGrammar
 from whiflash_engine.training.llama import Llama, LlamaShape, load_llama
+from whiflash_engine.training.loop import Report
 from whiflash_engine.training.model_files import fingerprint, read_json, write_json, writing
-
-Report = Callable[[Mapping[str, float | str]], None]
 
 
 def write_corpus(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from whiflash_engine.config import require
 from whiflash_engine.training.dflash_model import DFlash, warm_start
-from whiflash_engine.training.drafter_parts import Batch, epoch_batches, make_batch
+from whiflash_engine.training.drafter_parts import Batch, drafter_batches, make_batch
 from whiflash_engine.training.drafter_run import (
     DrafterOptions,
     Material,
@@ -72,11 +72,9 @@ class DFlashTrainee:
         else:
             go_on_from(self.drafter, options.start)
         self._optimisers = make_optimisers(self.drafter, options)
-        self.batches = [
-            batch
-            for epoch in range(options.epochs)
-            for batch in epoch_batches(material.samples, options.batch, options.seed, epoch)
-        ]
+        self.batches = drafter_batches(
+            material.samples, options.batch, options.seed, options.epochs
+        )
         self.mask = material.embed(torch.tensor(options.mask_token))
         self.settings: Mapping[str, object] = run_settings(
             options, material,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from whiflash_engine.training.batching import epoch_batches
 from whiflash_engine.training.corpus import Corpus, Sample
 
 
@@ -109,20 +109,15 @@ def ungroup(x: Tensor, heads: int) -> Tensor:
     return per_head.transpose(1, 2).flatten(2)
 
 
-def epoch_batches(
-    samples: Sequence[Sample], size: int, seed: int, epoch: int
+def drafter_batches(
+    samples: Sequence[Sample], size: int, seed: int, epochs: int
 ) -> list[list[Sample]]:
-    """Batches of similar length in random order; the same for the same arguments."""
-    rng = random.Random(f"{seed}/{epoch}")
-    order = list(samples)
-    rng.shuffle(order)
-    batches: list[list[Sample]] = []
-    for start in range(0, len(order), size * 16):
-        pool = sorted(order[start : start + size * 16], key=_size_key)
-        packs = [pool[i : i + size] for i in range(0, len(pool), size)]
-        rng.shuffle(packs)
-        batches += packs
-    return batches
+    """Of all epochs, one after the other."""
+    return [
+        batch
+        for epoch in range(epochs)
+        for batch in epoch_batches(samples, size, seed, epoch, _size_key)
+    ]
 
 
 def _size_key(sample: Sample) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from whiflash_engine.errors import ConfigError
 from whiflash_engine.training.corpus import Sample
-from whiflash_engine.training.drafter_parts import Batch, epoch_batches, make_batch
+from whiflash_engine.training.drafter_parts import Batch, drafter_batches, make_batch
 from whiflash_engine.training.drafter_run import (
     DrafterOptions,
     Material,
@@ -56,11 +56,9 @@ class Eagle3Trainee:
         else:
             go_on_from(self.head, options.start)
         self._optimisers = make_optimisers(self.head, options)
-        self.batches = [
-            batch
-            for epoch in range(options.epochs)
-            for batch in epoch_batches(material.samples, options.batch, options.seed, epoch)
-        ]
+        self.batches = drafter_batches(
+            material.samples, options.batch, options.seed, options.epochs
+        )
         self.settings: Mapping[str, object] = run_settings(
             options, material,
             {"aux": list(self.aux), "steps": options.steps, "decay": options.decay},

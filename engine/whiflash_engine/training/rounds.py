@@ -18,13 +18,12 @@ from torch import Tensor
 from whiflash_engine.config import ArmName
 from whiflash_engine.errors import CheckpointError
 from whiflash_engine.router.neural import Array
+from whiflash_engine.training.loop import Report
 from whiflash_engine.training.model_files import read_json, read_tensors, write_json, write_tensors
 
 ARMS: tuple[ArmName, ...] = ("ar", "diffusion")
 _HELD_OUT = 9
 """Every ninth prompt is held out: kinds take turns, and four of them would share eight."""
-
-Report = Callable[[Mapping[str, float | str]], None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from whiflash_engine.config import require
 from whiflash_engine.router.neural import STRUCTURE
+from whiflash_engine.training.loop import Report
 from whiflash_engine.training.model_files import write_json, write_tensors
 from whiflash_engine.training.optim import rate
-from whiflash_engine.training.rounds import ARMS, Report, Rounds
+from whiflash_engine.training.rounds import ARMS, Rounds
 
 
 @dataclass(frozen=True)
