@@ -132,12 +132,12 @@ class Router:
         shortest = width - len(expected) + 1
         backlog, balance = context.backlog.get(arm, 0), self._balance
         seconds = self._costs.expected(arm, shortest, width, backlog) if balance else expected
-        best, drafts = -math.inf, 0
+        best, drafts = 0.0, 0
         for i, (tokens, cost) in enumerate(zip(expected, seconds, strict=True)):
-            score = math.log(tokens) - balance * math.log(cost)
-            if score >= best:  # of equals the longest
-                best, drafts = score, shortest + i - 1
-        return best + self._span_bias * (FAVOURED.get(context.span) == arm), drafts
+            worth = tokens / cost**balance
+            if worth >= best:  # of equals the longest
+                best, drafts = worth, shortest + i - 1
+        return math.log(best) + self._span_bias * (FAVOURED.get(context.span) == arm), drafts
 
     def _stale(self, candidates: Sequence[ArmName], context: RouteContext) -> ArmName | None:
         """An arm that is due for a probe.
