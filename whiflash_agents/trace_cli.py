@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import get_args
 
+from whiflash_agents.prompt_options import say
 from whiflash_engine.config import RouterName, SamplingConfig, require
 
 QUESTION = "Write a short JSON object that describes a cat, then explain each of its keys."
@@ -38,7 +38,7 @@ def _trace(args: argparse.Namespace) -> int:
     told: list[Trace] = []
     engine = Engine.load(
         args.model, ar_drafter=args.ar_drafter, diffusion_drafter=args.diffusion_drafter,
-        router=args.router, report=lambda said: print(said, file=sys.stderr),
+        router=args.router, report=say,
     )  # fmt: skip
     chat = ChatWhiFlash(
         engine=engine, router=args.router, max_tokens=args.max_tokens, trace=args.output,

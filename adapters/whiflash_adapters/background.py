@@ -35,14 +35,14 @@ async def from_thread(make: Callable[[], Iterator[T]]) -> AsyncGenerator[T, None
 
     def work() -> None:
         try:
-            _run()
+            read()
             tell(None)
         except BaseException as error:  # raised again where it is awaited
             tell(error)
         with suppress(RuntimeError):
             loop.call_soon_threadsafe(ended.set_result, None)
 
-    def _run() -> None:
+    def read() -> None:
         for value in make():
             if abandoned.is_set():
                 break
