@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import cast
@@ -67,6 +68,7 @@ class FakeEngine:
         constraint: Constraint | None = None,
         router: RouterConfig | None = None,
         span: Span = "text",
+        cancelled: threading.Event | None = None,
     ) -> Iterator[Round]:
         sampling = sampling or SamplingConfig()
         self.prompts.append(str(self.tokenizer.decode(list(token_ids))))

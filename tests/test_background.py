@@ -13,6 +13,8 @@ import pytest
 from tests.fake_engine import FakeEngine
 from whiflash_adapters.background import from_thread
 from whiflash_adapters.chat import ChatWhiFlash
+from whiflash_adapters.generation import Trace
+from whiflash_engine.engine import Engine
 
 WHO = contextvars.ContextVar("who", default="nobody")
 
@@ -20,13 +22,13 @@ WHO = contextvars.ContextVar("who", default="nobody")
 def test_everything_arrives_in_order_with_the_callers_context() -> None:
     async def read() -> list[object]:
         WHO.set("caller")
-        return [x async for x in from_thread(lambda: iter([1, 2, WHO.get()]))]
+        return [x async for x in from_thread(lambda _: iter([1, 2, WHO.get()]))]
 
     assert asyncio.run(read()) == [1, 2, "caller"]
 
 
 def test_errors_are_raised_where_they_are_awaited() -> None:
-    def broken() -> Iterator[int]:
+    def broken(_: threading.Event) -> Iterator[int]:
         yield 1
         raise ValueError("broken")
 
@@ -46,7 +48,7 @@ class Endless:
     def __init__(self) -> None:
         self.closed = threading.Event()
 
-    def __call__(self) -> Iterator[int]:
+    def __call__(self, _: threading.Event) -> Iterator[int]:
         try:
             while True:
                 time.sleep(0.005)
@@ -128,3 +130,21 @@ def test_many_at_once_say_what_each_says_alone() -> None:
         return [answer.text for answer in answers]
 
     assert asyncio.run(all_of_them()) == ["hello there"] * 12
+
+
+def test_an_answer_that_waits_for_the_engine_can_be_left(engine: Engine) -> None:
+    heard: list[Trace] = []
+    chat = ChatWhiFlash(engine=engine, on_trace=heard.append)
+
+    async def leave() -> None:
+        task = asyncio.create_task(chat.ainvoke("hi"))
+        await asyncio.sleep(0.2)
+        task.cancel()
+        await asyncio.sleep(0)
+        engine._turn.release()  # the other answer is done with its round
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    engine._turn.acquire()
+    asyncio.run(leave())
+    assert not heard and not engine._prefixes._kept

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -77,6 +78,32 @@ def test_two_streams_in_one_thread_do_not_wait_for_each_other() -> None:
     one, two = (engine.generate([i, 2, 3], sampling=_SHORT) for i in (1, 5))
     rounds = [(next(one), next(two)) for _ in range(5)]
     assert all(a.position >= 3 and b.position >= 3 for a, b in rounds)
+
+
+def test_a_cancelled_prompt_is_not_run_and_what_was_kept_stays() -> None:
+    engine, stop = _engine(), threading.Event()
+    prompt = list(range(1, 41))
+    first = engine.complete(prompt, sampling=_SHORT)
+    later = [*prompt, *first.tokens, 7, 8, 9]
+    stop.set()
+    for cancelled in (later, list(range(50, 10, -1))):
+        assert list(engine.generate(cancelled, sampling=_SHORT, cancelled=stop)) == []
+    again = engine.complete(later, sampling=_SHORT)
+    assert again.stats.cached >= len(prompt)
+    assert again.tokens == _engine().complete(later, sampling=_SHORT).tokens
+
+
+def test_a_sequence_that_waits_for_its_turn_can_be_cancelled() -> None:
+    engine, stop = _engine(), threading.Event()
+    rounds: list[Round] = []
+    with engine._turn:  # another sequence's round
+        waiting = threading.Thread(
+            target=lambda: rounds.extend(engine.generate([1, 2, 3], cancelled=stop))
+        )
+        waiting.start()
+        stop.set()
+    waiting.join(10)
+    assert not waiting.is_alive() and not rounds
 
 
 def test_a_seed_does_not_make_a_router_forget() -> None:

@@ -18,11 +18,12 @@ class _Item(Generic[T]):
     value: T
 
 
-async def from_thread(make: Callable[[], Iterator[T]]) -> AsyncGenerator[T, None]:
-    """Yield what `make()` yields; one thread runs it from beginning to end.
+async def from_thread(make: Callable[[threading.Event], Iterator[T]]) -> AsyncGenerator[T, None]:
+    """Yield what `make(abandoned)` yields; one thread runs it from beginning to end.
 
-    Whoever stops reading (break, cancellation) stops the thread at its next item, and the
-    iterator is closed before control returns: it may hold an engine.
+    Whoever stops reading (break, cancellation) stops the thread at its next item, or sooner if
+    the iterator looks at `abandoned`, and it is closed before control returns: it may hold an
+    engine.
     """
     loop = asyncio.get_running_loop()
     ended = loop.create_future()
@@ -43,7 +44,7 @@ async def from_thread(make: Callable[[], Iterator[T]]) -> AsyncGenerator[T, None
             loop.call_soon_threadsafe(ended.set_result, None)
 
     def read() -> None:
-        for value in make():
+        for value in make(abandoned):
             if abandoned.is_set():
                 break
             tell(_Item(value))

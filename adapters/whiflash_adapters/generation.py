@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -41,10 +42,13 @@ class Trace:
 
 
 class Answer:
-    """Iterate once over the chunks; afterwards `trace` is there."""
+    """Iterate once over the chunks; afterwards `trace` is there. An answer that is cancelled
+    breaks off and has none."""
 
-    def __init__(self, engine: TokenEngine, request: Request) -> None:
-        self._engine, self._request = engine, request
+    def __init__(
+        self, engine: TokenEngine, request: Request, cancelled: threading.Event | None = None
+    ) -> None:
+        self._engine, self._request, self._cancelled = engine, request, cancelled
         self._rounds: list[Round] = []
         self._calls = 0  # complete ones
         self._index = -1  # of the block being told: a stretch of text or reasoning, or a call
@@ -65,6 +69,8 @@ class Answer:
             yield from self._told(parser.feed(guard.feed(text.feed(round_.tokens))))
             if guard.hit:  # the engine may be left between any two rounds
                 break
+        if self._cancelled is not None and self._cancelled.is_set():
+            return
         if not guard.hit:
             yield from self._told(parser.feed(guard.feed(text.finish())))
             yield from self._told(parser.feed(guard.finish()))
@@ -93,6 +99,7 @@ class Answer:
             constraint=constraint,
             router=request.router,
             span="reasoning" if request.reasoning else "text",
+            cancelled=self._cancelled,
         )
 
     def _told(self, events: Iterable[Event]) -> Iterator[AIMessageChunk]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -34,6 +35,7 @@ class TokenEngine(Protocol):
         constraint: Constraint | None = None,
         router: RouterConfig | None = None,
         span: Span = "text",
+        cancelled: threading.Event | None = None,
     ) -> Iterator[Round]: ...
 
     def grammar(self, lark: str) -> Constraint: ...

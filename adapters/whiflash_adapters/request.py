@@ -84,8 +84,8 @@ class Wish:
         own: Values,
         stops: Sequence[object],
     ) -> Wish:
-        """given: of the call. own: the model's values, for what the call leaves out or None.
-        stops: of the model and of the call."""
+        """given: of the call. own: the model's values, for what the call leaves out or None; no
+        router among them leaves routing to the engine. stops: of the model and of the call."""
         turns = to_template(messages)
         _refuse_unknown(given, own)
         values = {**own, **{k: v for k, v in given.items() if k in own and v is not None}}
@@ -99,7 +99,7 @@ class Wish:
         return cls(
             turns=tuple(turns if final is None else with_schema(turns, final)),
             sampling=sampling_config(values),
-            router=router_config(values),
+            router=router_config(values) if "router" in values else None,
             stops=stop_strings(*stops),
             tools=() if mode == "none" else tuple(tools),
             allowed=tuple(allowed),

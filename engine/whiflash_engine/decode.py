@@ -26,12 +26,15 @@ def decode(
     sequence: SequenceState,
     sampling: SamplingConfig,
     turn: threading.Lock | None = None,
+    cancelled: threading.Event | None = None,
 ) -> Generator[Round]:
     """Yield rounds until the sequence is finished.
 
     Between two rounds everything is consistent: the generator may be closed there, and the
     sequence be decoded on by another one. turn: held during each round, never between
     rounds; sequences that share a target or a router in several threads must share it too.
+    cancelled: once another thread sets it there are no more rounds, even if one was waiting for
+    its turn.
     """
     lock = turn or threading.Lock()
     loop = _Loop(target, drafters, router, sequence, Sampler(sampling), sampling)
@@ -39,6 +42,8 @@ def decode(
     try:
         while sequence.finish_reason is None:
             with lock:
+                if cancelled is not None and cancelled.is_set():
+                    return
                 done = loop.round()
             yield done
     finally:

@@ -171,12 +171,14 @@ class Engine:
         constraint: Constraint | None = None,
         router: RouterConfig | None = None,
         span: Span = "text",
+        cancelled: threading.Event | None = None,
     ) -> Iterator[Round]:
         """Yield one `Round` per target pass. Bad input raises here, before any work.
 
         The stop token, if one ends it, is the last token of the last round. The iterator
         may be dropped at any point. constraint: a fresh one. span: the kind of text that the
-        first token lies in.
+        first token lies in. cancelled: once another thread sets it the rounds end, also those
+        that wait for other sequences' turns.
         """
         sampling = sampling or SamplingConfig()
         stops = tuple(dict.fromkeys((*sampling.stop_token_ids, *self.stop_token_ids)))
@@ -186,11 +188,11 @@ class Engine:
         if constraint is not None:
             taken = constraint.length
             require(taken == 0, "constraint", f"{taken} tokens in", "must be a fresh one")
-        return self._decoded(list(token_ids), sampling, chosen, constraint, span)
+        return self._decoded(list(token_ids), sampling, chosen, constraint, span, cancelled)
 
     def _decoded(
         self, prompt: list[int], sampling: SamplingConfig, router: Router,
-        constraint: Constraint | None, span: Span,
+        constraint: Constraint | None, span: Span, cancelled: threading.Event | None,
     ) -> Iterator[Round]:  # fmt: skip
         # begun with the first round: an iterator that nobody runs holds nothing
         sequence = self._prefixes.take(prompt)
@@ -201,7 +203,9 @@ class Engine:
                 prompt, max_tokens=sampling.max_tokens, constraint=constraint,
                 spans=SpanDetector(self._bytes, initial=span),
             )  # fmt: skip
-        rounds = decode(self.target, self.drafters, router, sequence, sampling, self._turn)
+        rounds = decode(
+            self.target, self.drafters, router, sequence, sampling, self._turn, cancelled
+        )
         ran = 0
         try:
             for done in rounds:

@@ -46,8 +46,10 @@ class PrefixStore:
 
     def give(self, sequence: SequenceState) -> None:
         """Keep a sequence that nobody works on any more, unless it alone is over the limit."""
-        if sequence.nbytes > self._limit:
+        known = sequence.cache.length
+        if sequence.nbytes > self._limit or not known:
             return
+        del sequence.tokens[known + 1 :]  # of a prompt that was cancelled before it was run
         with self._lock:
             self._kept.append(sequence)
             held = [kept.nbytes for kept in self._kept]

@@ -39,7 +39,6 @@ class DFlashOptions(DrafterOptions):
     """Share of the blocks whose grammar-forced rows hold their true tokens instead of the mask,
     so that the drafter learns to fill in around what is known."""
     mask_token: int = 4
-    evaluate_seconds: float = 600.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
