@@ -7,8 +7,10 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from tests.toys import Prophet
 from tests.training_toys import write_lines
 from whiflash_agents.cli import main
 from whiflash_agents.measure.calls import Case, Score, cases, measure_calls
@@ -16,13 +18,16 @@ from whiflash_agents.measure.calls import judge as judge_text
 from whiflash_agents.measure.drafting import measure_drafting
 from whiflash_agents.measure.grammars import judge
 from whiflash_agents.measure.pairs import filled, pairs
+from whiflash_agents.measure.positions import positions
 from whiflash_agents.measure.prompts import Prompt, shipped
 from whiflash_agents.measure.start import PromptStart
 from whiflash_agents.measure.table import scores_table
 from whiflash_engine.config import RouterConfig
 from whiflash_engine.constraint import GrammarFactory
 from whiflash_engine.engine import Engine
+from whiflash_engine.router.neural import features
 from whiflash_engine.training.gold_match import Accepted
+from whiflash_engine.training.rounds import ARMS
 from whiflash_engine.training.rows import Json
 
 
@@ -51,6 +56,27 @@ def test_pairs_walk_through_the_text_that_plain_decoding_writes(
     assert all(set(pair.lengths) == {"ar", "diffusion"} for pair in found)
     assert all(n >= 1 for pair in found for n in pair.lengths.values())
     assert len(found) <= len(plain)
+
+
+@pytest.mark.parametrize("grammar", [False, True])
+def test_what_is_read_off_the_text_is_what_the_target_would_have_said(
+    engine: Engine, grammar: bool
+) -> None:
+    start = PromptStart(engine, short("json"), 80)
+    known = [*start.ids, *tokens_of(engine, start, grammar)]
+    engine.drafters = {arm: Prophet(one, known) for arm, one in engine.drafters.items()}
+    judged = list(pairs(start, grammar, random.Random(0)))
+    found = list(positions(start, grammar, random.Random(0)))
+    assert len(found) == len(known) - len(start.ids)
+    assert found[0].begins and 1 < sum(one.begins for one in found) < len(found)
+    assert start.sequence.finish_reason is not None
+    for pair in judged:
+        at = pair.context.position - len(start.ids)
+        for arm, (accepted, drafted) in zip(ARMS, found[at].tried, strict=True):
+            assert drafted <= pair.tried[arm][1]
+            assert accepted == min(pair.tried[arm][0], drafted)
+        mine, theirs = found[at].features, features(pair.context)
+        np.testing.assert_allclose(mine[:-2], theirs[:-2], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("clamp", [False, True])

@@ -261,7 +261,7 @@ def test_it_learns_who_gets_through_and_is_worth_it(tmp_path: Path) -> None:
 def test_a_draft_that_was_accepted_whole_says_nothing_of_what_would_follow() -> None:
     one = Rounds(
         torch.zeros(3, 2), torch.tensor([[2, 0], [1, 0], [3, 0]]),
-        torch.tensor([[2, 0], [3, 4], [3, 0]]), torch.arange(3), (3, 4),
+        torch.tensor([[2, 0], [3, 4], [3, 0]]), torch.arange(3), torch.ones(3).bool(), (3, 4),
     )  # fmt: skip
     asked, passed = one.trials()
     assert asked.int().tolist() == [
@@ -325,7 +325,9 @@ def test_rounds_of_other_settings_are_not_taken_for_ours(tmp_path: Path) -> None
 def test_every_kind_is_held_out_where_four_take_turns() -> None:
     n = 72
     one = torch.zeros(n, 2, dtype=torch.long)
-    known, unseen = Rounds(torch.zeros(n, 2), one, one, torch.arange(n), (3, 4)).split()
+    begins = torch.arange(n) >= 9
+    known, unseen = Rounds(torch.zeros(n, 2), one, one, torch.arange(n), begins, (3, 4)).split()
+    assert len(known.prompt) == 64 and len(unseen.prompt) == 7, "judged where a round begins"
     assert {int(p) % 4 for p in unseen.prompt} == {int(p) % 4 for p in known.prompt} == {0, 1, 2, 3}
 
 

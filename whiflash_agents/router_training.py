@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from whiflash_agents.measure.pairs import drafted
+from whiflash_agents.measure.positions import positions
 from whiflash_agents.measure.prompts import Prompt, balanced, from_folder, listed, named
 from whiflash_agents.measure.start import PromptStart
 from whiflash_engine.config import RouterConfig, require
@@ -92,6 +92,6 @@ def _drafted(engine: Engine, prompt: Prompt, run: RouterRun) -> Iterator[Drafted
     rng = random.Random(f"{run.seed} {prompt.id}")
     grammar = prompt.kind in ("tool", "json") and rng.random() < 0.5
     try:
-        yield from drafted(PromptStart(engine, prompt, run.tokens), grammar, rng)
+        yield from positions(PromptStart(engine, prompt, run.tokens), grammar, rng)
     except ConstraintError:  # a schema that does not compile: without it
-        yield from drafted(PromptStart(engine, prompt, run.tokens), False, rng)
+        yield from positions(PromptStart(engine, prompt, run.tokens), False, rng)

@@ -13,11 +13,9 @@ from whiflash_agents.measure.start import PromptStart
 from whiflash_engine.config import ArmName
 from whiflash_engine.drafters.base import Proposal
 from whiflash_engine.offer import offer
-from whiflash_engine.router.neural import features
 from whiflash_engine.router.policies import RouteContext
 from whiflash_engine.sampling import Sampler
 from whiflash_engine.target.base import TargetOutput
-from whiflash_engine.training.rounds import ARMS, Drafted
 from whiflash_engine.verify import Outcome, entropy, verify
 
 
@@ -104,13 +102,6 @@ def pairs(start: PromptStart, grammar: bool, rng: random.Random) -> Iterator[Pai
         yield Pair(context, lengths, tried)
         hand.commit(outcome, output)
         hand.sequence.recent.add(arms[-1], *tried[arms[-1]])
-
-
-def drafted(start: PromptStart, grammar: bool, rng: random.Random) -> Iterator[Drafted]:
-    """`pairs`, as a router learns from them."""
-    for pair in pairs(start, grammar, rng):
-        if pair.context.hidden is not None:
-            yield Drafted(features(pair.context), [pair.tried.get(arm, (0, 0)) for arm in ARMS])
 
 
 def filled(start: PromptStart, *, clamp: bool) -> Iterator[Filled]:

@@ -1,4 +1,4 @@
-"""Rounds in which every drafter drafted from the same prefix: what a router learns from.
+"""Prefixes from which every drafter has drafted: what a router learns from.
 
 What is told of a draft is how many tokens passed and how many there were: a row of trials that
 ends at the first rejection, or where the draft ends. So a draft that was accepted whole (censored
@@ -30,29 +30,32 @@ _HELD_OUT = 9
 class Drafted:
     """One prefix. features: of `whiflash_engine.router.neural`. tried: per arm of `ARMS`, how
     many draft tokens passed and how many were drafted, behind what a grammar forced; (0, 0)
-    where it had no turn."""
+    where it had no turn. begins: whether a round of the logged walk began here."""
 
     features: Array
     tried: Sequence[tuple[int, int]]
+    begins: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Rounds:
-    """N prefixes. features [N,D] float32; accepted, drafted [N,A] int64; prompt [N] int64.
+    """N prefixes. features [N,D] float32; accepted, drafted [N,A] int64; prompt [N] int64;
+    begins [N] bool.
 
-    positions: per arm, the longest draft of all rounds, also where these are some of them.
+    positions: per arm, the longest draft of all prefixes, also where these are some of them.
     """
 
     features: Tensor
     accepted: Tensor
     drafted: Tensor
     prompt: Tensor
+    begins: Tensor
     positions: tuple[int, ...]
 
     @staticmethod
     def read(folder: Path) -> Rounds:
         """What `log_rounds` wrote. CheckpointError if that is nothing, or of several models."""
-        parts = [read_tensors(file) for file in sorted(folder.glob("rounds-*.safetensors"))]
+        parts = [read_tensors(file) for file in sorted(folder.glob("prefixes-*.safetensors"))]
         parts = [part for part in parts if len(part["prompt"])]
         if not parts:
             raise CheckpointError(folder, "holds no rounds")
@@ -62,18 +65,20 @@ class Rounds:
         drafted = columns["drafted"].long()
         return Rounds(
             columns["features"].float(), columns["accepted"].long(), drafted,
-            columns["prompt"].long(), tuple(int(n) for n in drafted.amax(0)),
+            columns["prompt"].long(), columns["begins"].bool(),
+            tuple(int(n) for n in drafted.amax(0)),
         )  # fmt: skip
 
     def split(self) -> tuple[Rounds, Rounds]:
-        """(those to learn from, those of the held-out prompts)."""
+        """(all prefixes to learn from, those of the held-out prompts at which a round begins: the
+        only ones at which a router is asked)."""
         unseen = self.prompt % _HELD_OUT == 0
-        return self._some(~unseen), self._some(unseen)
+        return self._some(~unseen), self._some(unseen & self.begins)
 
     def _some(self, chosen: Tensor) -> Rounds:
         return Rounds(
             self.features[chosen], self.accepted[chosen], self.drafted[chosen],
-            self.prompt[chosen], self.positions,
+            self.prompt[chosen], self.begins[chosen], self.positions,
         )  # fmt: skip
 
     def trials(self) -> tuple[Tensor, Tensor]:
@@ -91,7 +96,7 @@ def log_rounds(
     prompts: Sequence[Callable[[], Iterator[Drafted]]],
     folder: Path, settings: Mapping[str, object], report: Report, chunk: int = 20,
 ) -> None:  # fmt: skip
-    """Draft from every prefix of every prompt, a file for each `chunk` prompts; what is there
+    """Log the prefixes of every prompt, a file for each `chunk` prompts; what is there
     already is not made again. settings: what the rounds depend on; CheckpointError for a folder
     whose rounds were made with others."""
     made_with = folder / "settings.json"
@@ -104,7 +109,7 @@ def log_rounds(
     else:
         write_json(made_with, settings)
     for start in range(0, len(prompts), chunk):
-        path = folder / f"rounds-{start:05}.safetensors"
+        path = folder / f"prefixes-{start:05}.safetensors"
         if path.is_file():
             continue
         rows: list[Drafted] = []
@@ -113,7 +118,7 @@ def log_rounds(
             rows += drafted()
             numbers += [number] * (len(rows) - len(numbers))
         _write(path, rows, numbers)
-        report({"prompts": min(start + chunk, len(prompts)), "rounds": len(rows)})
+        report({"prompts": min(start + chunk, len(prompts)), "prefixes": len(rows)})
 
 
 def _write(path: Path, rows: Sequence[Drafted], prompts: Sequence[int]) -> None:
@@ -123,5 +128,6 @@ def _write(path: Path, rows: Sequence[Drafted], prompts: Sequence[int]) -> None:
         path,
         {"features": torch.from_numpy(features).half(),
          "accepted": tried[:, :, 0].contiguous(), "drafted": tried[:, :, 1].contiguous(),
+         "begins": torch.tensor([row.begins for row in rows], dtype=torch.uint8),
          "prompt": torch.tensor(prompts, dtype=torch.int32)},
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Fit a router to rounds that both drafters began from the same prefix.
+"""Fit a router to prefixes from which both drafters have drafted.
 
 WhiFlash-Neural (arXiv 2606.07710) regresses one number, how many tokens more AR commits than
 diffusion. This one learns every position's chance for every arm instead: that gives expected
@@ -54,7 +54,9 @@ def fit(rounds: Rounds, options: RouterOptions, output: Path, report: Report) ->
     x, y = (known.features - mean) * scale, (unseen.features - mean) * scale
     asked, passed = known.trials()
     rates = _log_odds((passed & asked).sum(0), asked.sum(0))
-    report({"rounds": len(x), "held_out": len(y), "rates": _loss(rates.expand(len(y), -1), unseen)})
+    report(
+        {"prefixes": len(x), "held_out": len(y), "rates": _loss(rates.expand(len(y), -1), unseen)}
+    )
     best, kept, done, steps = float("inf"), _copy(net), 0, -(-len(x) // options.batch)
     for epoch in range(options.epochs):
         net.train()
