@@ -22,6 +22,7 @@ from whiflash_engine.cache import KVCache
 from whiflash_engine.checkpoints.dflash import DFlashConfig
 from whiflash_engine.config import ArmName, require
 from whiflash_engine.drafters.base import Chooser, DraftState, Proposal, certain
+from whiflash_engine.drafters.rounded import draft_linear
 from whiflash_engine.drafters.vocabulary import ContextWords, DraftHead
 from whiflash_engine.features import FeatureLog
 from whiflash_engine.layers import Linear, Rope, attention, attention_mask, rms_norm, swiglu
@@ -152,10 +153,10 @@ class _Layer:
         self._causal = config.causal[index]
         self._norm_in = get("input_layernorm")
         self._norm_mlp = get("post_attention_layernorm")
-        self._qkv = Linear(torch.cat([get(f"self_attn.{x}_proj") for x in "qkv"]))
-        self._o = Linear(get("self_attn.o_proj"))
-        self._gate_up = Linear(torch.cat([get("mlp.gate_proj"), get("mlp.up_proj")]))
-        self._down = Linear(get("mlp.down_proj"))
+        self._qkv = draft_linear(torch.cat([get(f"self_attn.{x}_proj") for x in "qkv"]))
+        self._o = draft_linear(get("self_attn.o_proj"))
+        self._gate_up = draft_linear(torch.cat([get("mlp.gate_proj"), get("mlp.up_proj")]))
+        self._down = draft_linear(get("mlp.down_proj"))
         self._q_norm = get("self_attn.q_norm")
         self.k_norm = get("self_attn.k_norm")
 

@@ -23,6 +23,7 @@ from whiflash_engine.cache import KVCache
 from whiflash_engine.checkpoints.eagle3 import Eagle3Config
 from whiflash_engine.config import ArmName, require
 from whiflash_engine.drafters.base import Chooser, DraftState, Proposal, certain
+from whiflash_engine.drafters.rounded import draft_linear
 from whiflash_engine.drafters.vocabulary import ContextWords, DraftHead
 from whiflash_engine.features import FeatureLog
 from whiflash_engine.layers import Linear, Rope, attention, rms_norm, swiglu
@@ -72,13 +73,13 @@ class Eagle3Drafter:
         self._weights = {name: weight for name, weight in weights.items() if weight.dim() == 1}
         w, attn = weights, "midlayer.self_attn."
         self._fc = Linear(w["fc.weight"])
-        self._q = Linear(w[attn + "q_proj.weight"])
+        self._q = draft_linear(w[attn + "q_proj.weight"])
         self._kv = Linear(torch.cat([w[attn + "k_proj.weight"], w[attn + "v_proj.weight"]]))
-        self._o = Linear(w[attn + "o_proj.weight"])
-        self._gate_up = Linear(
+        self._o = draft_linear(w[attn + "o_proj.weight"])
+        self._gate_up = draft_linear(
             torch.cat([w["midlayer.mlp.gate_proj.weight"], w["midlayer.mlp.up_proj.weight"]])
         )
-        self._down = Linear(w["midlayer.mlp.down_proj.weight"])
+        self._down = draft_linear(w["midlayer.mlp.down_proj.weight"])
         self._head = DraftHead(target, weights)
         self._embedding = w.get("embed_tokens.weight")
         self._rope = Rope(config.rope, config.head_dim, target.dtype, target.device)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from whiflash_engine.drafters.base import scatter
-from whiflash_engine.layers import Linear
+from whiflash_engine.drafters.rounded import draft_linear
 from whiflash_engine.target.base import Target
 
 
@@ -65,7 +65,7 @@ class DraftHead:
         self._ids = weights.get("draft_ids")
         self._list: list[int] | None = None if self._ids is None else self._ids.tolist()
         own = weights.get("lm_head.weight")
-        self._linear = Linear(target.head_rows(self._ids) if own is None else own)
+        self._linear = draft_linear(target.head_rows(self._ids) if own is None else own)
         self._outside = b""
         if own is None and self._list is not None:
             inside = set(self._list)

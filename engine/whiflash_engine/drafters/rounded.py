@@ -1,0 +1,43 @@
+"""Linear layers of drafters, with weights of eight bits where that is fast.
+
+What a drafter says need not be exact: the target verifies it. At the widths of a draft a layer's
+time is that of reading its weights, and a byte each is half of bfloat16. Only what reads normed
+states is rounded so: a row of features may hold single huge numbers, beside which nothing would
+be left of the others.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor
+
+from whiflash_engine.layers import Linear
+
+
+class RoundedLinear:
+    """y = x W^T: W (out, in) in eight bits with a scale per output; x in seven, with one scale
+    for all of it, anew at every call."""
+
+    def __init__(self, weight: Tensor) -> None:
+        exact = weight.float()
+        scales = exact.abs().amax(1).clamp_min(1e-8).double() / 127
+        places = torch.zeros(len(scales), dtype=torch.long)
+        with warnings.catch_warnings():  # torch means to replace these tensors; see draft_linear
+            warnings.simplefilter("ignore", UserWarning)
+            rounded = torch.quantize_per_channel(exact, scales, places, 0, torch.qint8)
+        self._packed = torch.ops.quantized.linear_prepack(rounded, None)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        # eight bits for x would overflow sums of two products where a processor has no VNNI
+        out: Tensor = torch.ops.quantized.linear_dynamic(x.float(), self._packed, True)
+        return out.to(x.dtype)
+
+
+def draft_linear(weight: Tensor) -> Linear | RoundedLinear:
+    """Rounded for a drafter that computes in bfloat16 on an x86 processor, by a torch that can;
+    else as it is."""
+    inexact = weight.device.type == "cpu" and weight.dtype == torch.bfloat16
+    able = hasattr(torch, "quantize_per_channel") and torch.backends.quantized.engine == "x86"
+    return RoundedLinear(weight) if inexact and able else Linear(weight)
