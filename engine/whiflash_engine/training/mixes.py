@@ -129,14 +129,6 @@ GROUPED = AdapterMix(
 )  # fmt: skip
 """The tenth round: many requests to the same tools, and some that fit none of them."""
 
-GROUPED_AGAIN = AdapterMix(
-    gold={"bfcl": 220, "seal_tools": 50, "acebench": 16, "api_bank": 10}, irrelevant=40,
-    word_problems=20, sums=6, dates=20, searches=8, documentation=8, thoughtful=0.25, plain=20,
-    reasoned=60, documented=16, documents=10, catalogues=170, doubted=150, max_prompt=1000,
-    max_tokens=1100, max_tools=8, max_tool_chars=2400,
-)  # fmt: skip
-"""The eleventh round: the same, with more single requests, and word problems thought through."""
-
 MINIATURE = AdapterMix(
     gold={"bfcl": 60, "seal_tools": 25, "snips": 25}, irrelevant=15, word_problems=10, sums=5,
     dates=5, searches=5, documentation=5, plain=10, reasoned=4, documents=4, catalogues=2,
@@ -155,6 +147,5 @@ MIXES = {
     "settle": SETTLE,
     "documented": DOCUMENTED,
     "grouped": GROUPED,
-    "grouped_again": GROUPED_AGAIN,
     "miniature": MINIATURE,
 }
