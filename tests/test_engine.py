@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import cast
 
 import pytest
 
@@ -80,27 +81,38 @@ def test_two_streams_in_one_thread_do_not_wait_for_each_other() -> None:
     assert all(a.position >= 3 and b.position >= 3 for a, b in rounds)
 
 
-def test_a_cancelled_prompt_is_not_run_and_what_was_kept_stays() -> None:
+def test_what_is_cancelled_before_it_began_takes_nothing_from_what_was_kept() -> None:
     engine, stop = _engine(), threading.Event()
     prompt = list(range(1, 41))
     first = engine.complete(prompt, sampling=_SHORT)
     later = [*prompt, *first.tokens, 7, 8, 9]
     stop.set()
-    for cancelled in (later, list(range(50, 10, -1))):
+    for cancelled in (prompt[:30], list(range(50, 10, -1))):
         assert list(engine.generate(cancelled, sampling=_SHORT, cancelled=stop)) == []
     again = engine.complete(later, sampling=_SHORT)
-    assert again.stats.cached >= len(prompt)
+    assert again.stats.cached >= len(prompt) + len(first.tokens) - 2
     assert again.tokens == _engine().complete(later, sampling=_SHORT).tokens
 
 
 def test_a_sequence_that_waits_for_its_turn_can_be_cancelled() -> None:
-    engine, stop = _engine(), threading.Event()
-    rounds: list[Round] = []
-    with engine._turn:  # another sequence's round
+    engine, stop, rounds = _engine(), threading.Event(), list[Round]()
+    waits, turn = threading.Event(), engine._turn
+
+    class Turn:
+        def __enter__(self) -> None:
+            waits.set()
+            turn.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            turn.release()
+
+    engine._turn = cast(threading.Lock, Turn())
+    with turn:  # another sequence's round
         waiting = threading.Thread(
             target=lambda: rounds.extend(engine.generate([1, 2, 3], cancelled=stop))
         )
         waiting.start()
+        assert waits.wait(10)
         stop.set()
     waiting.join(10)
     assert not waiting.is_alive() and not rounds

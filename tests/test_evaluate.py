@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,8 +25,10 @@ from whiflash_agents.measure.start import PromptStart
 from whiflash_agents.measure.table import scores_table
 from whiflash_engine.config import RouterConfig
 from whiflash_engine.constraint import GrammarFactory
+from whiflash_engine.drafters.base import Chooser, DraftState, Proposal
 from whiflash_engine.engine import Engine
 from whiflash_engine.router.neural import features
+from whiflash_engine.router.recent import Recent
 from whiflash_engine.training.gold_match import Accepted
 from whiflash_engine.training.rounds import ARMS
 from whiflash_engine.training.rows import Json
@@ -67,16 +70,61 @@ def test_what_is_read_off_the_text_is_what_the_target_would_have_said(
     engine.drafters = {arm: Prophet(one, known) for arm, one in engine.drafters.items()}
     judged = list(pairs(start, grammar, random.Random(0)))
     found = list(positions(start, grammar, random.Random(0)))
-    assert len(found) == len(known) - len(start.ids)
-    assert found[0].begins and 1 < sum(one.begins for one in found) < len(found)
-    assert start.sequence.finish_reason is not None
+    assert start.sequence.tokens == known
+    assert len(found) <= len(known) - len(start.ids)
+    met = 0
     for pair in judged:
-        at = pair.context.position - len(start.ids)
-        for arm, (accepted, drafted) in zip(ARMS, found[at].tried, strict=True):
-            assert drafted <= pair.tried[arm][1]
-            assert accepted == min(pair.tried[arm][0], drafted)
-        mine, theirs = found[at].features, features(pair.context)
-        np.testing.assert_allclose(mine[:-2], theirs[:-2], rtol=1e-4, atol=1e-4)
+        theirs = features(pair.context)[:-2]
+        same = [one for one in found if np.allclose(one.features[:-2], theirs, 1e-4, 1e-4)]
+        assert same or grammar  # rounds end within a forced stretch here, and behind it there
+        for one in same:
+            met += 1
+            for arm, (accepted, drafted) in zip(ARMS, one.tried, strict=True):
+                assert drafted <= pair.tried[arm][1]
+                assert accepted == min(pair.tried[arm][0], drafted)
+    assert met >= 3
+
+
+class Wrong(Prophet):
+    """Never gets a token through."""
+
+    def propose(
+        self, state: DraftState, tokens: Sequence[int], count: int, chooser: Chooser,
+        known: Sequence[int] = (),
+    ) -> Proposal:  # fmt: skip
+        return Proposal(tuple(t ^ 1 for t in self._known[len(tokens) :][:count]))
+
+
+def test_positions_weigh_as_often_as_rounds_begin_there(engine: Engine) -> None:
+    start = PromptStart(engine, short("chat"), 40)
+    known = [*start.ids, *tokens_of(engine, start, False)]
+    engine.drafters = {
+        "ar": Wrong(engine.drafters["ar"], known),
+        "diffusion": Prophet(engine.drafters["diffusion"], known),
+    }
+    found = list(positions(start, False, random.Random(1)))
+    count = len(known) - len(start.ids)
+    ends = [(i + 1, min(i + 1 + one.tried[1][0], count)) for i, one in enumerate(found)]
+    assert {b - a for a, b in ends} == {0, 1, 2, 3, 4}
+    expected = [1.0] + [0.0] * count
+    for i, both in enumerate(ends):
+        for end in both:
+            expected[end] += expected[i] / 2
+    assert [one.weight for one in found] == pytest.approx(expected[:count])
+    # what the drafters got through is told when the round is over, not within it
+    shares = [dict(zip(ARMS, one.features[-2:].tolist(), strict=True)) for one in found]
+    at, recent = 0, Recent()
+    while at < count:
+        for arm, trial, end in zip(ARMS, found[at].tried, ends[at], strict=True):
+            after = Recent()
+            after.share = recent.share
+            after.add(arm, *trial)
+            if end == count or shares[end] == pytest.approx(after.share):
+                break
+        else:
+            pytest.fail(f"nothing explains what is told behind {at}")
+        assert all(share == pytest.approx(recent.share) for share in shares[at + 1 : end])
+        at, recent = end, after
 
 
 @pytest.mark.parametrize("clamp", [False, True])

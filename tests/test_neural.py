@@ -261,7 +261,7 @@ def test_it_learns_who_gets_through_and_is_worth_it(tmp_path: Path) -> None:
 def test_a_draft_that_was_accepted_whole_says_nothing_of_what_would_follow() -> None:
     one = Rounds(
         torch.zeros(3, 2), torch.tensor([[2, 0], [1, 0], [3, 0]]),
-        torch.tensor([[2, 0], [3, 4], [3, 0]]), torch.arange(3), torch.ones(3).bool(), (3, 4),
+        torch.tensor([[2, 0], [3, 4], [3, 0]]), torch.arange(3), torch.ones(3), (3, 4),
     )  # fmt: skip
     asked, passed = one.trials()
     assert asked.int().tolist() == [
@@ -272,11 +272,35 @@ def test_a_draft_that_was_accepted_whole_says_nothing_of_what_would_follow() -> 
     ]  # fmt: skip
 
 
+def test_what_weighs_nothing_says_nothing(tmp_path: Path) -> None:
+    for name, weight in (("once", ()), ("twice", (0.0,))):
+        rows = [
+            [Drafted(one.features, tried, w)
+             for one in row
+             for other in ([(drafted - passed, drafted) for passed, drafted in one.tried],)
+             for w, tried in zip((1.0, *weight), (one.tried, other), strict=False)]
+            for row in learnable(12, 20)
+        ]  # fmt: skip
+        log_rounds([partial(iter, row) for row in rows], tmp_path / name, {}, lambda line: None)
+    once, twice = (Rounds.read(tmp_path / name) for name in ("once", "twice"))
+    assert len(twice.prompt) == 2 * len(once.prompt)
+    told: list[object] = []
+    for found in (once, twice):
+        fit(found, RouterOptions(epochs=1), tmp_path / "out",
+            lambda line: told.append(line.get("rates")))  # fmt: skip
+        seconds: Costs = {"ar": [1.0] * 6, "diffusion": [1.0] * 6}
+        odds = torch.zeros(len(found.prompt), sum(found.positions))
+        told.append(worth(found, odds, seconds))
+    rates, value = told[0], told[2]
+    assert isinstance(rates, float) and isinstance(value, dict)
+    assert told[3] == pytest.approx(rates) and told[5] == pytest.approx(value)
+
+
 def test_no_rounds_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no rounds"):
+    with pytest.raises(CheckpointError, match="no prefixes"):
         Rounds.read(tmp_path)
     log_rounds([lambda: iter(())], tmp_path, {}, lambda line: None)
-    with pytest.raises(CheckpointError, match="no rounds"):
+    with pytest.raises(CheckpointError, match="no prefixes"):
         Rounds.read(tmp_path)
 
 
@@ -325,9 +349,8 @@ def test_rounds_of_other_settings_are_not_taken_for_ours(tmp_path: Path) -> None
 def test_every_kind_is_held_out_where_four_take_turns() -> None:
     n = 72
     one = torch.zeros(n, 2, dtype=torch.long)
-    begins = torch.arange(n) >= 9
-    known, unseen = Rounds(torch.zeros(n, 2), one, one, torch.arange(n), begins, (3, 4)).split()
-    assert len(known.prompt) == 64 and len(unseen.prompt) == 7, "judged where a round begins"
+    weight = torch.ones(n)
+    known, unseen = Rounds(torch.zeros(n, 2), one, one, torch.arange(n), weight, (3, 4)).split()
     assert {int(p) % 4 for p in unseen.prompt} == {int(p) % 4 for p in known.prompt} == {0, 1, 2, 3}
 
 

@@ -134,6 +134,20 @@ def test_one_that_is_too_large_puts_nobody_out() -> None:
     assert store.take([1] * 20) is small
 
 
+def test_what_was_never_run_is_not_kept() -> None:
+    target, prompt = tiny_target(), list(range(1, 41))
+    store = PrefixStore(1 << 30)
+    store.give(new_sequence(target, {}, prompt, 8))
+    assert store.take(prompt) is None
+    sequence = new_sequence(target, {}, prompt, 8)
+    sequence.prefill()
+    later = [*prompt, *range(1, 41)]
+    sequence.restart(later, max_tokens=8, spans=sequence.spans)  # cancelled before it is run
+    store.give(sequence)
+    kept = store.take(later)
+    assert kept is sequence and len(kept.tokens) == kept.cache.length + 1 <= len(prompt)
+
+
 def test_common_beginnings() -> None:
     assert common([1, 2, 3], [1, 2, 4]) == 2
     assert common([1, 2], [1, 2, 4]) == 2 and common([], [1]) == 0

@@ -7,8 +7,11 @@ import warnings
 import pytest
 import torch
 
+from tests.toys import new_sequence, tiny_drafters, tiny_target
+from whiflash_engine.config import ArmName, SamplingConfig
 from whiflash_engine.drafters.rounded import RoundedLinear, draft_linear
 from whiflash_engine.layers import Linear
+from whiflash_engine.sampling import Sampler
 
 ABLE = torch.backends.quantized.engine == "x86" and hasattr(torch, "quantize_per_channel")
 
@@ -33,5 +36,24 @@ def test_it_says_nearly_what_the_exact_layer_says(rows: int) -> None:
     assert float(((found - exact).abs() / sizes.clamp_min(1)).max()) < 0.02
 
 
-def test_float32_is_left_as_it_is() -> None:
+def test_where_it_cannot_be_or_need_not_be_the_layer_is_exact(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     assert isinstance(draft_linear(torch.ones(4, 4)), Linear)
+    monkeypatch.delattr(torch, "quantize_per_channel", raising=False)
+    assert isinstance(draft_linear(torch.ones(4, 4).bfloat16()), Linear)
+
+
+@pytest.mark.parametrize("name", ["ar", "diffusion"])
+def test_drafters_in_bfloat16_draft_and_a_short_draft_begins_a_long_one(name: ArmName) -> None:
+    target = tiny_target(dtype=torch.bfloat16)
+    drafter = tiny_drafters(target)[name]
+    sampler = Sampler(SamplingConfig())
+    sequence = new_sequence(target, {name: drafter}, [1, 2, 3, 4, 5], 40)
+    sequence.prefill()
+    state = sequence.drafts[name]
+    drafter.ingest(state, sequence.log, sequence.tokens)
+    long = drafter.propose(state, sequence.tokens, drafter.max_draft, sampler).tokens
+    assert len(long) == drafter.max_draft > 2
+    for count in range(1, drafter.max_draft):
+        assert drafter.propose(state, sequence.tokens, count, sampler).tokens == long[:count]

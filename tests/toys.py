@@ -274,16 +274,20 @@ TINY = ModelConfig(
 )  # fmt: skip
 
 
-def _random(shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, Tensor]:
+def _random(
+    shapes: Mapping[str, tuple[int, ...]], seed: int, dtype: torch.dtype = torch.float32
+) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return {
-        name: torch.ones(shape) if "norm" in name
-        else torch.randn(shape, generator=generator) * shape[-1] ** -0.5
+        name: torch.ones(shape, dtype=dtype) if "norm" in name
+        else (torch.randn(shape, generator=generator) * shape[-1] ** -0.5).to(dtype)
         for name, shape in shapes.items()
     }  # fmt: skip
 
 
-def tiny_target(taps: tuple[int, ...] = (1, 2, 3), seed: int = 0) -> NativeTarget:
+def tiny_target(
+    taps: tuple[int, ...] = (1, 2, 3), seed: int = 0, dtype: torch.dtype = torch.float32
+) -> NativeTarget:
     c = TINY
     q, kv = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
     shapes: dict[str, tuple[int, ...]] = {
@@ -303,7 +307,7 @@ def tiny_target(taps: tuple[int, ...] = (1, 2, 3), seed: int = 0) -> NativeTarge
             p + "mlp.up_proj.weight": (c.intermediate_size, c.hidden_size),
             p + "mlp.down_proj.weight": (c.hidden_size, c.intermediate_size),
         }
-    weights = _random(shapes, seed)
+    weights = _random(shapes, seed, dtype)
     weights["model.embed_tokens.weight"] *= 3.0
     return NativeTarget(c, weights, taps)
 
@@ -320,7 +324,7 @@ def tiny_eagle3_parts(
         norm_before_residual=False, norm_before_fc=False, fc_norm=False, norm_output=False,
         qk_norm=False,
     )  # fmt: skip
-    return config, _random(eagle3_shapes(config)[0], seed)
+    return config, _random(eagle3_shapes(config)[0], seed, target.dtype)
 
 
 def tiny_eagle3(target: NativeTarget, depth: int = 4) -> Eagle3Drafter:
@@ -338,7 +342,7 @@ def tiny_dflash_parts(
         draft_vocab_size=c.vocab_size, block_size=block, mask_token_id=60, taps=target.taps,
         windows=(None, None), causal=(False, False),
     )  # fmt: skip
-    return config, _random(dflash_shapes(config)[0], seed)
+    return config, _random(dflash_shapes(config)[0], seed, target.dtype)
 
 
 def tiny_dflash(target: NativeTarget) -> DFlashDrafter:

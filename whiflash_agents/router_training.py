@@ -70,15 +70,17 @@ def train_router(run: RouterRun, report: Report) -> None:
     prompts = balanced(rows, run.per_kind, lambda row: len(row.token_ids(engine)) <= run.max_prompt)
     settings = {
         "weights": engine.identity,
+        "dtype": str(engine.target.dtype),
         "seed": run.seed,
         "tokens": run.tokens,
         "prompts": [row.id for row in prompts],
     }
+    # as calibrated: logging lets some arms' costs follow their rounds, and others' not
+    costs = engine.fresh_router(RouterConfig()).costs
     makers = [partial(_drafted, engine, row, run) for row in prompts]
     log_rounds(makers, run.run, settings, report)
     rounds = Rounds.read(run.run)
     odds = fit(rounds, options, run.output, report)
-    costs = engine.router(RouterConfig()).costs
     seconds = {
         arm: costs.expected(arm, 1, longest + 1, 0)
         for arm, longest in zip(ARMS, rounds.positions, strict=True)

@@ -123,9 +123,10 @@ class Engine:
         ar_depth: draft tokens of the AR drafter (5). diffusion_block: rows of a DFlash block,
         bonus included; at most what it was trained with, which is the default.
         dtype: "bfloat16" or "float32"; None takes bfloat16 where the hardware is fast at
-        it. reuse_bytes: how much memory recent sequences may hold, so that a prompt which
-        begins like one of them is not run again; 0 keeps nothing. report: told in words what
-        is being fetched and unpacked.
+        it. In bfloat16 on an x86 CPU most of the drafters' weights have eight bits.
+        reuse_bytes: how much memory recent sequences may hold, so that a prompt which begins
+        like one of them is not run again; 0 keeps nothing. report: told in words what is being
+        fetched and unpacked.
         """
         chosen = RouterConfig(router, balance, span_bias, seed=seed)
         place = choose_device(device)
@@ -194,6 +195,8 @@ class Engine:
         self, prompt: list[int], sampling: SamplingConfig, router: Router,
         constraint: Constraint | None, span: Span, cancelled: threading.Event | None,
     ) -> Iterator[Round]:  # fmt: skip
+        if cancelled is not None and cancelled.is_set():
+            return
         # begun with the first round: an iterator that nobody runs holds nothing
         sequence = self._prefixes.take(prompt)
         if sequence is None:

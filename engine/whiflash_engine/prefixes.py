@@ -45,7 +45,8 @@ class PrefixStore:
             return self._kept.pop(best)
 
     def give(self, sequence: SequenceState) -> None:
-        """Keep a sequence that nobody works on any more, unless it alone is over the limit."""
+        """Keep a sequence that nobody works on any more, unless it alone is over the limit or
+        nothing of it has been run."""
         known = sequence.cache.length
         if sequence.nbytes > self._limit or not known:
             return

@@ -1,7 +1,7 @@
 """Both drafters from every position of a text that the target writes: what a router learns from.
 
-Greedy, so that the text is known once it has been decoded: what a draft would commit can be read
-off it, and one pass of the target over it serves all positions.
+Greedy, so that the text is known once it has been decoded: how far a draft would have got can be
+read off it, and one pass of the target over it serves all positions.
 """
 
 from __future__ import annotations
@@ -20,28 +20,38 @@ from whiflash_engine.verify import entropy
 
 
 def positions(start: PromptStart, grammar: bool, rng: random.Random) -> Iterator[Drafted]:
-    """One a token. Some of them begin a round, of a walk whose arms are drawn: only these tell
-    what the drafters got through lately, as in use."""
+    """Where a round may begin when either arm is as likely to draft it, and how probable that is.
+
+    A router is asked at the beginnings of rounds only, which are harder than the positions
+    between them: those follow a token that a drafter got right. What the drafters got through
+    lately is told along one walk, drawn by `rng`.
+    """
     text = [token for done in start.run(RouterConfig("ar"), grammar) for token in done.tokens]
     hand = HandMade(start, grammar)
     sequence, engine = hand.sequence, hand.engine
     hand.begin()
     passed = [sequence.tokens[-1], *text[:-1]]
     output = engine.target.forward(passed, sequence.cache, rows=len(passed))
-    begins = 0
+    chances, walk, last = [1.0] + [0.0] * len(text), 0, None
     for i, token in enumerate(text):
-        context = offer(sequence, engine.drafters, copies=True)
-        forced = len(context.forced)
-        tried: list[tuple[int, int]] = []
-        for arm in ARMS:
-            draft = hand.propose(arm, context.forced).tokens[forced:]
-            tried.append(_got_through(draft, text[i + forced :]))
-        if context.hidden is not None:
-            yield Drafted(features(context), tried, begins=i == begins)
-        if i == begins:
-            arm, (accepted, drafted) = rng.choice(list(zip(ARMS, tried, strict=True)))
-            sequence.recent.add(arm, accepted, drafted)
-            begins += forced + accepted + 1
+        if i == walk and last is not None:
+            sequence.recent.add(*last)
+        if chances[i] > 0:
+            context = offer(sequence, engine.drafters, copies=True)
+            forced = len(context.forced)
+            tried: list[tuple[int, int]] = []
+            ends: list[int] = []
+            for arm in ARMS:
+                draft = hand.propose(arm, context.forced).tokens
+                accepted, known = _got_through(draft, text[i:])
+                tried.append((max(accepted - forced, 0), max(known - forced, 0)))
+                ends.append(min(i + max(accepted, forced) + 1, len(text)))
+                chances[ends[-1]] += chances[i] / len(ARMS)
+            if context.hidden is not None:
+                yield Drafted(features(context), tried, chances[i])
+            if i == walk:
+                drawn = rng.randrange(len(ARMS))
+                last, walk = (ARMS[drawn], *tried[drawn]), ends[drawn]
         row = TargetOutput(output.logits[i:], output.features[i:], output.hidden[i:])
         sequence.commit([token], row, start.sampling.stop_token_ids)
         sequence.entropy = entropy(output.logits[i])

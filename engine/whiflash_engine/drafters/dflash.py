@@ -132,8 +132,8 @@ class DFlashDrafter:
         state.kv.reserve(len(block))
         for i, layer in enumerate(self._layers):
             x = layer(x, i, state.kv, self._rope)  # rows past the length: nothing to undo
-        y = rms_norm(x[1 + len(known) : count + 1], self._norm, self.config.rms_norm_eps)
-        logits = self._head(y, state.words)
+        y = rms_norm(x[1 + len(known) :], self._norm, self.config.rms_norm_eps)
+        logits = self._head(y, state.words)[: count - len(known)]
         # rows are marginals: given the context, each is drawn by itself, and so the
         # distribution of a draft token does not depend on the earlier ones
         start = len(tokens) + len(known)
@@ -156,7 +156,7 @@ class _Layer:
         self._qkv = draft_linear(torch.cat([get(f"self_attn.{x}_proj") for x in "qkv"]))
         self._o = draft_linear(get("self_attn.o_proj"))
         self._gate_up = draft_linear(torch.cat([get("mlp.gate_proj"), get("mlp.up_proj")]))
-        self._down = draft_linear(get("mlp.down_proj"))
+        self._down = Linear(get("mlp.down_proj"))
         self._q_norm = get("self_attn.q_norm")
         self.k_norm = get("self_attn.k_norm")
 

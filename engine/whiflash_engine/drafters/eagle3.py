@@ -79,7 +79,7 @@ class Eagle3Drafter:
         self._gate_up = draft_linear(
             torch.cat([w["midlayer.mlp.gate_proj.weight"], w["midlayer.mlp.up_proj.weight"]])
         )
-        self._down = draft_linear(w["midlayer.mlp.down_proj.weight"])
+        self._down = Linear(w["midlayer.mlp.down_proj.weight"])
         self._head = DraftHead(target, weights)
         self._embedding = w.get("embed_tokens.weight")
         self._rope = Rope(config.rope, config.head_dim, target.dtype, target.device)

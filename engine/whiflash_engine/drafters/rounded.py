@@ -1,9 +1,9 @@
 """Linear layers of drafters, with weights of eight bits where that is fast.
 
 What a drafter says need not be exact: the target verifies it. At the widths of a draft a layer's
-time is that of reading its weights, and a byte each is half of bfloat16. Only what reads normed
-states is rounded so: a row of features may hold single huge numbers, beside which nothing would
-be left of the others.
+time is that of reading its weights, and a byte each is half of bfloat16. Not rounded are what
+reads the target's features and the last product of an MLP: their inputs may hold single huge
+numbers, beside which nothing would be left of the others.
 """
 
 from __future__ import annotations
@@ -21,12 +21,11 @@ class RoundedLinear:
     for all of it, anew at every call."""
 
     def __init__(self, weight: Tensor) -> None:
-        exact = weight.float()
-        scales = exact.abs().amax(1).clamp_min(1e-8).double() / 127
+        scales = weight.abs().amax(1).double().clamp_min(1e-8) / 127
         places = torch.zeros(len(scales), dtype=torch.long)
         with warnings.catch_warnings():  # torch means to replace these tensors; see draft_linear
             warnings.simplefilter("ignore", UserWarning)
-            rounded = torch.quantize_per_channel(exact, scales, places, 0, torch.qint8)
+            rounded = torch.quantize_per_channel(weight.float(), scales, places, 0, torch.qint8)
         self._packed = torch.ops.quantized.linear_prepack(rounded, None)
 
     def __call__(self, x: Tensor) -> Tensor:

@@ -30,17 +30,17 @@ _HELD_OUT = 9
 class Drafted:
     """One prefix. features: of `whiflash_engine.router.neural`. tried: per arm of `ARMS`, how
     many draft tokens passed and how many were drafted, behind what a grammar forced; (0, 0)
-    where it had no turn. begins: whether a round of the logged walk began here."""
+    where it had no turn. weight: how probable it is that a round begins here."""
 
     features: Array
     tried: Sequence[tuple[int, int]]
-    begins: bool = True
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Rounds:
     """N prefixes. features [N,D] float32; accepted, drafted [N,A] int64; prompt [N] int64;
-    begins [N] bool.
+    weight [N] float32, see `Drafted`.
 
     positions: per arm, the longest draft of all prefixes, also where these are some of them.
     """
@@ -49,7 +49,7 @@ class Rounds:
     accepted: Tensor
     drafted: Tensor
     prompt: Tensor
-    begins: Tensor
+    weight: Tensor
     positions: tuple[int, ...]
 
     @staticmethod
@@ -58,27 +58,26 @@ class Rounds:
         parts = [read_tensors(file) for file in sorted(folder.glob("prefixes-*.safetensors"))]
         parts = [part for part in parts if len(part["prompt"])]
         if not parts:
-            raise CheckpointError(folder, "holds no rounds")
+            raise CheckpointError(folder, "holds no prefixes")
         if len({part["features"].shape[1] for part in parts}) > 1:
-            raise CheckpointError(folder, "holds rounds of models of different sizes")
+            raise CheckpointError(folder, "holds prefixes of models of different sizes")
         columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         drafted = columns["drafted"].long()
         return Rounds(
             columns["features"].float(), columns["accepted"].long(), drafted,
-            columns["prompt"].long(), columns["begins"].bool(),
+            columns["prompt"].long(), columns["weight"].float(),
             tuple(int(n) for n in drafted.amax(0)),
         )  # fmt: skip
 
     def split(self) -> tuple[Rounds, Rounds]:
-        """(all prefixes to learn from, those of the held-out prompts at which a round begins: the
-        only ones at which a router is asked)."""
+        """(those to learn from, those of the held-out prompts)."""
         unseen = self.prompt % _HELD_OUT == 0
-        return self._some(~unseen), self._some(unseen & self.begins)
+        return self._some(~unseen), self._some(unseen)
 
     def _some(self, chosen: Tensor) -> Rounds:
         return Rounds(
             self.features[chosen], self.accepted[chosen], self.drafted[chosen],
-            self.prompt[chosen], self.begins[chosen], self.positions,
+            self.prompt[chosen], self.weight[chosen], self.positions,
         )  # fmt: skip
 
     def trials(self) -> tuple[Tensor, Tensor]:
@@ -97,14 +96,14 @@ def log_rounds(
     folder: Path, settings: Mapping[str, object], report: Report, chunk: int = 20,
 ) -> None:  # fmt: skip
     """Log the prefixes of every prompt, a file for each `chunk` prompts; what is there
-    already is not made again. settings: what the rounds depend on; CheckpointError for a folder
-    whose rounds were made with others."""
+    already is not made again. settings: what they depend on; CheckpointError for a folder whose
+    prefixes were made with others."""
     made_with = folder / "settings.json"
     if made_with.is_file():
         known = read_json(made_with).values
         for name, value in settings.items():
             if known.get(name) != value:
-                why = f"its rounds were made with {name} {known.get(name)!r}, not {value!r}"
+                why = f"its prefixes were made with {name} {known.get(name)!r}, not {value!r}"
                 raise CheckpointError(folder, why)
     else:
         write_json(made_with, settings)
@@ -128,6 +127,6 @@ def _write(path: Path, rows: Sequence[Drafted], prompts: Sequence[int]) -> None:
         path,
         {"features": torch.from_numpy(features).half(),
          "accepted": tried[:, :, 0].contiguous(), "drafted": tried[:, :, 1].contiguous(),
-         "begins": torch.tensor([row.begins for row in rows], dtype=torch.uint8),
+         "weight": torch.tensor([row.weight for row in rows]),
          "prompt": torch.tensor(prompts, dtype=torch.int32)},
     )  # fmt: skip

@@ -36,7 +36,7 @@ class RouterOptions:
 
 
 def fit(rounds: Rounds, options: RouterOptions, output: Path, report: Report) -> Tensor:
-    """Write a router folder. Returns its log odds [M,P] for the M held-out rounds.
+    """Write a router folder. Returns its log odds [M,P] for the M held-out prefixes.
 
     The epoch that fits those best is kept. Losses are nats a trial; "rates" is that of knowing
     every position's average and nothing else. ConfigError if there are too few prompts.
@@ -53,7 +53,8 @@ def fit(rounds: Rounds, options: RouterOptions, output: Path, report: Report) ->
     optimiser = torch.optim.AdamW(net.parameters(), lr=options.learning_rate, weight_decay=0.1)
     x, y = (known.features - mean) * scale, (unseen.features - mean) * scale
     asked, passed = known.trials()
-    rates = _log_odds((passed & asked).sum(0), asked.sum(0))
+    weight = known.weight[:, None]
+    rates = _log_odds((weight * (passed & asked)).sum(0), (weight * asked).sum(0))
     report(
         {"prefixes": len(x), "held_out": len(y), "rates": _loss(rates.expand(len(y), -1), unseen)}
     )
@@ -64,8 +65,7 @@ def fit(rounds: Rounds, options: RouterOptions, output: Path, report: Report) ->
             for group in optimiser.param_groups:
                 group["lr"] = options.learning_rate * rate(done / (steps * options.epochs))
             done += 1
-            wanted = passed[rows][asked[rows]].float()
-            loss = F.binary_cross_entropy_with_logits(net(x[rows])[asked[rows]], wanted)
+            loss = _cross_entropy(net(x[rows]), asked[rows], passed[rows], known.weight[rows])
             optimiser.zero_grad()
             torch.autograd.backward(loss)
             optimiser.step()
@@ -100,9 +100,14 @@ def _copy(net: nn.Sequential) -> dict[str, Tensor]:
 
 
 def _loss(odds: Tensor, rounds: Rounds) -> float:
-    asked, passed = rounds.trials()
-    found = F.binary_cross_entropy_with_logits(odds[asked], passed[asked].float())
-    return round(float(found), 4)
+    return round(float(_cross_entropy(odds, *rounds.trials(), rounds.weight)), 4)
+
+
+def _cross_entropy(odds: Tensor, asked: Tensor, passed: Tensor, weight: Tensor) -> Tensor:
+    """Mean over the trials that were asked, each weighing as its prefix does."""
+    weights = weight[:, None] * asked
+    found = F.binary_cross_entropy_with_logits(odds, passed.float(), weights, reduction="sum")
+    return found / weights.sum()
 
 
 def _log_odds(passed: Tensor, asked: Tensor) -> Tensor:

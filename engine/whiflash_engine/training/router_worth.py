@@ -1,4 +1,4 @@
-"""What a router would have made of logged rounds: tokens and seconds, draft by draft.
+"""What a router would have made of logged prefixes: tokens and seconds, draft by draft.
 
 A replay, not a run: every round starts where the log says, so that all routers judge the same
 prefixes, and an oracle that knows every draft's fate can be asked as well.
@@ -32,8 +32,9 @@ def expected(odds: Tensor, positions: Sequence[int]) -> list[Tensor]:
 def worth(
     rounds: Rounds, odds: Tensor, seconds: Seconds, biases: Sequence[float] = (0.0,)
 ) -> dict[str, float]:
-    """Tokens per second of routers over the same rounds, without those in which an arm had no
-    turn: the net's for each span bias, either arm's with whole drafts, and the oracle's."""
+    """Tokens per second of routers over the same prefixes, each as often as rounds begin there,
+    without those from which an arm had no turn: the net's for each span bias, either arm's with
+    whole drafts, and the oracle's."""
     both = (rounds.drafted > 0).all(1)
     made = [_made(rounds, arm)[both] for arm in range(len(ARMS))]
     costs = [
@@ -43,12 +44,13 @@ def worth(
     guesses = expected(odds[both], rounds.positions)
     tokens = torch.cat(made, 1)
     cost = torch.cat([c.expand(len(tokens), -1) for c in costs], 1)
+    weight = rounds.weight[both]
     scores = torch.cat([guess.log() for guess in guesses], 1) - cost.log()
     favoured = _favoured(rounds)[both]
-    found = {f"bias {b:g}": _rate(tokens, cost, scores + b * favoured) for b in biases}
-    found["oracle"] = _rate(tokens, cost, tokens.log() - cost.log())
+    found = {f"bias {b:g}": _rate(tokens, cost, scores + b * favoured, weight) for b in biases}
+    found["oracle"] = _rate(tokens, cost, tokens.log() - cost.log(), weight)
     for arm, m, c in zip(ARMS, made, costs, strict=True):
-        found[arm] = float(m[:, -1].sum() / (c[-1] * len(m)))
+        found[arm] = float((weight * m[:, -1]).sum() / (c[-1] * weight.sum()))
     return {name: round(value, 2) for name, value in found.items()}
 
 
@@ -70,6 +72,7 @@ def _made(rounds: Rounds, arm: int) -> Tensor:
     return 1.0 + torch.minimum(place, rounds.accepted[:, arm, None])
 
 
-def _rate(tokens: Tensor, cost: Tensor, scores: Tensor) -> float:
+def _rate(tokens: Tensor, cost: Tensor, scores: Tensor, weight: Tensor) -> float:
     best = scores.argmax(1, keepdim=True)
-    return float(tokens.gather(1, best).sum() / cost.gather(1, best).sum())
+    made, spent = tokens.gather(1, best)[:, 0], cost.gather(1, best)[:, 0]
+    return float((weight * made).sum() / (weight * spent).sum())
