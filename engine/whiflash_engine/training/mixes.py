@@ -129,6 +129,14 @@ GROUPED = AdapterMix(
 )  # fmt: skip
 """The tenth round: many requests to the same tools, and some that fit none of them."""
 
+PLAIN_TALK = AdapterMix(
+    gold={"bfcl": 44, "seal_tools": 12, "snips": 20}, irrelevant=50, mismatched=10,
+    word_problems=6, sums=4, dates=8, searches=4, documentation=4, plain=280, reasoned=20,
+    documented=12, documents=10, doubted=16, max_prompt=800, max_tokens=900, max_tools=8,
+    max_tool_chars=2400,
+)  # fmt: skip
+"""The eleventh round: questions without tools are answered, not refused for want of one."""
+
 MINIATURE = AdapterMix(
     gold={"bfcl": 60, "seal_tools": 25, "snips": 25}, irrelevant=15, word_problems=10, sums=5,
     dates=5, searches=5, documentation=5, plain=10, reasoned=4, documents=4, catalogues=2,
@@ -147,5 +155,6 @@ MIXES = {
     "settle": SETTLE,
     "documented": DOCUMENTED,
     "grouped": GROUPED,
+    "plain_talk": PLAIN_TALK,
     "miniature": MINIATURE,
 }
