@@ -302,8 +302,15 @@ def test_structured_output_through_a_grammar(schema: Any, wanted: Any, method: A
     bound = chat.with_structured_output(schema, method=method)
     assert bound.invoke("hi") == wanted
     assert "document: %json" in engine.grammars[0]
-    assert ('"degrees"' in engine.grammars[0]) == (method == "json_schema")
+    assert '"degrees"' in engine.grammars[0]
     assert asyncio.run(bound.ainvoke("hi")) == wanted
+
+
+def test_json_mode_without_a_schema_asks_for_any_object() -> None:
+    chat, engine = chat_of(DOCUMENT)
+    found = chat.with_structured_output(None, method="json_mode").invoke("hi")
+    assert found == {"city": "Oslo", "degrees": -3}
+    assert "document: %json" in engine.grammars[0] and '"degrees"' not in engine.grammars[0]
 
 
 def test_raw_answers_and_what_was_wrong_with_them() -> None:

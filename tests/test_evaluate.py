@@ -181,6 +181,9 @@ GOLD = Accepted("add", {"a": [1]}, nested=False)
         (Case("bfcl", (), TOOLS, gold=GOLD), CALL.format(name="sub", a=1), Score(1, 0, 0)),
         (Case("bfcl", (), TOOLS, gold=GOLD), "I would add them.", Score(1, 0, 0)),
         (Case("no tool fits", (), TOOLS), "I cannot do that.", Score(1, 1)),
+        (Case("talk", (), (), talk=True), "Texas has 268,596 square miles.", Score(1, 1)),
+        (Case("talk", (), (), talk=True), "None of the given tools can say.", Score(1, 0)),
+        (Case("talk", ({"content": "What is a tool?"},), (), talk=True), "A tool.", Score(1, 1)),
         (Case("no tool fits", (), TOOLS), CALL.format(name="add", a=1), Score(1, 0)),
         (Case("gsm8k_tools", (), TOOLS, number=7.0), CALL.format(name="add", a='"3 + 4"'),
          Score(1, 1, 0, 1)),
@@ -207,10 +210,10 @@ def gold_data(root: Path) -> Path:
         "when2call": {"behaviour": "cannot_answer"}, "gsm8k_tools": {"answer": "7"},
         "gsm8k_train": {"answer": "7"}, "svamp": {"answer": 7.0},
         "mawps": {"answer": ["7"], "equations": ["x=3+4"]},
-        "nq_search_tools": {"answer": ["Paris"]},
+        "nq_search_tools": {"answer": ["Paris"]}, "nq_open": {}, "dolly": {},
     }  # fmt: skip
     for source, ref in refs.items():
-        plain = source in ("gsm8k_train", "svamp", "mawps")
+        plain = source in ("gsm8k_train", "svamp", "mawps", "nq_open", "dolly")
         row: dict[str, object] = {
             "id": f"{source}-1", "kind": "reason" if plain else "tool", "source": source,
             "messages": [{"role": "user", "content": "How many?"}],
@@ -225,7 +228,8 @@ def test_rows_of_every_group_are_measured(engine: Engine, tmp_path: Path) -> Non
     data = gold_data(tmp_path)
     groups = {case.group for case in cases(data)}
     assert groups >= {"bfcl", "seal_tools", "snips", "no tool fits", "gsm8k_tools",
-                      "mawps without tools", "composed calls", "answers to results"}  # fmt: skip
+                      "mawps without tools", "composed calls", "answers to results",
+                      "nq_open without tools", "dolly without tools"}  # fmt: skip
     template = str(engine.tokenizer.chat_template)
     found = measure_calls(
         engine, data, per_group=1, tokens=3, max_prompt=900, template=template, report=silent

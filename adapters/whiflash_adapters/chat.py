@@ -95,8 +95,9 @@ class ChatWhiFlash(ChatSettings):
     ) -> Runnable[LanguageModelInput, dict[str, Any] | BaseModel]:
         """Answers of this schema: a Pydantic class, a TypedDict class or a JSON schema.
 
-        method: "json_schema" keeps the whole answer to the schema by a grammar, "json_mode"
-        to any JSON object, "function_calling" makes the schema a tool that must be called.
+        method: "json_schema" keeps the whole answer to the schema by a grammar, "json_mode" does
+        so too, or to any JSON object where there is no schema, "function_calling" makes the
+        schema a tool that must be called.
         include_raw: {"raw", "parsed", "parsing_error"} instead of the parsed answer.
         """
         if kwargs:

@@ -76,7 +76,8 @@ def structured(
     """A model that answers with JSON of this schema, and a parser behind it.
 
     bind: of the chat model. schema: a Pydantic class (v2 or v1), a TypedDict class or a JSON
-    schema; only json_mode does without.
+    schema. Only json_mode does without; with one it keeps to it as json_schema does: any object
+    at all would be of use to nobody who has said which one.
     """
     if method not in get_args(Method):
         raise ConfigError("method", method, f"must be one of {', '.join(get_args(Method))}")
@@ -84,8 +85,7 @@ def structured(
         raise ConfigError("schema", None, f"method {method!r} needs one")
     asked: dict[str, object] = {"type": "json_object"}
     told: object = None if schema is None else convert_to_json_schema(_titled(schema))
-    if method == "json_schema":
-        assert isinstance(told, dict)
+    if isinstance(told, dict):
         inner = {"name": told.get("title", "answer"), "schema": told}
         asked = {"type": "json_schema", "json_schema": inner}
         if strict is not None:

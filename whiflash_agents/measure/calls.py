@@ -6,6 +6,7 @@ talk or call, and keeps a call well formed.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -37,12 +38,14 @@ CALLS = ("bfcl", "seal_tools", "snips")
 DECLINES = ("bfcl", "when2call")
 SUMS = "gsm8k_tools"
 PROBLEMS = ("gsm8k_train", "svamp", "mawps")
+TALK = ("nq_open", "dolly")
 
 
 @dataclass(slots=True)
 class Score:
-    """Of one group of rows. right: the right tool was called, or none where none fits. exact:
-    all arguments as well. solved: the number, or the word that matters, is the gold answer's."""
+    """Of one group of rows. right: the right tool was called, or none where none fits; without
+    tools, the answer does not speak of any. exact: all arguments as well. solved: the number, or
+    the word that matters, is the gold answer's."""
 
     rows: int = 0
     right: int = 0
@@ -60,11 +63,13 @@ class Case:
     gold: Accepted | None = None
     number: float | None = None
     word: str | None = None
+    talk: bool = False
 
 
 def cases(data: Path, split: str = "dev") -> Iterator[Case]:
-    """Single-call rows, rows that no tool fits, sums with a calculator, word problems, and
-    loops composed from templates: the call, and the answer after the tool's result."""
+    """Single-call rows, rows that no tool fits, sums with a calculator, word problems, questions
+    that are to be answered rather than refused for want of a tool, and loops composed from
+    templates: the call, and the answer after the tool's result."""
     for source in CALLS:
         for row, ref in _with_refs(data, split, source):
             if (gold := accepted_call(row, ref)) is not None:
@@ -78,6 +83,9 @@ def cases(data: Path, split: str = "dev") -> Iterator[Case]:
     for source in PROBLEMS:
         for row, ref in _with_refs(data, split, source):
             yield Case(f"{source} without tools", row.messages, (), number=gold_number(ref))
+    for source in TALK:
+        for row in load_rows(data, split, source):
+            yield Case(f"{source} without tools", row.messages, (), talk=True)
     loops = AdapterMix(
         gold={}, irrelevant=0, word_problems=10, sums=10, dates=20, searches=10, documentation=10
     )
@@ -142,8 +150,14 @@ def judge(score: Score, case: Case, text: str) -> None:
         score.solved += not calls and case.word in text
     elif case.tools:
         score.right += not calls
+    elif case.talk:
+        score.right += not _of_tools(text) or _of_tools(str(case.messages))
     else:
         score.solved += last_number(text) == case.number
+
+
+def _of_tools(text: str) -> bool:
+    return re.search(r"\b(tool|function)s?\b", text, re.IGNORECASE) is not None
 
 
 def _core(answer: str) -> str:
