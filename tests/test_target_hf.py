@@ -28,7 +28,8 @@ from transformers import (
 
 from whiflash_engine.checkpoints.resolve import resolve_model
 from whiflash_engine.errors import CheckpointError, ConfigError
-from whiflash_engine.target.hf import HFCache, HFTarget, causal_config
+from whiflash_engine.target.hf import HFCache, HFTarget
+from whiflash_engine.target.hf_loading import causal_config
 
 CPU = torch.device("cpu")
 VOCAB = 48

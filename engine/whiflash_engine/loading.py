@@ -24,7 +24,8 @@ from whiflash_engine.drafters.eagle3 import Eagle3Drafter
 from whiflash_engine.errors import ConfigError
 from whiflash_engine.router.neural import Perceptron, RouterNet
 from whiflash_engine.target.base import Target
-from whiflash_engine.target.hf import HFTarget, causal_config
+from whiflash_engine.target.hf import HFTarget
+from whiflash_engine.target.hf_loading import causal_config
 from whiflash_engine.target.native import NativeTarget
 
 

@@ -101,7 +101,6 @@ def pairs(start: PromptStart, grammar: bool, rng: random.Random) -> Iterator[Pai
             tried[arm] = max(outcome.accepted - forced, 0), len(proposal.tokens) - forced
         yield Pair(context, lengths, tried)
         hand.commit(outcome, output)
-        hand.sequence.recent.add(arms[-1], *tried[arms[-1]])
 
 
 def filled(start: PromptStart, *, clamp: bool) -> Iterator[Filled]:
