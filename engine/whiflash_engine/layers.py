@@ -1,9 +1,7 @@
-"""The building blocks that target and drafters share: linear, RoPE, attention, SwiGLU.
+"""The building blocks that target and drafters share: RMSNorm, RoPE, attention, SwiGLU.
 
 All functions take one sequence, no batch axis: rows are positions. Widths are small (a
-draft block) or large (a prompt); weights are read once per pass, so at small widths the
-cost is memory traffic and per-operator overhead, which is why projections are fused and,
-on a CPU, repacked once for oneDNN.
+draft block) or large (a prompt).
 """
 
 from __future__ import annotations
@@ -15,31 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from whiflash_engine.config import RopeConfig, require
-
-
-class Linear:
-    """y = x W^T + b with W (out, in); on a CPU, W is repacked for oneDNN.
-
-    The repacked form is 1.3 to 2 times as fast as `F.linear` for 1..16 rows. It needs one
-    row count at packing time as a hint; other counts run on the same packing.
-    """
-
-    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
-        self.bias = bias
-        self._packed = weight.device.type == "cpu" and torch._C._has_mkldnn
-        self._weight = (
-            torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), 8)
-            if self._packed
-            else weight
-        )
-
-    def __call__(self, x: Tensor) -> Tensor:
-        if self._packed:
-            out: Tensor = torch.ops.mkldnn._linear_pointwise(
-                x, self._weight, self.bias, "none", [], ""
-            )
-            return out
-        return F.linear(x, self._weight, self.bias)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:

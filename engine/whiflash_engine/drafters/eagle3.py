@@ -26,7 +26,8 @@ from whiflash_engine.drafters.base import Chooser, DraftState, Proposal, certain
 from whiflash_engine.drafters.rounded import draft_linear
 from whiflash_engine.drafters.vocabulary import ContextWords, DraftHead
 from whiflash_engine.features import FeatureLog
-from whiflash_engine.layers import Linear, Rope, attention, rms_norm, swiglu
+from whiflash_engine.layers import Rope, attention, rms_norm, swiglu
+from whiflash_engine.linear import Linear
 from whiflash_engine.target.base import Target
 
 

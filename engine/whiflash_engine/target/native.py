@@ -18,7 +18,8 @@ from torch import Tensor
 
 from whiflash_engine.cache import KVCache
 from whiflash_engine.config import ModelConfig, require
-from whiflash_engine.layers import Linear, Rope, attention, attention_mask, rms_norm, swiglu
+from whiflash_engine.layers import Rope, attention, attention_mask, rms_norm, swiglu
+from whiflash_engine.linear import Linear
 from whiflash_engine.target.base import TargetCache, TargetOutput
 
 # Longer inputs are run in pieces: the mask of a piece stays small, whatever the prompt.
