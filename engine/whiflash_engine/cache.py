@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -22,9 +24,8 @@ class KVCache:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        shape = (layers, kv_heads, capacity, head_dim)
-        self._keys = torch.empty(shape, dtype=dtype, device=device)
-        self._values = torch.empty(shape, dtype=dtype, device=device)
+        shape = (layers, 2, kv_heads, capacity, head_dim)  # keys, values
+        self._kv = torch.empty(shape, dtype=dtype, device=device)
         self._length = 0
 
     @property
@@ -33,11 +34,11 @@ class KVCache:
 
     @property
     def capacity(self) -> int:
-        return self._keys.shape[2]
+        return self._kv.shape[3]
 
     @property
     def nbytes(self) -> int:
-        return self._keys.nbytes + self._values.nbytes
+        return self._kv.nbytes
 
     def reserve(self, count: int) -> None:
         """Make room for `count` more positions.
@@ -48,27 +49,35 @@ class KVCache:
         needed = self._length + count
         if needed > self.capacity:
             size = max(needed, self.capacity * 3 // 2)
-            self._keys, self._values = (self._grown(x, size) for x in (self._keys, self._values))
-
-    def _grown(self, stored: Tensor, capacity: int) -> Tensor:
-        layers, heads, _, width = stored.shape
-        grown = stored.new_empty(layers, heads, capacity, width)
-        grown[:, :, : self._length] = stored[:, :, : self._length]
-        return grown
+            grown = self._kv.new_empty(*self._kv.shape[:3], size, self._kv.shape[4])
+            grown[:, :, :, : self._length] = self._kv[:, :, :, : self._length]
+            self._kv = grown
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """keys, values: (n, kv_heads, head_dim), stored at positions length..length+n-1.
 
-        Returns views (kv_heads, length + n, head_dim) of all that the layer holds then.
+        Returns views (1, kv_heads, length + n, head_dim) of all that the layer holds then.
         """
         end = self._length + keys.shape[0]
-        self._keys[layer, :, self._length : end] = keys.transpose(0, 1)
-        self._values[layer, :, self._length : end] = values.transpose(0, 1)
-        return self._keys[layer, :, :end], self._values[layer, :, :end]
+        for i, new in enumerate((keys, values)):
+            self._kv[layer, i, :, self._length : end] = new.transpose(0, 1)
+        return self._kv[layer, :1, :, :end], self._kv[layer, 1:, :, :end]
+
+    def places(self, count: int) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        """All views that a pass over `count` new positions needs, made at once.
+
+        Per layer (2 * kv_heads, count, head_dim), where its new keys and, after them, values
+        belong; and what it holds then, (1, kv_heads, length + count, head_dim): keys of layer 0,
+        values of layer 0, keys of layer 1, ...
+        """
+        end = self._length + count
+        new = self._kv.flatten(1, 2)[:, :, self._length : end]
+        return new.unbind(), self._kv[:, :, :, :end].flatten(0, 1)[:, None].unbind()
 
     def view(self, layer: int) -> tuple[Tensor, Tensor]:
         """(kv_heads, length, head_dim) twice."""
-        return self._keys[layer, :, : self._length], self._values[layer, :, : self._length]
+        keys, values = self._kv[layer, :, :, : self._length]
+        return keys, values
 
     def advance(self, count: int) -> None:
         """The `count` positions just written now count."""

@@ -60,7 +60,9 @@ def _halves(weight: Tensor) -> bool:
     able = hasattr(torch.ops.quantized, "linear_prepack_fp16")
     if weight.dtype != torch.float32 or not able or torch.backends.quantized.engine != "x86":
         return False
-    return all(bool(((r.half().float() - r).abs() <= _LOST).all()) for r in weight.split(4096))
+    return all(
+        bool(((r.half().float() - r).abs() <= _LOST).all()) for r in torch.split(weight, 4096)
+    )
 
 
 def _onednn_takes(dtype: torch.dtype) -> bool:

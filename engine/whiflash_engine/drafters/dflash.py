@@ -25,7 +25,7 @@ from whiflash_engine.drafters.base import Chooser, DraftState, Proposal, certain
 from whiflash_engine.drafters.rounded import draft_linear
 from whiflash_engine.drafters.vocabulary import ContextWords, DraftHead
 from whiflash_engine.features import FeatureLog
-from whiflash_engine.layers import Rope, attention, attention_mask, rms_norm, swiglu
+from whiflash_engine.layers import RMSNorm, Rope, attention, attention_mask, swiglu
 from whiflash_engine.linear import Linear
 from whiflash_engine.target.base import Target
 
@@ -74,8 +74,9 @@ class DFlashDrafter:
         self.max_draft = size - 1
         self._target = target
         self._picks = [target.taps.index(tap) for tap in config.taps]
-        self._hidden_norm = weights["hidden_norm.weight"]
-        self._norm = weights["norm.weight"]
+        eps = config.rms_norm_eps
+        self._hidden_norm = RMSNorm(weights["hidden_norm.weight"], eps)
+        self._norm = RMSNorm(weights["norm.weight"], eps)
         self._fc = Linear(weights["fc.weight"])
         prefixes = [f"layers.{i}." for i in range(config.num_layers)]
         self._context_kv = Linear(
@@ -101,12 +102,12 @@ class DFlashDrafter:
             return
         rows = log.rows(state.watermark, log.length)
         taps = rows.view(n, len(self._target.taps), -1)[:, self._picks].flatten(1)
-        context = rms_norm(self._fc(taps), self._hidden_norm, c.rms_norm_eps)
+        context = self._hidden_norm(self._fc(taps))
         fused = self._context_kv(context).view(n, c.num_layers, 2, c.num_kv_heads, c.head_dim)
         kv.reserve(n)
         for i, layer in enumerate(self._layers):
-            k = rms_norm(fused[:, i, 0], layer.k_norm, c.rms_norm_eps)
-            kv.write(i, self._rope(k, kv.length), fused[:, i, 1])
+            k = self._rope(layer.k_norm(fused[:, i, 0]), kv.length)
+            kv.write(i, k, fused[:, i, 1])
         kv.advance(n)
 
     @torch.inference_mode()
@@ -133,7 +134,7 @@ class DFlashDrafter:
         state.kv.reserve(len(block))
         for i, layer in enumerate(self._layers):
             x = layer(x, i, state.kv, self._rope)  # rows past the length: nothing to undo
-        y = rms_norm(x[1 + len(known) :], self._norm, self.config.rms_norm_eps)
+        y = self._norm(x[1 + len(known) :])
         logits = self._head(y, state.words)[: count - len(known)]
         # rows are marginals: given the context, each is drawn by itself, and so the
         # distribution of a draft token does not depend on the earlier ones
@@ -152,25 +153,26 @@ class _Layer:
         self._config = config
         self._window = config.windows[index]
         self._causal = config.causal[index]
-        self._norm_in = get("input_layernorm")
-        self._norm_mlp = get("post_attention_layernorm")
+        eps = config.rms_norm_eps
+        self._norm_in = RMSNorm(get("input_layernorm"), eps)
+        self._norm_mlp = RMSNorm(get("post_attention_layernorm"), eps)
         self._qkv = draft_linear(torch.cat([get(f"self_attn.{x}_proj") for x in "qkv"]))
         self._o = draft_linear(get("self_attn.o_proj"))
         self._gate_up = draft_linear(torch.cat([get("mlp.gate_proj"), get("mlp.up_proj")]))
         self._down = Linear(get("mlp.down_proj"))
-        self._q_norm = get("self_attn.q_norm")
-        self.k_norm = get("self_attn.k_norm")
+        self._q_norm = RMSNorm(get("self_attn.q_norm"), eps)
+        self.k_norm = RMSNorm(get("self_attn.k_norm"), eps)
 
     def __call__(self, x: Tensor, index: int, kv: KVCache, rope: Rope) -> Tensor:
         """x: (block, hidden) at the positions kv.length..; the cache's length stays."""
-        c, eps, n = self._config, self._config.rms_norm_eps, x.shape[0]
-        qkv = self._qkv(rms_norm(x, self._norm_in, eps))
+        c, n = self._config, x.shape[0]
+        qkv = self._qkv(self._norm_in(x))
         qkv = qkv.view(n, c.num_heads + 2 * c.num_kv_heads, c.head_dim)
         q, k, v = torch.split(qkv, [c.num_heads, c.num_kv_heads, c.num_kv_heads], 1)
-        q = rope(rms_norm(q, self._q_norm, eps), kv.length)
-        keys, values = kv.write(index, rope(rms_norm(k, self.k_norm, eps), kv.length), v)
+        q = rope(self._q_norm(q), kv.length)
+        keys, values = kv.write(index, rope(self.k_norm(k), kv.length), v)
         group = c.num_heads // c.num_kv_heads
         # a full layer has no mask: the block sees the context and itself both ways
-        mask = attention_mask(n, keys.shape[1], group, x, window=self._window, causal=self._causal)
+        mask = attention_mask(n, keys.shape[2], group, x, window=self._window, causal=self._causal)
         x = x + self._o(attention(q, keys, values, mask))
-        return x + self._down(swiglu(self._gate_up(rms_norm(x, self._norm_mlp, eps))))
+        return x + self._down(swiglu(self._gate_up(self._norm_mlp(x))))

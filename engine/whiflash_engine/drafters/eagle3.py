@@ -26,7 +26,7 @@ from whiflash_engine.drafters.base import Chooser, DraftState, Proposal, certain
 from whiflash_engine.drafters.rounded import draft_linear
 from whiflash_engine.drafters.vocabulary import ContextWords, DraftHead
 from whiflash_engine.features import FeatureLog
-from whiflash_engine.layers import Rope, attention, rms_norm, swiglu
+from whiflash_engine.layers import RMSNorm, Rope, attention, swiglu
 from whiflash_engine.linear import Linear
 from whiflash_engine.target.base import Target
 
@@ -70,8 +70,11 @@ class Eagle3Drafter:
         self.max_draft = depth
         self._target = target
         self._picks = [target.taps.index(tap) for tap in config.aux]
-        # the projections live on in their packed form only
-        self._weights = {name: weight for name, weight in weights.items() if weight.dim() == 1}
+        self._norms = {
+            name: RMSNorm(weight, config.rms_norm_eps)
+            for name, weight in weights.items()
+            if name.endswith("weight") and weight.dim() == 1
+        }
         w, attn = weights, "midlayer.self_attn."
         self._fc = Linear(w["fc.weight"])
         self._q = draft_linear(w[attn + "q_proj.weight"])
@@ -134,7 +137,7 @@ class Eagle3Drafter:
         return F.embedding(ids, self._embedding)
 
     def _norm(self, name: str, x: Tensor) -> Tensor:
-        return rms_norm(x, self._weights[name], self.config.rms_norm_eps)
+        return self._norms[name](x)
 
     def _fuse(self, rows: Tensor) -> Tensor:
         """(n, taps * target hidden) -> (n, hidden)."""

@@ -11,6 +11,7 @@ bfloat16 it would lose the low bits of every layer's contribution.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from whiflash_engine.cache import KVCache
 from whiflash_engine.config import ModelConfig, require
-from whiflash_engine.layers import Rope, attention, attention_mask, rms_norm, swiglu
+from whiflash_engine.layers import RMSNorm, Rope, attention, attention_mask, rotate, swiglu
 from whiflash_engine.linear import Linear
 from whiflash_engine.target.base import TargetCache, TargetOutput
 
@@ -44,7 +45,7 @@ class NativeTarget:
         self._embedding = weights["model.embed_tokens.weight"]
         self._head_weight = self._embedding if config.tie_embeddings else weights["lm_head.weight"]
         self._head = Linear(self._head_weight)
-        self._norm = weights["model.norm.weight"].float()
+        self._norm = RMSNorm(weights["model.norm.weight"].float(), config.rms_norm_eps)
         self._layers = [
             _Layer(config, weights, f"model.layers.{i}.") for i in range(config.num_layers)
         ]
@@ -75,22 +76,33 @@ class NativeTarget:
             piece = ids[start : start + _PIECE]
             x = self._run(piece, cache, features[start : start + _PIECE])
             last = torch.cat((last, x))[-rows:] if rows else last
-        hidden = rms_norm(last, self._norm, self.config.rms_norm_eps).to(self.dtype)
+        hidden = self._norm(last).to(self.dtype)
         return TargetOutput(self._head(hidden).float(), features, hidden)
 
     def _run(self, ids: Tensor, cache: KVCache, features: Tensor) -> Tensor:
         """ids: (n,) -> (n, hidden) float32, before the last norm. Fills features."""
-        c = self.config
-        n, keys = ids.shape[0], cache.length + ids.shape[0]
-        group = c.num_heads // c.num_kv_heads
-        mask = attention_mask(n, keys, group, self._embedding, window=c.sliding_window)
+        c, n = self.config, ids.shape[0]
+        run = self._begin(n, cache)
         x = F.embedding(ids, self._embedding).float()
         for i, layer in enumerate(self._layers):
             self._tap(i, x, features)
-            x = layer(x, i, cache, self._rope, mask)
+            x = layer(x, i, run)
         self._tap(c.num_layers, x, features)
         cache.advance(n)
         return x
+
+    def _begin(self, n: int, cache: KVCache) -> _Pass:
+        c = self.config
+        cos, sin = self._rope.table(cache.length, n)
+        turned = c.num_heads + c.num_kv_heads
+        still = cos.new_zeros(n, c.num_kv_heads, c.head_dim)
+        new, held = cache.places(n)
+        group, window = c.num_heads // c.num_kv_heads, c.sliding_window
+        return _Pass(
+            torch.cat((cos.expand(-1, turned, -1), still + 1), 1),
+            torch.cat((sin.expand(-1, turned, -1), still), 1),
+            attention_mask(n, cache.length + n, group, self._embedding, window=window), new, held,
+        )  # fmt: skip
 
     def _tap(self, boundary: int, x: Tensor, features: Tensor) -> None:
         if boundary in self.taps:
@@ -102,6 +114,21 @@ class NativeTarget:
 
     def head_rows(self, ids: Tensor | None) -> Tensor:
         return self._head_weight if ids is None else self._head_weight[ids]
+
+
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    """What the layers of a pass over n positions share.
+
+    cos, sin: (n, heads + 2 * kv_heads, head_dim); they turn queries and keys, and leave the
+    values as they are. new, held: `KVCache.places`.
+    """
+
+    cos: Tensor
+    sin: Tensor
+    mask: Tensor | None
+    new: Sequence[Tensor]
+    held: Sequence[Tensor]
 
 
 class _Layer:
@@ -116,30 +143,29 @@ class _Layer:
             )
 
         self._config = config
-        self._norm_in = get("input_layernorm.weight").float()
-        self._norm_mlp = get("post_attention_layernorm.weight").float()
+        eps = config.rms_norm_eps
+        self._norm_in = RMSNorm(get("input_layernorm.weight").float(), eps)
+        self._norm_mlp = RMSNorm(get("post_attention_layernorm.weight").float(), eps)
         self._dtype = get("self_attn.o_proj.weight").dtype
         self._qkv = fused([f"self_attn.{x}_proj" for x in "qkv"], config.qkv_bias)
         self._o = fused(["self_attn.o_proj"], config.o_bias)
         self._gate_up = fused(["mlp.gate_proj", "mlp.up_proj"], config.mlp_bias)
         self._down = fused(["mlp.down_proj"], config.mlp_bias)
-        self._q_norm = get("self_attn.q_norm.weight") if config.qk_norm else None
-        self._k_norm = get("self_attn.k_norm.weight") if config.qk_norm else None
+        self._q_norm = self._k_norm = None
+        if config.qk_norm:
+            self._q_norm = RMSNorm(get("self_attn.q_norm.weight"), eps)
+            self._k_norm = RMSNorm(get("self_attn.k_norm.weight"), eps)
 
-    def __call__(
-        self, x: Tensor, index: int, cache: KVCache, rope: Rope, mask: Tensor | None
-    ) -> Tensor:
-        c = self._config
-        heads, kv = c.num_heads, c.num_kv_heads
-        qkv = self._qkv(rms_norm(x, self._norm_in, c.rms_norm_eps).to(self._dtype))
-        qkv = qkv.view(x.shape[0], heads + 2 * kv, c.head_dim)
-        qk, v = qkv[:, : heads + kv], qkv[:, heads + kv :]
+    def __call__(self, x: Tensor, index: int, run: _Pass) -> Tensor:
+        """x: (n, hidden) float32 -> the same. Writes its keys and values."""
+        c, heads = self._config, self._config.num_heads
+        qkv = self._qkv(self._norm_in(x).to(self._dtype))
+        qkv = qkv.view(x.shape[0], heads + 2 * c.num_kv_heads, c.head_dim)
         if self._q_norm is not None and self._k_norm is not None:
-            q = rms_norm(qk[:, :heads], self._q_norm, c.rms_norm_eps)
-            k = rms_norm(qk[:, heads:], self._k_norm, c.rms_norm_eps)
-            qk = torch.cat((q, k), 1)
-        qk = rope(qk, cache.length)
-        keys, values = cache.write(index, qk[:, heads:], v)
-        x = x + self._o(attention(qk[:, :heads], keys, values, mask))
-        normed = rms_norm(x, self._norm_mlp, c.rms_norm_eps).to(self._dtype)
-        return x + self._down(swiglu(self._gate_up(normed)))
+            q, k, v = torch.split(qkv, (heads, c.num_kv_heads, c.num_kv_heads), 1)
+            qkv = torch.cat((self._q_norm(q), self._k_norm(k), v), 1)
+        qkv = rotate(qkv, run.cos, run.sin)
+        run.new[index].copy_(qkv[:, heads:].transpose(0, 1))
+        keys, values = run.held[2 * index : 2 * index + 2]
+        x = x + self._o(attention(qkv[:, :heads], keys, values, run.mask))
+        return x + self._down(swiglu(self._gate_up(self._norm_mlp(x).to(self._dtype))))
