@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -73,7 +73,26 @@ def model_config(fields: Fields) -> ModelConfig:
         raise CheckpointError(fields.path, str(error)) from error
 
 
-def load_weights(folder: Path, dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
+class _Weights(Mapping[str, Tensor]):
+    """Each is read and cast when it is asked for: whoever repacks them one by one never holds
+    the whole model twice."""
+
+    def __init__(
+        self, stored: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self._stored, self._dtype, self._device = stored, dtype, device
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._stored[name].to(device=self._device, dtype=self._dtype)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._stored)
+
+    def __len__(self) -> int:
+        return len(self._stored)
+
+
+def load_weights(folder: Path, dtype: torch.dtype, device: torch.device) -> Mapping[str, Tensor]:
     """The weights under their Hugging Face names (`model.layers.0...`), checked for shape.
 
     `lm_head.weight` is absent exactly if the config ties the embeddings.
@@ -84,7 +103,7 @@ def load_weights(folder: Path, dtype: torch.dtype, device: torch.device) -> dict
         # Some writers store the tied matrix twice.
         tensors.pop("lm_head.weight", None)
     check_tensors(folder, tensors, decoder_shapes(config))
-    return {name: tensor.to(device=device, dtype=dtype) for name, tensor in tensors.items()}
+    return _Weights(tensors, dtype, device)
 
 
 def decoder_shapes(config: ModelConfig) -> dict[str, Shape]:

@@ -162,7 +162,7 @@ class _Layer:
         qkv = self._qkv(self._norm_in(x).to(self._dtype))
         qkv = qkv.view(x.shape[0], heads + 2 * c.num_kv_heads, c.head_dim)
         if self._q_norm is not None and self._k_norm is not None:
-            q, k, v = torch.split(qkv, (heads, c.num_kv_heads, c.num_kv_heads), 1)
+            q, k, v = torch.split(qkv, [heads, c.num_kv_heads, c.num_kv_heads], 1)
             qkv = torch.cat((self._q_norm(q), self._k_norm(k), v), 1)
         qkv = rotate(qkv, run.cos, run.sin)
         run.new[index].copy_(qkv[:, heads:].transpose(0, 1))
