@@ -27,10 +27,12 @@ from whiflash_engine.config import RouterConfig
 from whiflash_engine.constraint import GrammarFactory
 from whiflash_engine.drafters.base import Chooser, DraftState, Proposal
 from whiflash_engine.engine import Engine
+from whiflash_engine.lookup import Lookup
 from whiflash_engine.router.neural import features
 from whiflash_engine.router.recent import Recent
+from whiflash_engine.sequence import MAX_COPY
 from whiflash_engine.training.gold_match import Accepted
-from whiflash_engine.training.rounds import ARMS
+from whiflash_engine.training.rounds import ARMS, DRAFTERS
 from whiflash_engine.training.rows import Json
 
 
@@ -74,12 +76,12 @@ def test_what_is_read_off_the_text_is_what_the_target_would_have_said(
     assert len(found) <= len(known) - len(start.ids)
     met = 0
     for pair in judged:
-        theirs = features(pair.context)[:-2]
-        same = [one for one in found if np.allclose(one.features[:-2], theirs, 1e-4, 1e-4)]
+        theirs = features(pair.context)[: -len(ARMS)]  # without what the arms did lately
+        same = [one for one in found if np.allclose(one.features[: -len(ARMS)], theirs, 1e-4, 1e-4)]
         assert same or grammar  # rounds end within a forced stretch here, and behind it there
         for one in same:
             met += 1
-            for arm, (accepted, drafted) in zip(ARMS, one.tried, strict=True):
+            for arm, (accepted, drafted) in zip(DRAFTERS, one.tried, strict=False):
                 assert drafted <= pair.tried[arm][1]
                 assert accepted == min(pair.tried[arm][0], drafted)
     assert met >= 3
@@ -104,18 +106,28 @@ def test_positions_weigh_as_often_as_rounds_begin_there(engine: Engine) -> None:
     }
     found = list(positions(start, False, random.Random(1)))
     count = len(known) - len(start.ids)
-    ends = [(i + 1, min(i + 1 + one.tried[1][0], count)) for i, one in enumerate(found)]
-    assert {b - a for a, b in ends} == {0, 1, 2, 3, 4}
+    turns = [[one.tried[0], one.tried[1], *([one.tried[2]] if one.tried[2][1] else [])]
+             for one in found]  # fmt: skip
+    ends = [[min(i + 1 + got, count) for got, _ in some] for i, some in enumerate(turns)]
+    assert {b - a for a, b, *_ in ends} == {0, 1, 2, 3, 4}
+    assert {len(some) for some in ends} == {2, 3}  # with and without something to copy
     expected = [1.0] + [0.0] * count
-    for i, both in enumerate(ends):
-        for end in both:
-            expected[end] += expected[i] / 2
+    for i, some in enumerate(ends):
+        for end in some:
+            expected[end] += expected[i] / len(some)
     assert [one.weight for one in found] == pytest.approx(expected[:count])
-    # what the drafters got through is told when the round is over, not within it
-    shares = [dict(zip(ARMS, one.features[-2:].tolist(), strict=True)) for one in found]
+    for i, one in enumerate(found):
+        behind = len(start.ids) + i
+        copied = Lookup().draft(known[:behind], MAX_COPY)[0]
+        same = [a == b for a, b in zip(copied, known[behind:], strict=False)]
+        accepted, drafted = one.tried[ARMS.index("retrieval")]
+        assert accepted == [*same[:drafted], False].index(False)
+        assert drafted == min(len(copied), count - i - 1)  # the bonus token needs room
+    # what the arms got through is told when the round is over, not within it
+    shares = [dict(zip(ARMS, one.features[-len(ARMS) :].tolist(), strict=True)) for one in found]
     at, recent = 0, Recent()
     while at < count:
-        for arm, trial, end in zip(ARMS, found[at].tried, ends[at], strict=True):
+        for arm, trial, end in zip(ARMS, found[at].tried, ends[at], strict=False):
             after = Recent()
             after.share = recent.share
             after.add(arm, *trial)

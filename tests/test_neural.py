@@ -92,7 +92,7 @@ def test_what_the_network_sees() -> None:
     seen = features(place)
     assert seen.dtype == np.float32 and seen.shape == (HIDDEN + STRUCTURE,)
     assert seen[:HIDDEN].tolist() == list(range(HIDDEN))
-    rest = [0.5, 0, 0, 1, 0, math.log(4), 1, math.log(6), 0.3, 0.3]
+    rest = [0.5, 0, 0, 1, 0, math.log(4), 1, math.log(6), 0.3, 0.3, 0.3]
     assert seen[HIDDEN:].tolist() == pytest.approx(rest)
 
 
@@ -220,15 +220,19 @@ def test_output_is_plain_decodings_under_learned_routers(name: RouterName) -> No
 
 
 def learnable(prompts: int = 24, length: int = 40) -> list[list[Drafted]]:
-    """The first number of the state says which arm gets its draft through."""
+    """The first number of the state says which drafter gets its draft through, the second
+    whether a copy does, which every other prefix has on offer."""
     rng, rows = np.random.default_rng(0), list[list[Drafted]]()
     for _ in range(prompts):
         rows.append([])
-        for _ in range(length):
+        for i in range(length):
             state = rng.standard_normal(HIDDEN + STRUCTURE).astype(np.float32)
             state[HIDDEN + 1 : HIDDEN + 1 + len(SPANS)] = 0, 0, 1, 0  # json
             good = state[0] > 0
-            rows[-1].append(Drafted(state, [(3, 3), (0, 5)] if good else [(0, 3), (4, 5)]))
+            drafters = [(3, 3), (0, 5)] if good else [(0, 3), (4, 5)]
+            copied = 0 if i % 2 else 9
+            copy = (copied if state[1] > 0 else 0, copied)
+            rows[-1].append(Drafted(state, [*drafters, copy]))
     return rows
 
 
@@ -242,13 +246,19 @@ def test_it_learns_who_gets_through_and_is_worth_it(tmp_path: Path) -> None:
                lambda line: lines.append(dict(line)), chunk=10)  # fmt: skip
     assert made == 3 and len(lines) == 3  # nothing is drafted twice
     found = Rounds.read(tmp_path / "run")
-    assert found.positions == (3, 5) and len(found.prompt) == 24 * 40
+    assert found.positions == (3, 5, 9) and len(found.prompt) == 24 * 40
     options = RouterOptions(epochs=20, batch=64, learning_rate=1e-2)
     odds = fit(found, options, tmp_path / "out", lambda line: lines.append(dict(line)))
     rates = next(float(line["rates"]) for line in lines if "rates" in line)
     assert min(float(line["loss"]) for line in lines if "loss" in line) < rates / 2
-    seconds: Costs = {"ar": [1.0, 1.1, 1.2, 1.3], "diffusion": [1.0] + [1.3] * 5}
-    value = worth(found.split()[1], odds, seconds)
+    seconds: Costs = {
+        "ar": [1.0, 1.1, 1.2, 1.3], "diffusion": [1.0] + [1.3] * 5, "retrieval": [1.0] * 10,
+    }  # fmt: skip
+    unseen = found.split()[1]
+    value = worth(unseen, odds, seconds)
+    free = torch.cat([odds[:, :8], odds[:, 8:] + 99.0], 1)  # sure of every copy, of which
+    sure = worth(unseen, free, seconds)  # half are not there to be taken
+    assert sure["oracle"] == value["oracle"] > value["bias 0"] > sure["bias 0"] > 2.0
     assert value["oracle"] >= value["bias 0"] > 1.2 * max(value["ar"], value["diffusion"])
     biased = worth(found.split()[1], odds, seconds, (0.0, 9.0))
     assert biased["bias 0"] == value["bias 0"] > biased["bias 9"]
@@ -288,7 +298,7 @@ def test_what_weighs_nothing_says_nothing(tmp_path: Path) -> None:
     for found in (once, twice):
         fit(found, RouterOptions(epochs=1), tmp_path / "out",
             lambda line: told.append(line.get("rates")))  # fmt: skip
-        seconds: Costs = {"ar": [1.0] * 6, "diffusion": [1.0] * 6}
+        seconds: Costs = {"ar": [1.0] * 6, "diffusion": [1.0] * 6, "retrieval": [1.0] * 10}
         odds = torch.zeros(len(found.prompt), sum(found.positions))
         told.append(worth(found, odds, seconds))
     rates, value = told[0], told[2]
@@ -328,7 +338,7 @@ def test_the_command_logs_fits_and_goes_on(
     shown = capsys.readouterr().out
     assert "prompts 16" in shown and "tokens/s, bias 0" in shown and "tokens/s, oracle" in shown
     loaded = load_router(tmp_path / "out", engine.target.config.hidden_size)
-    assert isinstance(loaded, RouterNet) and set(loaded.positions) == {"ar", "diffusion"}
+    assert isinstance(loaded, RouterNet) and set(loaded.positions) >= {"ar", "diffusion"}
     assert main(command) == 0
     assert "prompts 16" not in capsys.readouterr().out  # the rounds were there
     for options, said in (

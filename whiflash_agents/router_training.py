@@ -17,7 +17,7 @@ from whiflash_engine.config import RouterConfig, require
 from whiflash_engine.engine import Engine
 from whiflash_engine.errors import ConstraintError
 from whiflash_engine.training.loop import Report
-from whiflash_engine.training.rounds import ARMS, Drafted, Rounds, log_rounds
+from whiflash_engine.training.rounds import ARMS, DRAFTERS, Drafted, Rounds, log_rounds
 from whiflash_engine.training.router import RouterOptions, fit
 from whiflash_engine.training.router_worth import worth
 
@@ -65,7 +65,7 @@ def train_router(run: RouterRun, report: Report) -> None:
         model, ar_drafter=run.ar_drafter, diffusion_drafter=run.diffusion_drafter, router="plain",
         report=print,
     )  # fmt: skip
-    for arm in ARMS:
+    for arm in DRAFTERS:
         require(arm in engine.drafters, "model", run.model, f"has no {arm} drafter to learn from")
     prompts = balanced(rows, run.per_kind, lambda row: len(row.token_ids(engine)) <= run.max_prompt)
     settings = {
@@ -73,6 +73,7 @@ def train_router(run: RouterRun, report: Report) -> None:
         "dtype": str(engine.target.dtype),
         "seed": run.seed,
         "tokens": run.tokens,
+        "arms": [*ARMS],
         "prompts": [row.id for row in prompts],
     }
     # as calibrated: logging lets some arms' costs follow their rounds, and others' not

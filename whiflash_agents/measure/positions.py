@@ -1,4 +1,4 @@
-"""Both drafters from every position of a text that the target writes: what a router learns from.
+"""Every arm from every position of a text that the target writes: what a router learns from.
 
 Greedy, so that the text is known once it has been decoded: how far a draft would have got can be
 read off it, and one pass of the target over it serves all positions.
@@ -11,20 +11,20 @@ from collections.abc import Iterator, Sequence
 
 from whiflash_agents.measure.pairs import HandMade
 from whiflash_agents.measure.start import PromptStart
-from whiflash_engine.config import RouterConfig
+from whiflash_engine.config import ArmName, RouterConfig
 from whiflash_engine.offer import offer
 from whiflash_engine.router.neural import features
 from whiflash_engine.target.base import TargetOutput
-from whiflash_engine.training.rounds import ARMS, Drafted
+from whiflash_engine.training.rounds import ARMS, DRAFTERS, Drafted
 from whiflash_engine.verify import entropy
 
 
 def positions(start: PromptStart, grammar: bool, rng: random.Random) -> Iterator[Drafted]:
-    """Where a round may begin when either arm is as likely to draft it, and how probable that is.
+    """Where a round may begin when any arm is as likely to draft it, and how probable that is.
 
     A router is asked at the beginnings of rounds only, which are harder than the positions
-    between them: those follow a token that a drafter got right. What the drafters got through
-    lately is told along one walk, drawn by `rng`.
+    between them: those follow a token that somebody got right. What the arms got through lately
+    is told along one walk, drawn by `rng`.
     """
     text = [token for done in start.run(RouterConfig("ar"), grammar) for token in done.tokens]
     hand = HandMade(start, grammar)
@@ -39,19 +39,23 @@ def positions(start: PromptStart, grammar: bool, rng: random.Random) -> Iterator
         if chances[i] > 0:
             context = offer(sequence, engine.drafters, copies=True)
             forced = len(context.forced)
-            tried: list[tuple[int, int]] = []
-            ends: list[int] = []
-            for arm in ARMS:
-                draft = hand.propose(arm, context.forced).tokens
+            tried = dict.fromkeys(ARMS, (0, 0))
+            ends: dict[ArmName, int] = {}
+            for arm in ARMS if context.copied else DRAFTERS:
+                if arm in DRAFTERS:
+                    draft = hand.propose(arm, context.forced).tokens
+                else:
+                    draft = (*context.forced, *context.copied)
                 accepted, known = _got_through(draft, text[i:])
-                tried.append((max(accepted - forced, 0), max(known - forced, 0)))
-                ends.append(min(i + max(accepted, forced) + 1, len(text)))
-                chances[ends[-1]] += chances[i] / len(ARMS)
+                tried[arm] = max(accepted - forced, 0), max(known - forced, 0)
+                ends[arm] = min(i + max(accepted, forced) + 1, len(text))
+            for end in ends.values():
+                chances[end] += chances[i] / len(ends)
             if context.hidden is not None:
-                yield Drafted(features(context), tried, chances[i])
+                yield Drafted(features(context), tuple(tried.values()), chances[i])
             if i == walk:
-                drawn = rng.randrange(len(ARMS))
-                last, walk = (ARMS[drawn], *tried[drawn]), ends[drawn]
+                drawn = rng.choice([*ends])
+                last, walk = (drawn, *tried[drawn]), ends[drawn]
         row = TargetOutput(output.logits[i:], output.features[i:], output.hidden[i:])
         sequence.commit([token], row, start.sampling.stop_token_ids)
         sequence.entropy = entropy(output.logits[i])

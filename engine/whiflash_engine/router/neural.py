@@ -29,7 +29,7 @@ from whiflash_engine.router.recent import UNTRIED
 Array = NDArray[np.float32]
 
 SPANS: Final[tuple[Span, ...]] = get_args(Span)
-STRUCTURE: Final = 6 + len(SPANS)
+STRUCTURE: Final = 7 + len(SPANS)
 """Numbers beside the hidden state: see `features`."""
 # Step of the correction of an arm's chances, in log odds a round and unit of surprise.
 _CORRECTION: Final = 0.03
@@ -76,13 +76,13 @@ class RouterNet:
 def features(context: RouteContext) -> Array:
     """(hidden size + `STRUCTURE`,): the target's state, then the entropy, the span (one of
     `SPANS`), for how long it has lasted, whether a grammar holds, how much of the text's end
-    has stood there before, and what AR and diffusion got through lately."""
+    has stood there before, and what AR, diffusion and retrieval got through lately."""
     assert context.hidden is not None
     recent = {**UNTRIED, **context.recent}
     spans = [float(context.span == span) for span in SPANS]
     own = [
         min(context.entropy, 8.0), *spans, math.log1p(context.since), float(context.constrained),
-        math.log1p(context.matched), recent["ar"], recent["diffusion"],
+        math.log1p(context.matched), recent["ar"], recent["diffusion"], recent["retrieval"],
     ]  # fmt: skip
     hidden: Array = context.hidden.float().numpy(force=True)
     return np.concatenate((hidden, np.array(own, dtype=np.float32)))

@@ -33,7 +33,7 @@ class RouteContext:
     forced: tokens that the grammar implies next; every arm's draft begins with them.
     copied: what followed behind them the last time the text stood here; matched: how many
         tokens were the same before it.
-    recent: per drafter, the share of its draft tokens that passed lately.
+    recent: per arm, the share of its draft tokens that passed lately.
     hidden: (hidden,), the target's final hidden state at the last position that it
         has processed, the one before the bonus token's.
     """

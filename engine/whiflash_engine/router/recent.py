@@ -1,4 +1,4 @@
-"""How much of its drafts each drafter got through lately, in one sequence."""
+"""How much of its drafts each arm got through lately, in one sequence."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Final
 
 from whiflash_engine.config import ArmName
 
-UNTRIED: Final[Mapping[ArmName, float]] = {"ar": 0.3, "diffusion": 0.3}
+UNTRIED: Final[Mapping[ArmName, float]] = {"ar": 0.3, "diffusion": 0.3, "retrieval": 0.3}
 """What is assumed before a first draft."""
 _KEPT: Final = 0.8
 
 
 class Recent:
-    """share: per drafter, the running average of accepted by drafted tokens."""
+    """share: per arm that drafts, the running average of accepted by drafted tokens."""
 
     def __init__(self) -> None:
         self.share: Mapping[ArmName, float] = UNTRIED

@@ -1,4 +1,4 @@
-"""Prefixes from which every drafter has drafted: what a router learns from.
+"""Prefixes from which every arm has drafted: what a router learns from.
 
 What is told of a draft is how many tokens passed and how many there were: a row of trials that
 ends at the first rejection, or where the draft ends. So a draft that was accepted whole (censored
@@ -21,7 +21,8 @@ from whiflash_engine.router.neural import Array
 from whiflash_engine.training.loop import Report
 from whiflash_engine.training.model_files import read_json, read_tensors, write_json, write_tensors
 
-ARMS: tuple[ArmName, ...] = ("ar", "diffusion")
+DRAFTERS: tuple[ArmName, ...] = ("ar", "diffusion")
+ARMS: tuple[ArmName, ...] = (*DRAFTERS, "retrieval")
 _HELD_OUT = 9
 """Every ninth prompt is held out: kinds take turns, and four of them would share eight."""
 

@@ -1,4 +1,4 @@
-"""Fit a router to prefixes from which both drafters have drafted.
+"""Fit a router to prefixes from which every arm has drafted.
 
 WhiFlash-Neural (arXiv 2606.07710) regresses one number, how many tokens more AR commits than
 diffusion. This one learns every position's chance for every arm instead: that gives expected
@@ -123,8 +123,9 @@ def _export(net: nn.Sequential, mean: Tensor, scale: Tensor, rounds: Rounds, out
          "fc1.bias": state["0.bias"], "fc2.weight": state["3.weight"],
          "fc2.bias": state["3.bias"]},
     )  # fmt: skip
+    known = {arm: n for arm, n in zip(ARMS, rounds.positions, strict=True) if n}
     write_json(
         output / "config.json",
         {"architectures": ["WhiFlashRouter"], "hidden_size": len(mean) - STRUCTURE,
-         "structure": STRUCTURE, "positions": dict(zip(ARMS, rounds.positions, strict=True))},
+         "structure": STRUCTURE, "positions": known},
     )  # fmt: skip

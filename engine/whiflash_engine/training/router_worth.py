@@ -14,7 +14,7 @@ from torch import Tensor
 from whiflash_engine.config import ArmName
 from whiflash_engine.router.neural import SPANS, STRUCTURE
 from whiflash_engine.router.router import FAVOURED
-from whiflash_engine.training.rounds import ARMS, Rounds
+from whiflash_engine.training.rounds import ARMS, DRAFTERS, Rounds
 
 Seconds = Mapping[ArmName, Sequence[float]]
 """Per arm, of a round with 0, 1, 2, ... draft tokens."""
@@ -33,9 +33,9 @@ def worth(
     rounds: Rounds, odds: Tensor, seconds: Seconds, biases: Sequence[float] = (0.0,)
 ) -> dict[str, float]:
     """Tokens per second of routers over the same prefixes, each as often as rounds begin there,
-    without those from which an arm had no turn: the net's for each span bias, either arm's with
-    whole drafts, and the oracle's."""
-    both = (rounds.drafted > 0).all(1)
+    without those from which a drafter had no turn: the net's for each span bias, either drafter's
+    with whole drafts, and the oracle's."""
+    both = (rounds.drafted[:, : len(DRAFTERS)] > 0).all(1)
     made = [_made(rounds, arm)[both] for arm in range(len(ARMS))]
     costs = [
         torch.tensor(seconds[arm][: count + 1])
@@ -45,11 +45,12 @@ def worth(
     tokens = torch.cat(made, 1)
     cost = torch.cat([c.expand(len(tokens), -1) for c in costs], 1)
     weight = rounds.weight[both]
-    scores = torch.cat([guess.log() for guess in guesses], 1) - cost.log()
+    offered = _offered(rounds)[both].log()  # 0 or -inf
+    scores = torch.cat([guess.log() for guess in guesses], 1) - cost.log() + offered
     favoured = _favoured(rounds)[both]
     found = {f"bias {b:g}": _rate(tokens, cost, scores + b * favoured, weight) for b in biases}
-    found["oracle"] = _rate(tokens, cost, tokens.log() - cost.log(), weight)
-    for arm, m, c in zip(ARMS, made, costs, strict=True):
+    found["oracle"] = _rate(tokens, cost, tokens.log() - cost.log() + offered, weight)
+    for arm, m, c in zip(DRAFTERS, made, costs, strict=False):
         found[arm] = float((weight * m[:, -1]).sum() / (c[-1] * weight.sum()))
     return {name: round(value, 2) for name, value in found.items()}
 
@@ -62,6 +63,16 @@ def _favoured(rounds: Rounds) -> Tensor:
         torch.tensor([float(one == arm) for one in favoured])[:, None].expand(-1, count + 1)
         for arm, count in zip(ARMS, rounds.positions, strict=True)
     ]
+    return torch.cat(columns, 1)
+
+
+def _offered(rounds: Rounds) -> Tensor:
+    """[N, columns of all arms]: 1 where so many draft tokens were to be had, else 0. A drafter
+    always drafts as much as is wanted; a copy is as long as it is, if there is one."""
+    columns = []
+    for arm, count in enumerate(rounds.positions):
+        least = rounds.drafted[:, arm, None] if ARMS[arm] not in DRAFTERS else count
+        columns.append((torch.arange(count + 1).expand(len(rounds.prompt), -1) <= least).float())
     return torch.cat(columns, 1)
 
 
