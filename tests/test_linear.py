@@ -38,6 +38,8 @@ def test_every_form_gives_the_product(
     found = Linear(weight, added if bias else None)(x)
     exact = x.double() @ weight.double().T + (added.double() if bias else 0)
     assert found.dtype == dtype and found.shape == (rows, 70)
+    halved = dtype == torch.float32 and published and HALVES
+    assert (_form(Linear(weight)) == "_half_product") == halved
     loose = 1e-5 if dtype == torch.float32 else 0.02
     torch.testing.assert_close(found.double(), exact, atol=20 * loose, rtol=loose)
 
@@ -48,6 +50,8 @@ def test_every_form_gives_the_product(
     [
         (torch.tensor([[1.0, -0.375]]), True),
         (torch.tensor([[1.0, 3e-6]]).bfloat16().float(), True),  # loses at most 3e-8
+        (torch.tensor([[2e-6, 3e-6]]).bfloat16().float(), False),  # which is too much of these
+        (torch.zeros(1, 2), True),
         (torch.tensor([[1.0, 1.0 + 2**-12]]), False),
         (torch.tensor([[1.0, 70000.0]]), False),
         (torch.tensor([[1.0, torch.inf]]), False),
@@ -70,8 +74,13 @@ def test_what_the_processor_cannot_do_is_left_to_torch(monkeypatch: pytest.Monke
     torch.testing.assert_close(layer(x), x @ weight.T)
 
 
+def test_without_onednn_bfloat16_is_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch._C, "_has_mkldnn", False)
+    assert _form(Linear(_normal(5, 4).bfloat16())) == "linear"
+
+
 @pytest.mark.skipif(not HALVES, reason="this torch or processor has no such product")
-def test_a_row_says_the_same_among_others() -> None:
+def test_a_row_says_nearly_the_same_among_others() -> None:
     weight, x = _normal(96, 64).bfloat16().float(), _normal(8, 64)
     layer = Linear(weight)
     alone = torch.cat([layer(row[None]) for row in x])

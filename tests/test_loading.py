@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -249,6 +250,14 @@ def test_devices_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("cuda", "cuda:0"):
         with pytest.raises(ConfigError, match=f"device='{name}'"):
             choose_device(name)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="others are asked in another way")
+def test_bfloat16_is_for_processors_that_compute_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for able in (True, False):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda able=able: able)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+        assert choose_dtype(None, CPU) == (torch.bfloat16 if able else torch.float32)
 
 
 def test_precision() -> None:

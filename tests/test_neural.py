@@ -50,15 +50,17 @@ def context(hidden: Tensor | None = None, forced: int = 0) -> RouteContext:
     )  # fmt: skip
 
 
-def net(seed: int = 0) -> RouterNet:
+def net(seed: int = 0, copies: int = 0) -> RouterNet:
     rng = np.random.default_rng(seed)
 
     def drawn(*shape: int) -> np.ndarray:
         return rng.standard_normal(shape).astype(np.float32)
 
     inputs = HIDDEN + STRUCTURE
-    perceptron = Perceptron(drawn(8, inputs), drawn(8), drawn(8, 8), drawn(8))
-    return RouterNet(perceptron, {"ar": 3, "diffusion": 5})
+    perceptron = Perceptron(drawn(8, inputs), drawn(8), drawn(8 + copies, 8), drawn(8 + copies))
+    return RouterNet(
+        perceptron, {"ar": 3, "diffusion": 5, **({"retrieval": copies} if copies else {})}
+    )
 
 
 def rounds(arm: ArmName, accepted: int, drafted: int = 3) -> Round:
@@ -97,10 +99,10 @@ def test_what_the_network_sees() -> None:
 
 
 def test_expected_tokens_follow_from_chances() -> None:
-    policy, one = NeuralPolicy(net()), net()
+    policy, one = NeuralPolicy(net(copies=8)), net(copies=8)
     place = context()
     odds = one(features(place))
-    counts: dict[ArmName, int] = {"ar": 3, "diffusion": 5}
+    counts: dict[ArmName, int] = {"ar": 3, "diffusion": 5, "retrieval": 8}
     for arm, count in counts.items():
         chances = 1 / (1 + np.exp(-np.array(odds[arm])))
         found = policy.expect(arm, place)
@@ -304,6 +306,14 @@ def test_what_weighs_nothing_says_nothing(tmp_path: Path) -> None:
     rates, value = told[0], told[2]
     assert isinstance(rates, float) and isinstance(value, dict)
     assert told[3] == pytest.approx(rates) and told[5] == pytest.approx(value)
+
+
+def test_where_nothing_was_copied_the_router_does_not_know_copies(tmp_path: Path) -> None:
+    rows = [[Drafted(one.features, [*one.tried[:2], (0, 0)]) for one in row] for row in learnable()]
+    log_rounds([partial(iter, row) for row in rows], tmp_path / "run", {}, lambda line: None)
+    fit(Rounds.read(tmp_path / "run"), RouterOptions(epochs=1), tmp_path, lambda line: None)
+    loaded = load_router(tmp_path, HIDDEN)
+    assert isinstance(loaded, RouterNet) and set(loaded.positions) == {"ar", "diffusion"}
 
 
 def test_no_rounds_is_an_error(tmp_path: Path) -> None:

@@ -277,10 +277,11 @@ TINY = ModelConfig(
 def _random(
     shapes: Mapping[str, tuple[int, ...]], seed: int, dtype: torch.dtype = torch.float32
 ) -> dict[str, Tensor]:
+    """In bfloat16's numbers, as models are published."""
     generator = torch.Generator().manual_seed(seed)
     return {
         name: torch.ones(shape, dtype=dtype) if "norm" in name
-        else (torch.randn(shape, generator=generator) * shape[-1] ** -0.5).to(dtype)
+        else (torch.randn(shape, generator=generator) * shape[-1] ** -0.5).bfloat16().to(dtype)
         for name, shape in shapes.items()
     }  # fmt: skip
 

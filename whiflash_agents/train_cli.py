@@ -141,7 +141,7 @@ def _drafter_parser(
 
 
 def _router_parser(steps: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = steps.add_parser("router", help="the router, on text from which both drafters draft")
+    parser = steps.add_parser("router", help="the router, on text that every arm has drafted")
     _common(parser, model="default")
     parser.add_argument("--ar-drafter", help="folder of an EAGLE-3 checkpoint")
     parser.add_argument("--diffusion-drafter", help="folder of a DFlash checkpoint")

@@ -1,6 +1,6 @@
 """The building blocks that target and drafters share: RMSNorm, RoPE, attention, SwiGLU.
 
-All functions take one sequence, no batch axis: rows are positions. Widths are small (a
+All take one sequence: rows are positions. Widths are small (a
 draft block) or large (a prompt).
 """
 

@@ -18,8 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Half of the step between half precision's smallest numbers.
+# What a weight may lose: half of the step between half precision's smallest numbers, and of W's
+# largest weight less than float32's sums of products lose.
 _LOST: Final = 2.0**-25
+_LOST_OF_LARGEST: Final = 2.0**-20
 # oneDNN packs for a number of rows; others run on the same packing, as fast for 1 to 400.
 _ROWS: Final = 8
 
@@ -55,14 +57,14 @@ def _onednn_product(weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
 
 
 def _halves(weight: Tensor) -> bool:
-    """Whether W survives half precision, as all that was published in bfloat16 or float16 does:
-    of numbers below 6e-5 the last bits may go, at most 3e-8, less than a sum in float32 loses."""
+    """Whether W survives half precision, as what was published in bfloat16 or float16 does: of
+    bfloat16 numbers below 8e-6 the last bits go, at most 3e-8."""
     able = hasattr(torch.ops.quantized, "linear_prepack_fp16")
     if weight.dtype != torch.float32 or not able or torch.backends.quantized.engine != "x86":
         return False
-    return all(
-        bool(((r.half().float() - r).abs() <= _LOST).all()) for r in torch.split(weight, 4096)
-    )
+    most = min(_LOST, _LOST_OF_LARGEST * float(weight.abs().amax()))
+    rows = torch.split(weight, 4096)
+    return all(bool(((r.half().float() - r).abs() <= most).all()) for r in rows)
 
 
 def _onednn_takes(dtype: torch.dtype) -> bool:

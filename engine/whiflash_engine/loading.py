@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -46,11 +47,18 @@ def choose_device(name: str | None) -> torch.device:
 def choose_dtype(name: str | None, device: torch.device) -> torch.dtype:
     """None takes bfloat16 on a GPU and on CPUs that compute in it, float32 elsewhere."""
     if name is None:
-        fast = device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        fast = device.type == "cuda" or _computes_in_bfloat16()
         return torch.bfloat16 if fast else torch.float32
     kinds = {"bfloat16": torch.bfloat16, "float32": torch.float32}
     require(name in kinds, "dtype", name, f"must be one of {', '.join(kinds)}")
     return kinds[name]
+
+
+def _computes_in_bfloat16() -> bool:
+    """Of the processor. oneDNN calls bfloat16 supported on all of AVX512, and emulates it there."""
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch._C._has_mkldnn and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 @dataclass(frozen=True, slots=True)

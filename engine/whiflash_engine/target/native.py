@@ -47,7 +47,8 @@ class NativeTarget:
         self._head = Linear(self._head_weight)
         self._norm = RMSNorm(weights["model.norm.weight"].float(), config.rms_norm_eps)
         self._layers = [
-            _Layer(config, weights, f"model.layers.{i}.") for i in range(config.num_layers)
+            _Layer(config, weights, f"model.layers.{i}.", self.dtype)
+            for i in range(config.num_layers)
         ]
         self._rope = Rope(config.rope, config.head_dim, self.dtype, self.device)
 
@@ -132,7 +133,9 @@ class _Pass:
 
 
 class _Layer:
-    def __init__(self, config: ModelConfig, weights: Mapping[str, Tensor], prefix: str) -> None:
+    def __init__(
+        self, config: ModelConfig, weights: Mapping[str, Tensor], prefix: str, dtype: torch.dtype
+    ) -> None:
         def get(name: str) -> Tensor:
             return weights[prefix + name]
 
@@ -142,11 +145,10 @@ class _Layer:
                 torch.cat([get(f"{name}.bias") for name in names]) if bias else None,
             )
 
-        self._config = config
+        self._config, self._dtype = config, dtype
         eps = config.rms_norm_eps
         self._norm_in = RMSNorm(get("input_layernorm.weight").float(), eps)
         self._norm_mlp = RMSNorm(get("post_attention_layernorm.weight").float(), eps)
-        self._dtype = get("self_attn.o_proj.weight").dtype
         self._qkv = fused([f"self_attn.{x}_proj" for x in "qkv"], config.qkv_bias)
         self._o = fused(["self_attn.o_proj"], config.o_bias)
         self._gate_up = fused(["mlp.gate_proj", "mlp.up_proj"], config.mlp_bias)

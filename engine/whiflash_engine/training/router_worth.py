@@ -68,7 +68,8 @@ def _favoured(rounds: Rounds) -> Tensor:
 
 def _offered(rounds: Rounds) -> Tensor:
     """[N, columns of all arms]: 1 where so many draft tokens were to be had, else 0. A drafter
-    always drafts as much as is wanted; a copy is as long as it is, if there is one."""
+    always drafts as much as is wanted; a copy is as long as it is, and where there is none it
+    stands for plain decoding, which is always on offer."""
     columns = []
     for arm, count in enumerate(rounds.positions):
         least = rounds.drafted[:, arm, None] if ARMS[arm] not in DRAFTERS else count
