@@ -1,7 +1,7 @@
 """Linear layers of drafters, with weights of eight bits where that is fast.
 
 What a drafter says need not be exact: the target verifies it. At the widths of a draft a layer's
-time is that of reading its weights, and a byte each is half of bfloat16, a quarter of float32. Not
+time is that of reading its weights, and a byte each is half of what they take otherwise. Not
 rounded are what reads the target's features and the last product of an MLP: their inputs may hold
 single huge numbers, beside which nothing would be left of the others.
 """
