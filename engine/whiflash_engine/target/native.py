@@ -11,7 +11,9 @@ bfloat16 it would lose the low bits of every layer's contribution.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -46,10 +48,11 @@ class NativeTarget:
         self._head_weight = self._embedding if config.tie_embeddings else weights["lm_head.weight"]
         self._head = Linear(self._head_weight)
         self._norm = RMSNorm(weights["model.norm.weight"].float(), config.rms_norm_eps)
-        self._layers = [
-            _Layer(config, weights, f"model.layers.{i}.", self.dtype)
-            for i in range(config.num_layers)
-        ]
+        layer = partial(_Layer, config, weights, self.dtype)
+        with ThreadPoolExecutor(
+            torch.get_num_threads()
+        ) as pool:  # a matrix is packed by one thread
+            self._layers = list(pool.map(layer, range(config.num_layers)))
         self._rope = Rope(config.rope, config.head_dim, self.dtype, self.device)
 
     @property
@@ -134,10 +137,10 @@ class _Pass:
 
 class _Layer:
     def __init__(
-        self, config: ModelConfig, weights: Mapping[str, Tensor], prefix: str, dtype: torch.dtype
+        self, config: ModelConfig, weights: Mapping[str, Tensor], dtype: torch.dtype, index: int
     ) -> None:
         def get(name: str) -> Tensor:
-            return weights[prefix + name]
+            return weights[f"model.layers.{index}.{name}"]
 
         def fused(names: Sequence[str], bias: bool) -> Linear:
             return Linear(
