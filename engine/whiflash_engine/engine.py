@@ -123,7 +123,7 @@ class Engine:
         ar_depth: draft tokens of the AR drafter (5). diffusion_block: rows of a DFlash block,
         bonus included; at most what it was trained with, which is the default.
         dtype: "bfloat16" or "float32"; None takes bfloat16 where the hardware is fast at
-        it. On an x86 CPU most of the drafters' weights have eight bits, either way.
+        it. In bfloat16 on an x86 CPU most of the drafters' weights have eight bits.
         reuse_bytes: how much memory recent sequences may hold, so that a prompt which begins
         like one of them is not run again; 0 keeps nothing. report: told in words what is being
         fetched and unpacked.

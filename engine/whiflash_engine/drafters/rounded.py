@@ -1,9 +1,9 @@
 """Linear layers of drafters, with weights of eight bits where that is fast.
 
 What a drafter says need not be exact: the target verifies it. At the widths of a draft a layer's
-time is that of reading its weights, and a byte each is half of what they take otherwise. Not
-rounded are what reads the target's features and the last product of an MLP: their inputs may hold
-single huge numbers, beside which nothing would be left of the others.
+time is that of reading its weights, and a byte each is half of bfloat16. Not rounded are what
+reads the target's features and the last product of an MLP: their inputs may hold single huge
+numbers, beside which nothing would be left of the others.
 """
 
 from __future__ import annotations
@@ -14,9 +14,6 @@ import torch
 from torch import Tensor
 
 from whiflash_engine.linear import Linear
-
-_SMALL = 2**16
-"""Weights that stay in a processor's caches, whatever their bytes, are left as they are."""
 
 
 class RoundedLinear:
@@ -38,7 +35,8 @@ class RoundedLinear:
 
 
 def draft_linear(weight: Tensor) -> Linear | RoundedLinear:
-    """Rounded on an x86 processor, by a torch that can; else, and where it is small, as it is."""
-    worth = weight.device.type == "cpu" and weight.numel() > _SMALL
+    """Rounded for a drafter that computes in bfloat16 on an x86 processor, by a torch that can;
+    else as it is."""
+    inexact = weight.device.type == "cpu" and weight.dtype == torch.bfloat16
     able = hasattr(torch, "quantize_per_channel") and torch.backends.quantized.engine == "x86"
-    return RoundedLinear(weight) if worth and able else Linear(weight)
+    return RoundedLinear(weight) if inexact and able else Linear(weight)
