@@ -1,7 +1,6 @@
 """The building blocks that target and drafters share: RMSNorm, RoPE, attention, SwiGLU.
 
-All take one sequence: rows are positions. Widths are small (a
-draft block) or large (a prompt).
+All take one sequence: rows are positions, few (a draft block) or many (a prompt).
 """
 
 from __future__ import annotations

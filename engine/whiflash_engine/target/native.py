@@ -49,9 +49,8 @@ class NativeTarget:
         self._head = Linear(self._head_weight)
         self._norm = RMSNorm(weights["model.norm.weight"].float(), config.rms_norm_eps)
         layer = partial(_Layer, config, weights, self.dtype)
-        with ThreadPoolExecutor(
-            torch.get_num_threads()
-        ) as pool:  # a matrix is packed by one thread
+        # one thread packs a matrix
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
             self._layers = list(pool.map(layer, range(config.num_layers)))
         self._rope = Rope(config.rope, config.head_dim, self.dtype, self.device)
 
