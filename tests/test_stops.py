@@ -23,7 +23,7 @@ from whiflash_engine.checkpoints.weights import load_config
 from whiflash_engine.engine import Engine
 from whiflash_engine.text import load_tokenizer
 
-CASES = int(os.environ.get("WHIFLASH_CASES", "100"))
+CASES = int(os.environ.get("WHIFLASH_CASES", "60"))
 Schema = dict[str, Any]
 
 
