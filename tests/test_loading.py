@@ -25,8 +25,9 @@ from tests.toys import new_router, run, tokens_of
 from whiflash_engine.checkpoints.dflash import DFlashConfig, dflash_shapes
 from whiflash_engine.checkpoints.eagle3 import Eagle3Config, eagle3_shapes
 from whiflash_engine.config import RopeConfig, RouterConfig, RouterName, SamplingConfig
+from whiflash_engine.devices import choose_device, choose_dtype
 from whiflash_engine.errors import CheckpointError, ConfigError
-from whiflash_engine.loading import choose_device, choose_dtype, load_drafters, load_target
+from whiflash_engine.loading import load_drafters, load_target
 from whiflash_engine.target.hf import HFTarget
 from whiflash_engine.target.native import NativeTarget
 from whiflash_engine.text import load_tokenizer, stop_token_ids

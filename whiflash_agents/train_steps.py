@@ -7,8 +7,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
+if TYPE_CHECKING:
+    from whiflash_engine.training.drafter_run import DrafterOptions
+
+_Options = TypeVar("_Options", bound="DrafterOptions")
 Line = Mapping[str, float | str]
 
 
@@ -76,28 +82,14 @@ def corpus(args: argparse.Namespace) -> int:
 def eagle3(args: argparse.Namespace) -> int:
     from whiflash_engine.training.eagle3 import Eagle3Options, train_eagle3
 
-    options = Eagle3Options(
-        model=_prepare(args), corpus=args.corpus, run=args.run_dir, output=args.output,
-        draft_vocab=args.draft_vocab, epochs=args.epochs, minutes=args.minutes,
-        batch=args.batch, seed=args.seed, float32=args.float32, start=args.start,
-        muon_rate=args.muon_rate, adam_rate=args.adam_rate, optimiser=args.optimiser,
-        targets=args.targets,
-    )  # fmt: skip
-    train_eagle3(options, _show())
+    train_eagle3(_drafter_options(Eagle3Options, args), _show())
     return 0
 
 
 def dflash(args: argparse.Namespace) -> int:
     from whiflash_engine.training.dflash import DFlashOptions, train_dflash
 
-    options = DFlashOptions(
-        model=_prepare(args), corpus=args.corpus, run=args.run_dir, output=args.output,
-        draft_vocab=args.draft_vocab, epochs=args.epochs, minutes=args.minutes,
-        batch=args.batch, seed=args.seed, float32=args.float32, start=args.start,
-        muon_rate=args.muon_rate, adam_rate=args.adam_rate, optimiser=args.optimiser,
-        targets=args.targets, layers=args.layers, anchors=args.anchors,
-    )  # fmt: skip
-    train_dflash(options, _show())
+    train_dflash(_drafter_options(DFlashOptions, args), _show())
     return 0
 
 
@@ -112,6 +104,12 @@ def router(args: argparse.Namespace) -> int:
     )  # fmt: skip
     train_router(run, _show())
     return 0
+
+
+def _drafter_options(kind: type[_Options], args: argparse.Namespace) -> _Options:
+    """Every field that an option of its name fills; the others keep their defaults."""
+    given = {**vars(args), "model": _prepare(args), "run": args.run_dir}
+    return kind(**{field.name: given[field.name] for field in fields(kind) if field.name in given})
 
 
 def _prepare(args: argparse.Namespace) -> Path:

@@ -8,12 +8,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 from whiflash_engine.calibrate import calibrate
-from whiflash_engine.checkpoints.resolve import resolve_model, shipped_drafters, silent
 from whiflash_engine.config import (
     ArmName,
     RouterConfig,
@@ -26,21 +26,15 @@ from whiflash_engine.constraint import Constraint, GrammarFactory
 from whiflash_engine.decode import decode
 from whiflash_engine.drafters.base import Drafter
 from whiflash_engine.events import Completion, Round, Stats
-from whiflash_engine.loading import (
-    choose_device,
-    choose_dtype,
-    load_drafters,
-    load_net,
-    load_target,
-)
+from whiflash_engine.loading import load_parts
 from whiflash_engine.prefixes import PrefixStore
 from whiflash_engine.router.neural import Perceptron, RouterNet
 from whiflash_engine.router.registry import Routers
-from whiflash_engine.router.router import Router, build_router
+from whiflash_engine.router.router import Router
 from whiflash_engine.router.spans import SpanDetector
 from whiflash_engine.sequence import SequenceState, check_prompt
 from whiflash_engine.target.base import Target
-from whiflash_engine.text import TokenBytes, load_tokenizer, stop_token_ids
+from whiflash_engine.text import TokenBytes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -89,7 +83,6 @@ class Engine:
             self.identity,
             self._turn,
         )
-        self._grammars: GrammarFactory | None = None
         self._prefixes = PrefixStore(reuse_bytes)
 
     @classmethod
@@ -129,35 +122,18 @@ class Engine:
         fetched and unpacked.
         """
         chosen = RouterConfig(router, balance, span_bias, seed=seed)
-        place = choose_device(device)
-        kind = choose_dtype(dtype, place)
-        folder = resolve_model(None if model is None else str(model), report=report or silent)
-        shipped = shipped_drafters(folder)
-        if shipped is not None:
-            if ar_drafter is None and diffusion_drafter is None:
-                neural_router = neural_router or shipped.router
-            ar_drafter = ar_drafter or shipped.eagle3
-            diffusion_drafter = diffusion_drafter or shipped.dflash
-        loaded = load_drafters(folder.path, ar_drafter, diffusion_drafter)
-        net = load_net(folder.path, neural_router)
-        published = router == "auto" and isinstance(net, Perceptron)
-        require(not published, "neural_router", str(neural_router), 'needs router="neural"')
-        build_router(chosen, (*loaded.arms, "retrieval", "plain"), net=net)  # tells what it lacks
-        target = load_target(folder.path, loaded.taps, kind, place)
-        tokenizer = load_tokenizer(folder.path)
+        parts = load_parts(
+            model, chosen, ar_drafter=ar_drafter, diffusion_drafter=diffusion_drafter,
+            neural_router=neural_router, ar_depth=ar_depth, diffusion_block=diffusion_block,
+            device=device, dtype=dtype, report=report,
+        )  # fmt: skip
         engine = cls(
-            target,
-            loaded.build(target, depth=ar_depth, block=diffusion_block),
-            tokenizer,
-            router=chosen,
-            router_net=net,
+            parts.target, parts.drafters, parts.tokenizer, router=chosen,
+            router_net=parts.router_net, model_name=parts.model_name, identity=parts.identity,
             statistics=None if statistics is None else Path(statistics).expanduser(),
-            model_name=folder.name,
-            identity=f"{folder.path.name} {loaded.digest}",
-            stop_token_ids=stop_token_ids(folder.path, tokenizer),
-            reuse_bytes=reuse_bytes,
-        )
-        calibrate(target, engine.drafters, engine._routers.costs)
+            stop_token_ids=parts.stop_token_ids, reuse_bytes=reuse_bytes,
+        )  # fmt: skip
+        calibrate(engine.target, engine.drafters, engine._routers.costs)
         return engine
 
     @property
@@ -261,20 +237,17 @@ class Engine:
 
     def grammar(self, lark: str) -> Constraint:
         """A constraint from an llguidance Lark grammar. Raises ConstraintError."""
-        return self._factory().lark(lark)
+        return self._grammars.lark(lark)
 
     def json_schema(self, schema: Mapping[str, object]) -> Constraint:
         """A constraint from a JSON schema. Raises ConstraintError."""
-        return self._factory().json_schema(schema)
+        return self._grammars.json_schema(schema)
 
-    def _factory(self) -> GrammarFactory:
-        if self._grammars is None:
-            self._grammars = GrammarFactory(
-                self.tokenizer.backend_tokenizer,
-                self.target.config.vocab_size,
-                self.stop_token_ids,
-            )
-        return self._grammars
+    @cached_property
+    def _grammars(self) -> GrammarFactory:
+        return GrammarFactory(
+            self.tokenizer.backend_tokenizer, self.target.config.vocab_size, self.stop_token_ids
+        )
 
     def router(self, config: RouterConfig | None = None) -> Router:
         """One router per configuration: what it has learned outlives a call. None: the default."""

@@ -1,14 +1,13 @@
-"""From folders to a target and its drafters: device, precision, which runner, which taps."""
+"""From names and folders to what an engine is made of: which runner, which taps."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import platform
-import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -16,49 +15,24 @@ from torch import Tensor
 from whiflash_engine.checkpoints.dflash import DFlashConfig, load_dflash
 from whiflash_engine.checkpoints.eagle3 import Eagle3Config, load_eagle3
 from whiflash_engine.checkpoints.fields import Fields
+from whiflash_engine.checkpoints.resolve import resolve_model, shipped_drafters, silent
 from whiflash_engine.checkpoints.router import load_router
 from whiflash_engine.checkpoints.weights import is_native, load_config, load_weights
-from whiflash_engine.config import ArmName, ModelConfig, require
+from whiflash_engine.config import ArmName, ModelConfig, RouterConfig, require
+from whiflash_engine.devices import choose_device, choose_dtype
 from whiflash_engine.drafters.base import Drafter
 from whiflash_engine.drafters.dflash import DFlashDrafter
 from whiflash_engine.drafters.eagle3 import Eagle3Drafter
-from whiflash_engine.errors import ConfigError
 from whiflash_engine.router.neural import Perceptron, RouterNet
+from whiflash_engine.router.router import build_router
 from whiflash_engine.target.base import Target
 from whiflash_engine.target.hf import HFTarget
 from whiflash_engine.target.hf_loading import causal_config
 from whiflash_engine.target.native import NativeTarget
+from whiflash_engine.text import load_tokenizer, stop_token_ids
 
-
-def choose_device(name: str | None) -> torch.device:
-    """One of "cpu", "cuda" and "cuda:N"; None takes a GPU when there is one."""
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    form = re.fullmatch(r"cpu|cuda(?::(0|[1-9][0-9]{0,3}))?", name)
-    if form is None:
-        raise ConfigError("device", name, 'must be "cpu", "cuda" or "cuda:N"')
-    if name != "cpu":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        index = int(form[1] or 0)
-        require(index < count, "device", name, f"no such device here, which has {count} GPUs")
-    return torch.device(name)
-
-
-def choose_dtype(name: str | None, device: torch.device) -> torch.dtype:
-    """None takes bfloat16 on a GPU and on CPUs that compute in it, float32 elsewhere."""
-    if name is None:
-        fast = device.type == "cuda" or _computes_in_bfloat16()
-        return torch.bfloat16 if fast else torch.float32
-    kinds = {"bfloat16": torch.bfloat16, "float32": torch.float32}
-    require(name in kinds, "dtype", name, f"must be one of {', '.join(kinds)}")
-    return kinds[name]
-
-
-def _computes_in_bfloat16() -> bool:
-    """Of the processor. oneDNN calls bfloat16 supported on all of AVX512, and emulates it there."""
-    if platform.machine().lower() in ("x86_64", "amd64"):
-        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch._C._has_mkldnn and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,3 +127,59 @@ def load_target(
         return HFTarget(folder, taps=taps, dtype=dtype, device=device)
     config = load_config(folder)
     return NativeTarget(config, load_weights(folder, dtype, device), taps)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What an engine is made of."""
+
+    target: Target
+    drafters: Mapping[ArmName, Drafter]
+    tokenizer: PreTrainedTokenizerBase
+    router_net: RouterNet | Perceptron | None
+    model_name: str
+    identity: str
+    """Tells these weights from others, the drafters' included."""
+    stop_token_ids: tuple[int, ...]
+
+
+def load_parts(
+    model: str | Path | None,
+    router: RouterConfig,
+    *,
+    ar_drafter: str | Path | None,
+    diffusion_drafter: str | Path | None,
+    neural_router: str | Path | None,
+    ar_depth: int | None,
+    diffusion_block: int | None,
+    device: str | None,
+    dtype: str | None,
+    report: Callable[[str], None] | None,
+) -> Parts:
+    """Read what `Engine.load` names; its docstring tells what None means. What does not fit
+    together, or lacks what `router` needs, is refused before the target's weights are read."""
+    place = choose_device(device)
+    kind = choose_dtype(dtype, place)
+    folder = resolve_model(None if model is None else str(model), report=report or silent)
+    shipped = shipped_drafters(folder)
+    if shipped is not None:
+        if ar_drafter is None and diffusion_drafter is None:
+            neural_router = neural_router or shipped.router
+        ar_drafter = ar_drafter or shipped.eagle3
+        diffusion_drafter = diffusion_drafter or shipped.dflash
+    drafters = load_drafters(folder.path, ar_drafter, diffusion_drafter)
+    net = load_net(folder.path, neural_router)
+    published = router.name == "auto" and isinstance(net, Perceptron)
+    require(not published, "neural_router", str(neural_router), 'needs router="neural"')
+    build_router(router, (*drafters.arms, "retrieval", "plain"), net=net)  # tells what it lacks
+    target = load_target(folder.path, drafters.taps, kind, place)
+    tokenizer = load_tokenizer(folder.path)
+    return Parts(
+        target,
+        drafters.build(target, depth=ar_depth, block=diffusion_block),
+        tokenizer,
+        net,
+        folder.name,
+        f"{folder.path.name} {drafters.digest}",
+        tuple(stop_token_ids(folder.path, tokenizer)),
+    )

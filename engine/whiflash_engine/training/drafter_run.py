@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from whiflash_engine.config import require
+from whiflash_engine.devices import choose_dtype
 from whiflash_engine.errors import CheckpointError
-from whiflash_engine.loading import choose_dtype
 from whiflash_engine.training.chat import HubTokenizer
 from whiflash_engine.training.corpus import Corpus, Sample
 from whiflash_engine.training.drafter_parts import Batch, DrafterShape

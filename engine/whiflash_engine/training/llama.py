@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from whiflash_engine.devices import choose_dtype
 from whiflash_engine.errors import CheckpointError
-from whiflash_engine.loading import choose_dtype
 from whiflash_engine.training.model_files import read_json, read_tensors
 
 

@@ -14,7 +14,7 @@ from typing import overload
 import torch
 from torch import Tensor, nn
 
-from whiflash_engine.loading import choose_dtype
+from whiflash_engine.devices import choose_dtype
 
 
 def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:

@@ -1,0 +1,42 @@
+"""Where to compute, and in which precision."""
+
+from __future__ import annotations
+
+import platform
+import re
+
+import torch
+
+from whiflash_engine.config import require
+from whiflash_engine.errors import ConfigError
+
+
+def choose_device(name: str | None) -> torch.device:
+    """One of "cpu", "cuda" and "cuda:N"; None takes a GPU when there is one."""
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    form = re.fullmatch(r"cpu|cuda(?::(0|[1-9][0-9]{0,3}))?", name)
+    if form is None:
+        raise ConfigError("device", name, 'must be "cpu", "cuda" or "cuda:N"')
+    if name != "cpu":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        index = int(form[1] or 0)
+        require(index < count, "device", name, f"no such device here, which has {count} GPUs")
+    return torch.device(name)
+
+
+def choose_dtype(name: str | None, device: torch.device) -> torch.dtype:
+    """None takes bfloat16 on a GPU and on CPUs that compute in it, float32 elsewhere."""
+    if name is None:
+        fast = device.type == "cuda" or _computes_in_bfloat16()
+        return torch.bfloat16 if fast else torch.float32
+    kinds = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+    require(name in kinds, "dtype", name, f"must be one of {', '.join(kinds)}")
+    return kinds[name]
+
+
+def _computes_in_bfloat16() -> bool:
+    """Of the processor. oneDNN calls bfloat16 supported on all of AVX512, and emulates it there."""
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch._C._has_mkldnn and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
