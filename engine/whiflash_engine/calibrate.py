@@ -16,19 +16,28 @@ from whiflash_engine.target.base import Target
 
 _CONTEXT = 64
 _REPEATS = 3
+_SECONDS = 1.0
+"""For the widths between those that must be measured."""
 
 
 def calibrate(target: Target, drafters: Mapping[ArmName, Drafter], costs: CostModel) -> None:
     """Measure verification at the widths in use, and the shortest and longest draft of each
-    drafter with the ordinary ingest before it."""
-    widths = sorted({1, MAX_COPY + 1, *(d.max_draft + 1 for d in drafters.values())})
-    context = min(_CONTEXT, target.config.max_positions - max(widths))
+    drafter with the ordinary ingest before it.
+
+    A pass grows by steps, where a matrix kernel's block of rows is full: so every width is
+    measured, those between the whole drafts' as long as that does not take long."""
+    whole = {1, MAX_COPY + 1, *(d.max_draft + 1 for d in drafters.values())}
+    widest = max(whole)
+    context = min(_CONTEXT, target.config.max_positions - widest)
     if context < 2:
         return  # a toy: the router learns as it goes
     tokens = [i % target.config.vocab_size for i in range(context + 1)]
-    cache = target.new_cache(context + max(widths))
+    cache = target.new_cache(context + widest)
     output = target.forward(tokens[:-1], cache, rows=1)
-    for width in widths:
+    begun = perf_counter()
+    for width in (*sorted(whole), *sorted({*range(1, widest)} - whole)):
+        if width not in whole and perf_counter() - begun > _SECONDS:
+            break
         spent = []
         for _ in range(_REPEATS):
             start = perf_counter()

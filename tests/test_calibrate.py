@@ -1,0 +1,44 @@
+"""Calibration, on a target that makes its own time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import pytest
+
+from tests.toys import ToyDrafter, ToyTarget
+from whiflash_engine.calibrate import calibrate
+from whiflash_engine.router.costs import CostModel
+from whiflash_engine.sequence import MAX_COPY
+from whiflash_engine.target.base import TargetCache, TargetOutput
+
+
+class SteppedTarget(ToyTarget):
+    """Every six tokens of a pass begin a block, which takes `step` seconds."""
+
+    def __init__(self, step: float) -> None:
+        super().__init__(8)
+        self.step, self.now = step, 0.0
+
+    def forward(self, tokens: Sequence[int], cache: TargetCache, *, rows: int) -> TargetOutput:
+        self.now += self.step * math.ceil(len(tokens) / 6)
+        return super().forward(tokens, cache, rows=rows)
+
+
+def passes(step: float, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Expected seconds of a plain round, by width from 1 on, in steps."""
+    target, costs = SteppedTarget(step), CostModel()
+    monkeypatch.setattr("whiflash_engine.calibrate.perf_counter", lambda: target.now)
+    calibrate(target, {"ar": ToyDrafter("ar", target, seed=0, draft=3)}, costs)
+    return [s / step for s in costs.expected("plain", 1, MAX_COPY + 1, 0)]
+
+
+def test_the_steps_of_a_pass_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert passes(0.004, monkeypatch) == pytest.approx([1] * 6 + [2] * 6 + [3])
+
+
+def test_a_slow_target_is_measured_where_it_must_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = passes(2.0, monkeypatch)
+    assert seconds[0] == seconds[3] == 1 and seconds[12] == 3, "plain and the whole drafts"
+    assert seconds[6] == pytest.approx(1 + 2 * 3 / 9), "what lies between is a straight line"
