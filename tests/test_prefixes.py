@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 
 import pytest
@@ -132,6 +133,34 @@ def test_one_that_is_too_large_puts_nobody_out() -> None:
     assert large.nbytes > small.nbytes
     store.give(large)
     assert store.take([1] * 20) is small
+
+
+def test_a_sequence_may_be_given_back_inside_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The garbage collector closes abandoned generators wherever it runs."""
+    store, waiting = PrefixStore(1 << 30), [sequence([2] * 20)]
+    store.give(sequence([1] * 20))
+
+    def collecting(a: Sequence[int], b: Sequence[int]) -> int:
+        while waiting:
+            store.give(waiting.pop())
+        return common(a, b)
+
+    monkeypatch.setattr("whiflash_engine.prefixes.common", collecting)
+    found: list[SequenceState | None] = []
+    thread = threading.Thread(target=lambda: found.append(store.take([1] * 20)), daemon=True)
+    thread.start()
+    thread.join(10)
+    assert found and found[0] is not None and found[0].tokens == [1] * 20
+    again = store.take([2] * 20)
+    assert again is not None and again.tokens == [2] * 20
+
+
+def test_room_that_an_answer_did_not_need_is_not_counted() -> None:
+    target, prompt = tiny_target(), list(range(1, 41))
+    short, long = (new_sequence(target, {}, prompt, most) for most in (8, 300))
+    for one in (short, long):
+        one.prefill()
+    assert short.nbytes == long.nbytes
 
 
 def test_what_was_never_run_is_not_kept() -> None:

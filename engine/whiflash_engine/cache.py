@@ -26,7 +26,7 @@ class KVCache:
     ) -> None:
         shape = (layers, 2, kv_heads, capacity, head_dim)  # keys, values
         self._kv = torch.empty(shape, dtype=dtype, device=device)
-        self._length = 0
+        self._length = self._written = 0
 
     @property
     def length(self) -> int:
@@ -38,7 +38,9 @@ class KVCache:
 
     @property
     def nbytes(self) -> int:
-        return self._kv.nbytes
+        """What it takes: on a CPU room that was never written takes nothing yet."""
+        taken = self._written if self._kv.device.type == "cpu" else self.capacity
+        return self._kv.nbytes // self.capacity * taken
 
     def reserve(self, count: int) -> None:
         """Make room for `count` more positions.
@@ -83,6 +85,7 @@ class KVCache:
         """The `count` positions just written now count."""
         assert self._length + count <= self.capacity, "reserve before you write"
         self._length += count
+        self._written = max(self._written, self._length)
 
     def crop(self, length: int) -> None:
         """Forget positions >= length."""

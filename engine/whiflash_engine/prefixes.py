@@ -6,6 +6,7 @@ An agent's next turn begins with all of the last one: prompt, answer, then the t
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Sequence
 
 from whiflash_engine.config import require
@@ -27,6 +28,7 @@ class PrefixStore:
         require(limit >= 0, "reuse_bytes", limit, "must be 0 (off) or positive")
         self._limit = limit
         self._kept: list[SequenceState] = []
+        self._given = deque[SequenceState]()
         self._lock = threading.Lock()
 
     def take(self, prompt: Sequence[int]) -> SequenceState | None:
@@ -36,6 +38,7 @@ class PrefixStore:
         beginning of another conversation, and this one may yet go on.
         """
         with self._lock:
+            self._receive()
             shared = [common(sequence.tokens, prompt) for sequence in self._kept]
             best = max(range(len(shared)), key=shared.__getitem__, default=None)
             if best is None or shared[best] < _WORTH:
@@ -46,13 +49,26 @@ class PrefixStore:
 
     def give(self, sequence: SequenceState) -> None:
         """Keep a sequence that nobody works on any more, unless it alone is over the limit or
-        nothing of it has been run."""
+        nothing of it has been run.
+
+        Never waits: an abandoned generator is closed wherever the garbage collector runs, even
+        inside `take` of the same thread.
+        """
         known = sequence.cache.length
         if sequence.nbytes > self._limit or not known:
             return
         del sequence.tokens[known + 1 :]  # of a prompt that was cancelled before it was run
-        with self._lock:
-            self._kept.append(sequence)
-            held = [kept.nbytes for kept in self._kept]
-            while sum(held) > self._limit:
-                del self._kept[0], held[0]
+        self._given.append(sequence)
+        if self._lock.acquire(blocking=False):
+            try:
+                self._receive()
+            finally:
+                self._lock.release()
+
+    def _receive(self) -> None:
+        """Take in what was given, under the lock, and let go of what is too much."""
+        while self._given:
+            self._kept.append(self._given.popleft())
+        held = [kept.nbytes for kept in self._kept]
+        while sum(held) > self._limit:
+            del self._kept[0], held[0]

@@ -29,6 +29,8 @@ from whiflash_engine.target.base import Target, TargetOutput
 
 MAX_COPY = 12
 """The most tokens that are copied from the text in one round."""
+_AHEAD = 1024
+"""Tokens behind the prompt that there is room for at once; most answers end long before."""
 
 
 def check_prompt(target: Target, prompt: Sequence[int]) -> None:
@@ -70,12 +72,13 @@ class SequenceState:
         self.tokens: list[int] = []
         self.end = min(len(prompt) + max_tokens, target.config.max_positions)
         longest = max((MAX_COPY, *(d.max_draft for d in drafters.values())))
-        self.cache = target.new_cache(self.end + longest + 1)
+        reserved = min(self.end, len(prompt) + _AHEAD)
+        self.cache = target.new_cache(reserved + longest + 1)
         self.log = FeatureLog(
             len(target.taps) * target.config.hidden_size, target.dtype, target.device
         )
         self.drafts: dict[ArmName, DraftState] = {
-            name: drafter.new_state(self.end) for name, drafter in drafters.items()
+            name: drafter.new_state(reserved) for name, drafter in drafters.items()
         }
         self.lookup = Lookup()
         self.constraint: Constraint | None = None
