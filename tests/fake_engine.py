@@ -111,7 +111,7 @@ class FakeEngine:
         finally:
             self.running -= 1
 
-    def grammar(self, lark: str) -> Constraint:
+    def grammar(self, lark: str, signposts: Sequence[str] = ()) -> Constraint:
         problem = llguidance.LLMatcher.validate_grammar(
             llguidance.LLMatcher.grammar_from_lark(lark), None
         )

@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from tests.fake_engine import byte_tokenizer
+from tests.test_formats import TOOLS, tokenizer_of
 from whiflash_adapters.formats.base import Ask
+from whiflash_adapters.formats.choose import FORMATS
 from whiflash_adapters.formats.hermes import HERMES
 from whiflash_agents.measure.prompts import shipped
 from whiflash_engine.closing import Endings, way_out
@@ -29,6 +31,35 @@ NESTED = {
     },
 }  # fmt: skip
 VOCAB = 300
+
+
+def record(**fields: object) -> dict[str, object]:
+    return {
+        "type": "object", "additionalProperties": False, "required": list(fields),
+        "properties": fields,
+    }  # fmt: skip
+
+
+TEXT, INTEGER = {"type": "string"}, {"type": "integer"}
+AWKWARD: dict[str, dict[str, object]] = {
+    "above zero": record(notes=TEXT, x={"type": "number", "exclusiveMinimum": 0}),
+    "share": record(notes=TEXT, x={"type": "number", "exclusiveMinimum": 0, "maximum": 1}),
+    "thousands": record(notes=TEXT, x={"type": "integer", "minimum": 1000}),
+    "email": record(notes=TEXT, x={"type": "string", "format": "email"}),
+    "uri": record(notes=TEXT, x={"type": "string", "format": "uri"}),
+    "date-time": record(notes=TEXT, x={"type": "string", "format": "date-time"}),
+    "code": record(notes=TEXT, x={"type": "string", "pattern": "^[A-Z]+-[0-9]+$"}),
+    "as and b": record(notes=TEXT, x={"type": "string", "pattern": "^a+b$"}),
+    "long": record(notes=TEXT, x={"type": "string", "minLength": 12}),
+    "rows": record(
+        notes=TEXT, x={"type": "array", "minItems": 4, "items": record(a=INTEGER, b=TEXT)}
+    ),
+    "optional": record(notes=TEXT) | {
+        "properties": {"notes": TEXT, "x": record(c=TEXT, d=TEXT, e=INTEGER), "y": TEXT}
+    },
+    "map": {"type": "object", "additionalProperties": INTEGER},
+    "either": {"anyOf": [record(x=TEXT), record(y={"type": "array", "items": TEXT})]},
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +93,87 @@ def test_random_documents_end_in_time(factory: GrammarFactory, seed: int) -> Non
     assert set(found) == {"name", "n", "rows"} and found["rows"]
 
 
+@pytest.mark.parametrize("name", AWKWARD)
+def test_awkward_values_do_not_stand_in_the_way(factory: GrammarFactory, name: str) -> None:
+    """Where the first digit that comes to mind leads nowhere, and signs are needed."""
+    for seed in range(6):
+        total = 200 + 7 * seed
+        constraint = factory.json_schema(AWKWARD[name] | TIGHT)
+        constraint.close_by(total)
+        json.loads(text_of(at_random(constraint, total, seed)))
+
+
+def test_a_document_whose_end_is_long_is_finished_too(factory: GrammarFactory) -> None:
+    rows = {"type": "array", "minItems": 30, "items": record(a=INTEGER, b=TEXT)}
+    for seed in range(3):
+        constraint = factory.json_schema(record(notes=TEXT, rows=rows) | TIGHT)
+        constraint.close_by(1200)
+        found = json.loads(text_of(at_random(constraint, 1200, seed)))
+        assert len(found["rows"]) >= 30
+
+
+def test_a_document_that_cannot_be_finished_is_not_hurried(factory: GrammarFactory) -> None:
+    hopeless, free = (factory.json_schema(record(first=TEXT, then=TEXT) | TIGHT) for _ in range(2))
+    hopeless.close_by(20)
+    for constraint in (hopeless, free):
+        constraint.commit(byte_tokenizer().encode('{"first":"', add_special_tokens=False))
+    assert torch.equal(hopeless.masks(())[1], free.masks(())[1])
+
+
+def test_what_comes_later_keeps_its_room(factory: GrammarFactory) -> None:
+    """A text that never ends is closed while the values behind it can still be said."""
+    constraint = factory.json_schema(record(text=TEXT, path=TEXT, keep={"type": "boolean"}) | TIGHT)
+    constraint.close_by(100)
+    said = byte_tokenizer().encode('{"text":"' + "a" * 100, add_special_tokens=False)
+    while constraint.masks(said[:1])[0]:
+        constraint.commit([said.pop(0)])
+    assert constraint.narrowed is False and 100 - constraint.length > 30
+    rest = byte_tokenizer().encode('","path":"/tmp","keep":true}', add_special_tokens=False)
+    assert constraint.masks(rest)[0] == len(rest), "all of it may be said, and nothing is invented"
+    constraint.commit(rest)
+    assert constraint.narrowed and constraint.is_accepting
+
+
+def test_a_draft_that_fails_leaves_nothing_behind(factory: GrammarFactory) -> None:
+    """Drafted by and by, with wrong tokens among it, a text meets the masks of one at a time."""
+    for seed in range(6):
+        name = list(AWKWARD)[seed]
+        drafted, single = (factory.json_schema(AWKWARD[name] | TIGHT) for _ in range(2))
+        for constraint in (drafted, single):
+            constraint.close_by(160)
+        text, rng = at_random(single, 160, seed), random.Random(seed)
+        single.rollback(single.length)
+        while drafted.length < len(text):
+            at, good = drafted.length, rng.randrange(6)
+            draft = text[at : at + good]
+            wrong = [rng.randrange(30, 100) for _ in range(rng.randrange(4))]
+            drafted.forced(8)
+            _, masks = drafted.masks([*draft, *wrong])
+            for row, token in enumerate(text[at : at + good + 1]):
+                assert torch.equal(masks[row], single.masks(())[1][0])
+                single.commit([token])
+            drafted.commit(text[at : at + good + 1])
+        assert drafted.narrowed == single.narrowed
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_leads_from_thinking_to_a_call(name: str) -> None:
+    form = FORMATS[name]
+    tokenizer = tokenizer_of(form)
+    factory = GrammarFactory(
+        tokenizer.backend_tokenizer, len(tokenizer), [cast(int, tokenizer.eos_token_id)]
+    )
+    ask = Ask(TOOLS, "required", reasoning=True, tokens=tokenizer.get_added_vocab())
+    constraint = factory.lark(form.grammar(ask), form.signposts)
+    constraint.close_by(300)
+    thought = tokenizer.encode("I wonder about it. " * 40, add_special_tokens=False)
+    while constraint.masks(thought[:1])[0]:
+        constraint.commit([thought.pop(0)])
+    while not constraint.is_accepting:
+        constraint.commit([int(constraint.masks(())[1][0].nonzero()[0])])
+    assert 200 < constraint.length <= 300 and constraint.narrowed
+
+
 def test_without_a_bound_they_do_not(factory: GrammarFactory) -> None:
     cut = 0
     for seed in range(20):
@@ -91,7 +203,7 @@ def test_free_text_is_not_hurried_and_a_call_is_finished(factory: GrammarFactory
     hurried.close_by(8)
     assert torch.equal(hurried.masks(())[1], free.masks(())[1])
     for seed in range(8):
-        required = factory.lark(HERMES.grammar(Ask(tools, "required")))
+        required = factory.lark(HERMES.grammar(Ask(tools, "required")), HERMES.signposts)
         required.close_by(400)
         text = text_of(at_random(required, 400, seed))
         assert text.rstrip().endswith("</tool_call>")
@@ -104,10 +216,10 @@ def test_the_way_out_is_legal_and_leaves_the_matcher_alone(factory: GrammarFacto
     matcher = constraint._matcher
     way = way_out(matcher, endings, 256)
     assert way is not None and way == way_out(matcher, endings, 256)
-    assert way_out(matcher, endings, len(way) - 1) is None
-    assert constraint.masks(way)[0] == len(way)
-    constraint.commit(way)
-    assert constraint.is_accepting and json.loads(text_of(list(way)))["rows"]
+    assert way_out(matcher, endings, len(way.tokens) - 1) is None
+    assert constraint.masks(way.tokens)[0] == len(way.tokens)
+    constraint.commit(way.tokens)
+    assert constraint.is_accepting and json.loads(text_of(list(way.tokens)))["rows"]
 
 
 @pytest.mark.parametrize("name", ["ar", "diffusion", "random", "auto"])
@@ -125,3 +237,19 @@ def test_documents_that_are_closed_are_those_of_plain_decoding(
 
     assert tokens(name) == tokens("plain")
     json.loads(text_of(list(tokens(name))))
+
+
+def test_what_was_led_to_its_end_says_so(engine: Engine) -> None:
+    def reason(most: int) -> str:
+        done = engine.complete(
+            [5, 6, 7], sampling=SamplingConfig(max_tokens=most),
+            constraint=engine.json_schema(record(a={"type": "boolean"}) | TIGHT),
+        )  # fmt: skip
+        json.loads(text_of(list(done.tokens)))
+        return done.finish_reason
+
+    assert reason(200) == "stop"
+    constraint = engine.json_schema(record(notes=TEXT) | TIGHT)
+    done = engine.complete([5, 6, 7], sampling=SamplingConfig(max_tokens=60), constraint=constraint)
+    json.loads(text_of(list(done.tokens)))
+    assert done.finish_reason == "length"

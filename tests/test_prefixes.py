@@ -14,8 +14,9 @@ from whiflash_engine.cache import KVCache
 from whiflash_engine.config import RouterConfig, RouterName, SamplingConfig
 from whiflash_engine.engine import Engine
 from whiflash_engine.errors import ConfigError
+from whiflash_engine.lookup import common
 from whiflash_engine.prefixes import PrefixStore
-from whiflash_engine.sequence import SequenceState, common
+from whiflash_engine.sequence import SequenceState
 
 SHORT = SamplingConfig(max_tokens=24)
 

@@ -147,7 +147,7 @@ class ToyConstraint:
     forcing: after 2 only 5 is allowed, and after 5 only 0.
     """
 
-    stopped = False
+    stopped = narrowed = False
     is_accepting = True
 
     def __init__(self, vocab: int, *, forcing: bool = False) -> None:

@@ -161,7 +161,9 @@ def _replayed(engine: TokenEngine, trace: Trace) -> Replay:
     plain = engine.generate(
         request.prompt,
         sampling=request.sampling,
-        constraint=None if request.grammar is None else engine.grammar(request.grammar),
+        constraint=None
+        if request.grammar is None
+        else engine.grammar(request.grammar, request.format.signposts),
         router=RouterConfig("plain"),
     )
     watch = Stopwatch()

@@ -1,16 +1,22 @@
-"""The way out of a document: which tokens would end it soonest.
+"""The way out of a document: tokens that would end it soon.
 
 A generation under a grammar must not stop in the middle of a tool call. So that it need not,
-the constraint asks at every state how many tokens the end is away, and lets nothing else
-through once they are as many as there are left.
+`deadline` asks how many tokens the end is away, and narrows what may follow as it comes near.
 """
 
 from __future__ import annotations
 
+import string
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llguidance import LLMatcher
+
+# What may go on where nothing can be closed: values, and what joins the parts of addresses, dates
+# and the like. A number other than zero first, since bounds exclude zero more often than one.
+_VALUES = (",", "1", "0", "@", ".", ":", "/", "-", "null", "false", "true", "{}", "[]")
+# So many tokens are tried where nothing of this may follow.
+_FEW = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +26,10 @@ class Endings:
     letters: tuple[int, ...]
     """Where all of these may follow, the text is inside a string, or free."""
     in_string: tuple[int, ...]
-    elsewhere: tuple[int, ...]
-    signposts: tuple[tuple[int, ...], ...]
+    brackets: tuple[int, ...]
+    quotes: tuple[int, ...]
+    fillers: tuple[int, ...]
+    signposts: tuple[tuple[int, ...], ...] = ()
     """Where free text must not end, one of these leads out of it."""
 
     @classmethod
@@ -29,54 +37,118 @@ class Endings:
         """encode: a text's token ids; where a single token is wanted, others are left out."""
 
         def single(*texts: str) -> tuple[int, ...]:
-            found = [encode(text) for text in texts]
+            found = [encode(text) for text in dict.fromkeys(texts)]
             return tuple(ids[0] for ids in found if len(ids) == 1)
 
         return cls(
-            letters=single("Q", "z", "7"),
+            letters=single("Q", "z", "7", " "),
             in_string=single('"}', '"]', '"'),
-            elsewhere=single("}", "]", '""', "0", "null", "true", "{}", "[]", '"', "1"),
-            signposts=(tuple(encode("</think>")), tuple(encode("<tool_call>"))),
+            brackets=single("}", "]"),
+            quotes=single('""', '"'),
+            fillers=single(*_VALUES, *string.punctuation, *string.digits, *string.ascii_letters),
         )
 
+    def towards(self, signposts: Sequence[Sequence[int]]) -> Endings:
+        return replace(self, signposts=tuple(tuple(post) for post in signposts if post))
 
-def way_out(matcher: LLMatcher, endings: Endings, limit: int) -> tuple[int, ...] | None:
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    tokens: tuple[int, ...]
+    values: tuple[int, ...] = ()
+    """Indices of tokens that end or stand for a value which the model does not get to say."""
+
+    @property
+    def later_values(self) -> int:
+        """How many there are, but for the one that the text is in."""
+        return sum(index > 0 for index in self.values)
+
+    @property
+    def rest(self) -> Way:
+        """Behind the first token."""
+        return Way(self.tokens[1:], tuple(index - 1 for index in self.values if index > 0))
+
+
+def way_out(
+    matcher: LLMatcher, endings: Endings, limit: int, *, try_each: bool = True
+) -> Way | None:
     """At most `limit` tokens from the matcher's state to one where the text may end.
 
-    Greedy, each step by its state alone, so that whoever takes the first step finds the rest
-    of the way before him: forced tokens, the end of a string, the tag that ends free text,
-    an ending that is allowed, any allowed token. None if that does not arrive. The matcher
-    stays where it is. Takes some microseconds a step.
+    Greedy: forced tokens, the end of a string, the tag that ends free text, a bracket, a value.
+    Where the same choice comes again at once, as within `0.000`, the next value is taken: what
+    did not help before will not help now. try_each: where none of these may follow, the tokens
+    that may are tried, if they are few; else the first is taken. None if that does not arrive.
+    The matcher stays where it is. Takes some dozen microseconds a step.
     """
-    probe = matcher.deep_copy()
-    way: list[int] = []
+    probe, way, values = matcher.deep_copy(), list[int](), list[int]()
+    choice, again = b"", 0
     while not probe.is_accepting():
-        step = probe.compute_ff_tokens() or _step(probe, endings)
+        step = list(probe.compute_ff_tokens())
+        if not step:
+            mask = bytes(probe.compute_bitmask())
+            step = _end(probe, mask, endings)
+            if not step:
+                again, choice = again + 1 if mask == choice else 0, mask
+                step = _value(mask, endings, again)
+                values += [len(way)] * (again == 0)
+            elif is_inside(mask, endings):
+                values.append(len(way))
+            if not step:
+                others = allowed_tokens(mask, _FEW) if try_each else []
+                step = _best(probe, others, endings, limit - len(way)) or first(mask)
         if len(way) + len(step) > limit or probe.try_consume_tokens(step) < len(step) or not step:
             return None
         way += step
-    return tuple(way)
+    return Way(tuple(way), tuple(values))
 
 
-def _step(probe: LLMatcher, endings: Endings) -> list[int]:
-    mask = probe.compute_bitmask()
-    if _inside(mask, endings):
+def follow(matcher: LLMatcher, way: Sequence[int]) -> bool:
+    """Whether these tokens lead from the matcher's state, where it stays, to an end."""
+    probe = matcher.deep_copy()
+    return probe.try_consume_tokens(list(way)) == len(way) and probe.is_accepting()
+
+
+def _end(probe: LLMatcher, mask: bytes, endings: Endings) -> list[int]:
+    """What ends the string, the free text or the brackets that the state is in; else nothing."""
+    if is_inside(mask, endings):
         for token in endings.in_string:
-            if _allowed(mask, token) and not _still_inside(probe, [token], endings):
+            if allowed(mask, token) and not _still_inside(probe, [token], endings):
                 return [token]
         for post in endings.signposts:
             for start in reversed(range(len(post))):  # its beginning may stand there already
                 if not _still_inside(probe, post[start:], endings):
                     return list(post[start:])
-    for token in endings.elsewhere:
-        if _allowed(mask, token):
+        return []
+    if allowed(mask, endings.letters[0]):
+        return []  # within an address or the like, where a bracket closes nothing
+    return next(([token] for token in endings.brackets if allowed(mask, token)), [])
+
+
+def _value(mask: bytes, endings: Endings, again: int) -> list[int]:
+    if is_inside(mask, endings):  # a string that is not long enough yet
+        return [endings.letters[0]]
+    for token in endings.quotes:
+        if allowed(mask, token):
             return [token]
-    bits = int.from_bytes(mask, "little")
-    return [(bits & -bits).bit_length() - 1] if bits else []
+    fillers = [token for token in endings.fillers if allowed(mask, token)]
+    return [fillers[again % len(fillers)]] if fillers else []
 
 
-def _inside(mask: bytes, endings: Endings) -> bool:
-    return all(_allowed(mask, token) for token in endings.letters)
+def _best(probe: LLMatcher, tokens: Sequence[int], endings: Endings, limit: int) -> list[int]:
+    """The token behind which the end comes soonest; nothing if it does behind none."""
+    found = list[tuple[int, int]]()
+    for token in tokens:
+        ahead = probe.deep_copy()
+        ahead.try_consume_tokens([token])
+        way = way_out(ahead, endings, limit - 1, try_each=False)
+        if way is not None:
+            found.append((len(way.tokens), token))
+    return [min(found)[1]] if found else []
+
+
+def is_inside(mask: bytes, endings: Endings) -> bool:
+    """Whether a state with this mask lies within a string or free text."""
+    return all(allowed(mask, token) for token in endings.letters)
 
 
 def _still_inside(probe: LLMatcher, tokens: Sequence[int], endings: Endings) -> bool:
@@ -84,12 +156,18 @@ def _still_inside(probe: LLMatcher, tokens: Sequence[int], endings: Endings) -> 
     ahead = probe.deep_copy()
     if ahead.try_consume_tokens(list(tokens)) < len(tokens):
         return True
-    return not ahead.is_accepting() and _inside(ahead.compute_bitmask(), endings)
+    return not ahead.is_accepting() and is_inside(ahead.compute_bitmask(), endings)
 
 
-def _allowed(mask: bytes, token: int) -> bool:
+def allowed(mask: bytes, token: int) -> bool:
     """mask: one bit a token, the lowest bit of a byte first."""
     return bool(mask[token // 8] >> token % 8 & 1)
+
+
+def first(mask: bytes) -> list[int]:
+    """The lowest id in a mask, if there is one."""
+    bits = int.from_bytes(mask, "little")
+    return [(bits & -bits).bit_length() - 1] if bits else []
 
 
 def allowed_tokens(mask: bytes, most: int) -> list[int]:

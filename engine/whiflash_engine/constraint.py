@@ -13,17 +13,16 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from llguidance import LLMatcher, LLTokenizer
+from llguidance import LLMatcher
 from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from whiflash_engine.closing import Endings, allowed_tokens, way_out
+from whiflash_engine.closing import Endings
+from whiflash_engine.deadline import Deadline
 from whiflash_engine.errors import ConstraintError
-
-_LONGEST_END = 256
-"""A document whose end takes more tokens than this is not looked after."""
-_SLACK = 24
+from whiflash_engine.grammar_tokenizer import GrammarTokenizer
+from whiflash_engine.lookup import common
 
 
 class Constraint(Protocol):
@@ -44,9 +43,14 @@ class Constraint(Protocol):
         """The text may end here; stop tokens are allowed exactly then."""
         ...
 
+    @property
+    def narrowed(self) -> bool:
+        """Whether what is committed was led to its end by `close_by`."""
+        ...
+
     def close_by(self, total: int) -> None:
-        """The text is to be complete after `total` tokens: when its end comes as near as that
-        is, nothing else is allowed. Free text, which may end anywhere, is not hurried."""
+        """The text is to be complete after `total` tokens: as its end comes near, only what
+        leads there in time is allowed. Free text, which may end anywhere, is not hurried."""
         ...
 
     def masks(self, draft: Sequence[int]) -> tuple[int, Tensor]:
@@ -76,23 +80,23 @@ class GrammarFactory:
     def __init__(
         self, tokenizer: Path | Tokenizer, vocab_size: int, eos_token_ids: Sequence[int]
     ) -> None:
-        """vocab_size: rows of the model's head, at least the tokenizer's own size."""
+        """vocab_size: rows of the model's head.
+
+        ConfigError for a tokenizer that llguidance cannot read, or that names no stop.
+        """
         if isinstance(tokenizer, Path):
             tokenizer = Tokenizer.from_file(str(tokenizer))
-        # A copy: padding and truncation belong to the caller's object and would spoil ours.
-        own = Tokenizer.from_str(tokenizer.to_str())
-        own.no_padding()
-        own.no_truncation()
+        own = GrammarTokenizer.of(tokenizer, vocab_size, eos_token_ids)
         self._vocab_size = vocab_size
-        self._stops = frozenset(eos_token_ids)
-        self._tokenizer = LLTokenizer(
-            own.to_str(), n_vocab=vocab_size, eos_token=list(eos_token_ids)
-        )
-        self._endings = Endings.of(lambda text: own.encode(text, add_special_tokens=False).ids)
+        self._stops, self._tokenizer, self._encode = own.stops, own.guide, own.encode
+        self._endings = Endings.of(self._encode)
 
-    def lark(self, text: str) -> LLGuidanceConstraint:
-        """A grammar in llguidance's dialect of Lark. ConstraintError if it does not compile."""
-        return self._compile(LLMatcher.grammar_from_lark(text))
+    def lark(self, text: str, signposts: Sequence[str] = ()) -> LLGuidanceConstraint:
+        """A grammar in llguidance's dialect of Lark. ConstraintError if it does not compile.
+
+        signposts: words that lead out of its free text, where that must not end, such as the
+        tag that closes the reasoning."""
+        return self._compile(LLMatcher.grammar_from_lark(text), signposts)
 
     def json_schema(self, schema: Mapping[str, object]) -> LLGuidanceConstraint:
         """ConstraintError if it does not compile or needs what llguidance does not support."""
@@ -103,11 +107,12 @@ class GrammarFactory:
             raise ConstraintError(f"not a JSON schema: {error}") from error
         return self._compile(grammar)
 
-    def _compile(self, grammar: str) -> LLGuidanceConstraint:
+    def _compile(self, grammar: str, signposts: Sequence[str] = ()) -> LLGuidanceConstraint:
         matcher = LLMatcher(self._tokenizer, grammar, log_level=0)
         if matcher.is_error():
             raise ConstraintError(matcher.get_error())
-        return LLGuidanceConstraint(matcher, self._vocab_size, self._stops, self._endings)
+        endings = self._endings.towards([self._encode(post) for post in signposts])
+        return LLGuidanceConstraint(matcher, self._vocab_size, self._stops, endings)
 
 
 class LLGuidanceConstraint:
@@ -124,7 +129,8 @@ class LLGuidanceConstraint:
         self._vocab_size = vocab_size
         self._stops = stops
         self._endings = endings
-        self._total: int | None = None
+        self._deadline: Deadline | None = None
+        self._drafted: tuple[int, ...] = ()
         self._taken = 0
         self._past_stop = 0
 
@@ -140,54 +146,33 @@ class LLGuidanceConstraint:
     def is_accepting(self) -> bool:
         return self._past_stop > 0 or self._matcher.is_accepting()
 
+    @property
+    def narrowed(self) -> bool:
+        return self._deadline is not None and self._deadline.narrowed(self.length)
+
     def close_by(self, total: int) -> None:
-        self._total = total
+        self._deadline = Deadline(total, self._endings, self._stops)
 
-    def _closing(self, ahead: int) -> tuple[int, ...]:
-        """The way out, if it is time to take it; () if not. ahead: how many tokens the matcher
-        stands behind what is committed."""
-        if self._total is None or self._matcher.is_accepting():
+    def _narrow(self, ahead: int) -> tuple[int, ...]:
+        """The only tokens that may follow where the matcher stands, `ahead` tokens behind what
+        is committed; () where its own mask holds."""
+        if self._deadline is None:
             return ()
-        left = self._total - self.length - ahead
-        if left > _LONGEST_END:
-            return ()
-        way = way_out(self._matcher, self._endings, _LONGEST_END)
-        # One token may lengthen the way by more than one: an optional key needs its value.
-        return way if way is not None and len(way) + _SLACK >= left else ()
-
-    def _narrowed(self, ahead: int) -> tuple[int, ...]:
-        """The only tokens that still lead to an end in time; () while there is no hurry."""
-        if self._total is None or not self._matcher.is_accepting():
-            return self._closing(ahead)[:1]
-        left = self._total - self.length - ahead
-        if left > _LONGEST_END:
-            return ()
-        # Complete as it is, but more may follow: a second call that could not be ended must
-        # not begin. Free text has far more ways to go on, and none of them needs an end.
-        few = allowed_tokens(self._matcher.compute_bitmask(), 8)
-        ends = [
-            token
-            for token in few
-            if token in self._stops or self._leads_out(token, left - 1 - _SLACK)
-        ]
-        return tuple(ends) if len(ends) < len(few) else ()
-
-    def _leads_out(self, token: int, limit: int) -> bool:
-        probe = self._matcher.deep_copy()
-        probe.try_consume_tokens([token])
-        return way_out(probe, self._endings, max(limit, 0)) is not None
+        return self._deadline.narrow(self._matcher, self.length + ahead)
 
     def masks(self, draft: Sequence[int]) -> tuple[int, Tensor]:
         words = allocate_token_bitmask(len(draft) + 1, self._vocab_size)
         bits = words.view(np.uint32)
         ended, walked, legal = self._past_stop > 0, 0, 0
+        self._forget(self.length)
+        self._drafted = tuple(draft)
         try:
             for row in range(len(draft) + 1):
                 if ended:
                     bits[row] = 0
                     for stop in self._stops:
                         bits[row, stop // 32] |= np.uint32(1 << stop % 32)
-                elif only := self._narrowed(walked):
+                elif only := self._narrow(walked):
                     bits[row] = 0
                     for token in only:
                         bits[row, token // 32] |= np.uint32(1 << token % 32)
@@ -212,7 +197,12 @@ class LLGuidanceConstraint:
     def forced(self, limit: int) -> tuple[int, ...]:
         if limit <= 0 or self.stopped:
             return ()
-        return (self._closing(0) or tuple(self._matcher.compute_ff_tokens()))[:limit]
+        only = self._narrow(0)
+        if len(only) != 1 or only[0] in self._stops:
+            return tuple(self._matcher.compute_ff_tokens())[:limit]
+        ahead = self._matcher.deep_copy()
+        ahead.try_consume_tokens(list(only))
+        return (*only, *ahead.compute_ff_tokens())[:limit]
 
     def commit(self, tokens: Sequence[int]) -> None:
         ahead = next((i for i, token in enumerate(tokens) if token in self._stops), len(tokens))
@@ -226,6 +216,8 @@ class LLGuidanceConstraint:
                 self._matcher.rollback(taken)
             self._check()
             raise ConstraintError(f"the grammar does not allow the tokens {tuple(tokens)}")
+        self._forget(self.length + common(self._drafted, tokens))
+        self._drafted = ()
         self._taken += taken
         self._past_stop += len(rest)
 
@@ -237,6 +229,11 @@ class LLGuidanceConstraint:
         if count > counted and not self._matcher.rollback(count - counted):
             raise ValueError(f"cannot roll back {count} tokens: {self._matcher.get_error()}")
         self._taken -= count - counted
+        self._forget(self.length)
+
+    def _forget(self, position: int) -> None:
+        if self._deadline is not None:
+            self._deadline.keep(position)
 
     def _check(self) -> None:
         if self._matcher.is_error():

@@ -26,6 +26,7 @@ from whiflash_engine.constraint import Constraint, GrammarFactory
 from whiflash_engine.decode import decode
 from whiflash_engine.drafters.base import Drafter
 from whiflash_engine.events import Completion, Round, Stats
+from whiflash_engine.grammar_tokenizer import native_tokenizer
 from whiflash_engine.loading import load_parts
 from whiflash_engine.prefixes import PrefixStore
 from whiflash_engine.router.neural import Perceptron, RouterNet
@@ -235,18 +236,21 @@ class Engine:
         assert reason is not None
         return Completion(tuple(t for r in rounds for t in r.tokens), tuple(rounds), reason, stats)
 
-    def grammar(self, lark: str) -> Constraint:
-        """A constraint from an llguidance Lark grammar. Raises ConstraintError."""
-        return self._grammars.lark(lark)
+    def grammar(self, lark: str, signposts: Sequence[str] = ()) -> Constraint:
+        """A constraint from an llguidance Lark grammar. Raises ConstraintError; ConfigError
+        if it is the tokenizer that cannot have one.
+
+        signposts: words that lead out of its free text, where that must not end."""
+        return self._grammars.lark(lark, signposts)
 
     def json_schema(self, schema: Mapping[str, object]) -> Constraint:
-        """A constraint from a JSON schema. Raises ConstraintError."""
+        """A constraint from a JSON schema. Raises what `grammar` does."""
         return self._grammars.json_schema(schema)
 
     @cached_property
     def _grammars(self) -> GrammarFactory:
         return GrammarFactory(
-            self.tokenizer.backend_tokenizer, self.target.config.vocab_size, self.stop_token_ids
+            native_tokenizer(self.tokenizer), self.target.config.vocab_size, self.stop_token_ids
         )
 
     def router(self, config: RouterConfig | None = None) -> Router:

@@ -16,6 +16,12 @@ _FAR = 24
 _CANDIDATES = 16
 
 
+def common(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many tokens both begin with."""
+    pairs = enumerate(zip(a, b, strict=False))
+    return next((i for i, (x, y) in pairs if x != y), min(len(a), len(b)))
+
+
 class Lookup:
     """Where each run of `LEAST` tokens stands in one sequence's text.
 

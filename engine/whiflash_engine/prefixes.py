@@ -10,7 +10,8 @@ from collections import deque
 from collections.abc import Sequence
 
 from whiflash_engine.config import require
-from whiflash_engine.sequence import SequenceState, common
+from whiflash_engine.lookup import common
+from whiflash_engine.sequence import SequenceState
 
 # Fewer shared tokens are not worth giving up what another conversation has left.
 _WORTH = 16

@@ -22,7 +22,7 @@ from whiflash_engine.drafters.base import Drafter, DraftState
 from whiflash_engine.errors import ConfigError, PromptTooLongError
 from whiflash_engine.events import FinishReason
 from whiflash_engine.features import FeatureLog
-from whiflash_engine.lookup import Lookup
+from whiflash_engine.lookup import Lookup, common
 from whiflash_engine.router.recent import Recent
 from whiflash_engine.router.spans import SpanDetector
 from whiflash_engine.target.base import Target, TargetOutput
@@ -43,12 +43,6 @@ def check_prompt(target: Target, prompt: Sequence[int]) -> None:
         raise ConfigError("prompt", bad, f"token ids lie in 0..{vocab - 1}")
     if len(prompt) >= limit:
         raise PromptTooLongError(len(prompt), limit)
-
-
-def common(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many tokens both begin with."""
-    pairs = enumerate(zip(a, b, strict=False))
-    return next((i for i, (x, y) in pairs if x != y), min(len(a), len(b)))
 
 
 class SequenceState:
@@ -183,7 +177,8 @@ class SequenceState:
         self.hidden = output.hidden[len(kept) - 1]
         self.tokens += kept
         if stop is not None:
-            self.finish_reason = "stop"
+            hurried = self.constraint is not None and self.constraint.narrowed
+            self.finish_reason = "length" if hurried else "stop"
         elif len(self.tokens) >= self.end:
             self.finish_reason = "length"
         return tuple(kept)

@@ -179,6 +179,10 @@ class Unforced:
     def is_accepting(self) -> bool:
         return self._inner.is_accepting
 
+    @property
+    def narrowed(self) -> bool:
+        return self._inner.narrowed
+
     def close_by(self, total: int) -> None:
         self._inner.close_by(total)
 

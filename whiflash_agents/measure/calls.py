@@ -125,7 +125,9 @@ def measure_calls(
         if score.rows >= per_group or len(ids) > max_prompt:
             continue
         try:
-            constraint = engine.grammar(HERMES.grammar(Ask(case.tools))) if case.tools else None
+            constraint = None
+            if case.tools:
+                constraint = engine.grammar(HERMES.grammar(Ask(case.tools)), HERMES.signposts)
         except ConstraintError:  # some rows' tools have arguments that no value could satisfy
             continue
         done = engine.complete(

@@ -56,7 +56,7 @@ class Prompt:
     def constraint(self, engine: Engine) -> Constraint:
         """A fresh constraint: the prompt's tools, its schema, or else a small object."""
         if self.tools:
-            return engine.grammar(HERMES.grammar(Ask(self.tools)))
+            return engine.grammar(HERMES.grammar(Ask(self.tools)), HERMES.signposts)
         return engine.json_schema(self.schema or _ANSWER)
 
 

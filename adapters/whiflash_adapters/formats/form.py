@@ -52,6 +52,10 @@ class JsonForm:
         words = (self.section, self.head, self.middle, self.tail, self.between, self.close)
         return (*words, self.opener, self.end, *self.silent, *self.think)
 
+    @property
+    def signposts(self) -> Sequence[str]:
+        return (self.think[1], self.opener or self.section or self.head)
+
     def named(self, name: str) -> str:
         """The name as it is written."""
         return json.dumps(name, ensure_ascii=False) if self.quoted else name

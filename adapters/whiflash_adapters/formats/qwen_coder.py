@@ -44,6 +44,7 @@ class QwenCoder:
     name = "qwen-coder"
     think = ("<think>", "</think>")
     markers: Sequence[str] = (START, END, *think)
+    signposts: Sequence[str] = (think[1], START)
 
     def write(self, calls: Sequence[Call]) -> str:
         return "\n".join(_written(name, arguments) for name, arguments in calls)

@@ -1,0 +1,119 @@
+"""A document under a grammar is complete when the tokens run out.
+
+Far from its end nothing is done. Where it comes near, strings and free text must close while
+what has to follow them still fits, with some room for the values among it to be said and not
+filled in; and a token that opens what could not be ended is not allowed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from llguidance import LLMatcher
+
+from whiflash_engine.closing import (
+    Endings,
+    Way,
+    allowed_tokens,
+    follow,
+    is_inside,
+    way_out,
+)
+
+# Tokens before the end from which on a way out is looked for; behind it a document's end is long.
+_FAR: Final = 1024
+# How often: every so many tokens, or where there has been none; at each of the last few.
+_OFTEN, _SELDOM, _ZONE = 16, 64, 64
+# Of so few allowed tokens each is asked where it leads; texts and numbers have more.
+_FEW: Final = 24
+# Tokens kept free: for each value that has yet to be said, at most, and in any case, since within
+# a string an escape takes some.
+_PER_VALUE, _MOST, _LEAST = 8, 24, 8
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    way: Way | None
+    only: tuple[int, ...]
+
+
+class Deadline:
+    """What it allows depends on the text alone and not on how that was drafted: every position
+    is asked for in turn, and what was found at positions that did not come true is forgotten."""
+
+    def __init__(self, total: int, endings: Endings, stops: frozenset[int]) -> None:
+        """total: tokens that the text may have."""
+        self._total, self._endings, self._stops = total, endings, stops
+        self._found: dict[int, _Found] = {}
+
+    def narrow(self, matcher: LLMatcher, position: int) -> tuple[int, ...]:
+        """The only tokens that may follow behind `position` tokens, where the matcher stands;
+        () where its own mask holds."""
+        if position not in self._found:
+            left = self._total - position
+            if not self._is_due(position, left):
+                return ()
+            way = self._way(matcher, position, left)
+            only = () if way is None else self._only(matcher, way, left)
+            self._found[position] = _Found(way, only)
+        return self._found[position].only
+
+    def keep(self, position: int) -> None:
+        """Forget what was found behind `position` tokens and more."""
+        self._found = {at: found for at, found in self._found.items() if at <= position}
+
+    def narrowed(self, length: int) -> bool:
+        """Whether something else could have stood among the first `length` tokens."""
+        return any(found.only for at, found in self._found.items() if at < length)
+
+    def _is_due(self, position: int, left: int) -> bool:
+        known = self._known(position)
+        if left > _FAR or known is None:
+            return left <= _FAR
+        if known.way is None:
+            return left % _SELDOM == 0
+        return left <= len(known.way.tokens) + _ZONE or left % _OFTEN == 0
+
+    def _known(self, position: int) -> _Found | None:
+        """What was found last before a position."""
+        last = max((at for at in self._found if at < position), default=None)
+        return None if last is None else self._found[last]
+
+    def _way(self, matcher: LLMatcher, position: int, left: int) -> Way | None:
+        if matcher.is_accepting():
+            return Way(())
+        known = self._known(position)
+        if known is not None and known.way is not None:
+            for way in (known.way.rest, known.way):  # a step on, or in the same place still
+                if follow(matcher, way.tokens):
+                    return way
+        return way_out(matcher, self._endings, left)
+
+    def _only(self, matcher: LLMatcher, way: Way, left: int) -> tuple[int, ...]:
+        if not len(way.tokens) <= left <= len(way.tokens) + _ZONE:
+            return ()
+        mask = matcher.compute_bitmask()
+        few = allowed_tokens(mask, _FEW)
+        if few:
+            good = tuple(t for t in few if self._leads_out(matcher, t, way, left - 1))
+            return good if len(good) < len(few) else ()
+        if not way.tokens:
+            return ()  # free text may end anywhere
+        reserve = _MOST  # one token may open what takes many
+        if is_inside(mask, self._endings):
+            if way.tokens[0] == self._endings.letters[0]:
+                return ()  # the string is not long enough yet: any text will do
+            reserve = min(_LEAST + _PER_VALUE * way.later_values, _MOST)
+        return way.tokens[:1] if left <= len(way.tokens) + reserve else ()
+
+    def _leads_out(self, matcher: LLMatcher, token: int, way: Way, limit: int) -> bool:
+        """Whether the end is at most `limit` tokens behind this one."""
+        if token in self._stops or (token,) == way.tokens[:1]:
+            return True
+        probe = matcher.deep_copy()
+        probe.try_consume_tokens([token])
+        for rest in (way.tokens[1:], way.tokens):
+            if len(rest) <= limit and follow(probe, rest):
+                return True
+        return way_out(probe, self._endings, max(limit, 0)) is not None
