@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import cast
 
@@ -14,6 +15,7 @@ from whiflash_engine.config import RouterConfig, SamplingConfig
 from whiflash_engine.engine import Engine
 from whiflash_engine.errors import ConfigError
 from whiflash_engine.events import Round, Seconds, Stats
+from whiflash_engine.target.base import TargetCache, TargetOutput
 
 _SHORT = SamplingConfig(max_tokens=30)
 
@@ -92,6 +94,28 @@ def test_what_is_cancelled_before_it_began_takes_nothing_from_what_was_kept() ->
     again = engine.complete(later, sampling=_SHORT)
     assert again.stats.cached >= len(prompt) + len(first.tokens) - 2
     assert again.tokens == _engine().complete(later, sampling=_SHORT).tokens
+
+
+def test_a_long_prompt_can_be_cancelled_on_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what has run of it is kept."""
+    monkeypatch.setattr("whiflash_engine.decode.PROMPT_STEP", 8)
+    target, prompt, stop = tiny_target(), list(range(1, 61)), threading.Event()
+    engine, steps, forward = Engine(target, {}, byte_tokenizer()), list[int](), target.forward
+
+    def cancelling(tokens: Sequence[int], cache: TargetCache, *, rows: int) -> TargetOutput:
+        steps.append(len(tokens))
+        if len(steps) == 5:
+            stop.set()
+        return forward(tokens, cache, rows=rows)
+
+    monkeypatch.setattr(target, "forward", cancelling)
+    assert list(engine.generate(prompt, sampling=_SHORT, cancelled=stop)) == []
+    assert steps == [8] * 5
+    again = engine.complete(prompt, sampling=_SHORT)
+    assert again.stats.cached == 40 and steps[5:8] == [8, 8, 3]
+    monkeypatch.undo()
+    fresh = Engine(target, {}, byte_tokenizer()).complete(prompt, sampling=_SHORT)
+    assert fresh.tokens == again.tokens
 
 
 def test_a_sequence_that_waits_for_its_turn_can_be_cancelled() -> None:

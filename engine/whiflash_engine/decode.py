@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Generator, Mapping
-from time import perf_counter
+from time import perf_counter, sleep
+from typing import Final
 
 from whiflash_engine.config import ArmName, SamplingConfig
 from whiflash_engine.drafters.base import Drafter, Proposal
@@ -17,6 +18,10 @@ from whiflash_engine.sampling import Sampler
 from whiflash_engine.sequence import SequenceState
 from whiflash_engine.target.base import Target
 from whiflash_engine.verify import entropy, verify
+
+PROMPT_STEP: Final = 512
+"""Tokens of a prompt that run at once. Between two steps others get their turn, and whoever gave
+up on the answer is heard; fewer would not fill a GPU."""
 
 
 def decode(
@@ -31,10 +36,10 @@ def decode(
     """Yield rounds until the sequence is finished.
 
     Between two rounds everything is consistent: the generator may be closed there, and the
-    sequence be decoded on by another one. turn: held during each round, never between
-    rounds; sequences that share a target or a router in several threads must share it too.
-    cancelled: once another thread sets it there are no more rounds, even if one was waiting for
-    its turn.
+    sequence be decoded on by another one. turn: held during each round and each step through the
+    prompt, never between; sequences that share a target or a router in several threads must
+    share it too. cancelled: once another thread sets it there are no more of either, even if one
+    was waiting for its turn.
     """
     lock = turn or threading.Lock()
     loop = _Loop(target, drafters, router, sequence, Sampler(sampling), sampling)
@@ -44,8 +49,11 @@ def decode(
             with lock:
                 if cancelled is not None and cancelled.is_set():
                     return
-                done = loop.round()
-            yield done
+                done = loop.round() if loop.is_ready() else None
+            if done is None:
+                sleep(0.001)  # a lock is taken again before those who wait for it wake up
+            else:
+                yield done
     finally:
         sequence.settle()
 
@@ -65,13 +73,22 @@ class _Loop:
         self._target, self._drafters, self._router = target, drafters, router
         self._sequence, self._sampler, self._sampling = sequence, sampler, sampling
         self._learning = 0.0  # of the last round: seconds, told with this one's pick
+        self._prompt = 0.0  # seconds spent on the prompt, told with the round that follows it
+
+    def is_ready(self) -> bool:
+        """Whether a round may begin. If the prompt is not through yet, runs a step of it."""
+        started = perf_counter()
+        output = self._sequence.prefill(PROMPT_STEP)
+        if output is None:
+            return True
+        self._sequence.entropy = entropy(output.logits[-1])
+        self._prompt += perf_counter() - started
+        return self._sequence.cache.length == self._sequence.processed
 
     def round(self) -> Round:
         sequence, clock = self._sequence, _Clock()
-        prompt = sequence.prefill()
-        if prompt is not None:
-            sequence.entropy = entropy(prompt.logits[-1])
-        clock.stop("prefill")
+        prompt, self._prompt = self._prompt, 0.0
+        clock.stop("prefill", more=prompt)
 
         context = offer(sequence, self._drafters, copies=self._router.may("retrieval"))
         decision = self._router.pick(context, tuple(context.width))
@@ -107,7 +124,7 @@ class _Loop:
             forced=min(len(context.forced), len(proposal.tokens)),
             matched=context.matched if decision.arm == "retrieval" else 0,
             scores=decision.scores,
-            cached=0 if prompt is None else sequence.kept, logprobs=told,
+            cached=sequence.kept if prompt else 0, logprobs=told,
             finish_reason=sequence.finish_reason,
         )  # fmt: skip
         started = perf_counter()

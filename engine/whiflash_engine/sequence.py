@@ -147,9 +147,10 @@ class SequenceState:
         state = self.drafts.get(arm)
         return 0 if state is None else self.processed - state.watermark
 
-    def prefill(self) -> TargetOutput | None:
-        """Run what the target has not seen yet, all but the last token, through it."""
-        missing = self.tokens[self.cache.length : -1]
+    def prefill(self, most: int | None = None) -> TargetOutput | None:
+        """Run what the target has not seen yet, all but the last token, through it; at most
+        `most` tokens of it. None if there is nothing left."""
+        missing = self.tokens[self.cache.length : -1][:most]
         if not missing:
             return None
         output = self._target.forward(missing, self.cache, rows=1)
