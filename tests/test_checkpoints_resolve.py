@@ -204,7 +204,10 @@ def test_local_folders(tmp_path: Path, toy: Toy) -> None:
         toy.resolve(folder)
     toy.model.save_pretrained(tmp_path / "shards", max_shard_size="20KB")
     sorted((tmp_path / "shards").glob("*.safetensors"))[0].unlink()
-    with pytest.raises(CheckpointError, match="index names safetensors files"):
+    with pytest.raises(CheckpointError, match="index names model-00001"):
+        toy.resolve(tmp_path / "shards")
+    (tmp_path / "shards" / "model.safetensors.index.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"index\.json: is not valid JSON"):
         toy.resolve(tmp_path / "shards")
 
 
@@ -315,6 +318,8 @@ class Hub:
             self.network += 1
             if not self.online:
                 raise ConnectionError("Network is unreachable\nmore")
+            for file in self.folder.glob("*.on_the_hub"):
+                file.rename(self.folder / file.stem)
         return str(self.folder)
 
 
@@ -322,6 +327,7 @@ class Hub:
 def hub_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[bool, bool], Hub]:
     folder = tmp_path / "snapshot"
     toy_model("llama").save_pretrained(folder)
+    (folder / "tokenizer.json").write_text("{}")
 
     def make(cached: bool, online: bool) -> Hub:
         fake = Hub(folder, cached=cached, online=online)
@@ -343,11 +349,46 @@ def test_hub_models(hub_with: Callable[[bool, bool], Hub]) -> None:
         resolve_model("org/name")
 
 
-def test_half_a_snapshot_is_fetched_again(hub_with: Callable[[bool, bool], Hub]) -> None:
+@pytest.mark.parametrize("lost", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_half_a_snapshot_is_fetched_again(lost: str, hub_with: Callable[[bool, bool], Hub]) -> None:
     half = hub_with(True, True)
-    (half.folder / "model.safetensors").rename(half.folder / "elsewhere")
-    resolve_model("org/name")
-    assert half.network == 1
+    (half.folder / lost).rename(half.folder / f"{lost}.on_the_hub")
+    assert resolve_model("org/name").path == half.folder
+    assert half.network == 1 and (half.folder / lost).is_file()
+
+
+@pytest.mark.parametrize("lost", ["config.json", "model.safetensors", "tokenizer.json"])
+@pytest.mark.parametrize("online", [True, False])
+def test_what_the_hub_does_not_deliver_is_named(
+    lost: str, online: bool, hub_with: Callable[[bool, bool], Hub]
+) -> None:
+    """Offline, the library raises, or returns half a snapshot once more."""
+    (hub_with(True, online).folder / lost).unlink()
+    why = "no such file" if online else "Network is unreachable"
+    with pytest.raises(ModelNotFoundError, match=f"'org/name' is cached without {lost}.*{why}"):
+        resolve_model("org/name")
+
+
+def test_a_lost_shard_of_a_snapshot_is_named(hub_with: Callable[[bool, bool], Hub]) -> None:
+    half = hub_with(True, False)
+    toy_model("llama").save_pretrained(half.folder, max_shard_size="20KB")
+    lost = sorted(half.folder.glob("model-*.safetensors"))[1]
+    lost.unlink()
+    with pytest.raises(ModelNotFoundError, match=f"cached without {lost.name}"):
+        resolve_model("org/name")
+    (half.folder / "model.safetensors.index.json").write_text("{")
+    with pytest.raises(ModelNotFoundError, match=r"cached without model\.safetensors\.index\.json"):
+        resolve_model("org/name")
+
+
+@pytest.mark.parametrize("name", ["tokenizer.model", "spiece.model", "vocab.json", "tekken.json"])
+def test_a_tokenizer_of_another_kind_is_one_too(
+    name: str, hub_with: Callable[[bool, bool], Hub]
+) -> None:
+    cached = hub_with(True, False)
+    (cached.folder / "tokenizer.json").rename(cached.folder / name)
+    assert resolve_model("org/name").path == cached.folder
+    assert cached.network == 0
 
 
 def test_drafters_come_with_the_default_only(toy: Toy) -> None:

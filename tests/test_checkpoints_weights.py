@@ -179,6 +179,8 @@ def test_both_spellings_of_rope(tmp_path: Path) -> None:
     wanted = RopeConfig(500000.0, "llama3", 8.0, 1.0, 4.0, 32)
     assert load_config(_write_config(tmp_path, old)).rope == wanted
     assert load_config(_write_config(tmp_path, new)).rope == wanted
+    both = {**old, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}
+    assert load_config(_write_config(tmp_path, both)).rope == wanted, "as transformers reads it"
     bare = load_config(_write_config(tmp_path, LLAMA_JSON)).rope
     assert (bare.theta, bare.kind) == (10_000.0, "default")
 
@@ -220,6 +222,7 @@ def test_what_the_native_runner_cannot_do_is_left_to_the_other(
     [
         ({"hidden_size": "32"}, "hidden_size: must be an integer"),
         ({"hidden_size": None}, "hidden_size: is missing"),
+        ({"model_type": None}, "model_type: is missing"),
         ({"vocab_size": 0}, "vocab_size=0: must be positive"),
         ({"num_key_value_heads": 3}, "must divide num_heads=4"),
         ({"rope_scaling": {"rope_type": "linear"}}, r"rope_scaling\.factor: is missing"),

@@ -11,7 +11,7 @@ import pytest
 
 from tests.fake_engine import byte_tokenizer
 from tests.toys import TINY, ToyConstraint, tiny_drafters, tiny_target
-from whiflash_engine.config import RouterConfig, SamplingConfig
+from whiflash_engine.config import RouterConfig, SamplingConfig, Span
 from whiflash_engine.engine import Engine
 from whiflash_engine.errors import ConfigError
 from whiflash_engine.events import Round, Seconds, Stats
@@ -94,6 +94,11 @@ def test_what_is_cancelled_before_it_began_takes_nothing_from_what_was_kept() ->
     again = engine.complete(later, sampling=_SHORT)
     assert again.stats.cached >= len(prompt) + len(first.tokens) - 2
     assert again.tokens == _engine().complete(later, sampling=_SHORT).tokens
+
+
+def test_a_span_that_does_not_exist_is_told_before_any_work() -> None:
+    with pytest.raises(ConfigError, match="span='code'"):
+        _engine().generate([1, 2, 3], span=cast(Span, "code"))
 
 
 def test_a_long_prompt_can_be_cancelled_on_the_way(monkeypatch: pytest.MonkeyPatch) -> None:

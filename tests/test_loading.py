@@ -7,10 +7,11 @@ import platform
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import (
     Gemma3ForCausalLM,
     Gemma3TextConfig,
@@ -21,11 +22,13 @@ from transformers import (
     PreTrainedModel,
 )
 
+from tests.fake_engine import byte_tokenizer
 from tests.toys import new_router, run, tokens_of
 from whiflash_engine.checkpoints.dflash import DFlashConfig, dflash_shapes
 from whiflash_engine.checkpoints.eagle3 import Eagle3Config, eagle3_shapes
 from whiflash_engine.config import RopeConfig, RouterConfig, RouterName, SamplingConfig
 from whiflash_engine.devices import choose_device, choose_dtype
+from whiflash_engine.engine import Engine
 from whiflash_engine.errors import CheckpointError, ConfigError
 from whiflash_engine.loading import load_drafters, load_target
 from whiflash_engine.target.hf import HFTarget
@@ -171,10 +174,41 @@ def test_draft_lengths_can_be_chosen(tmp_path: Path) -> None:
     usual, chosen = loaded.build(target), loaded.build(target, depth=7, block=3)
     assert (usual["ar"].max_draft, usual["diffusion"].max_draft) == (5, BLOCK - 1)
     assert (chosen["ar"].max_draft, chosen["diffusion"].max_draft) == (7, 2)
-    with pytest.raises(ConfigError, match="block=9"):
+    with pytest.raises(ConfigError, match="diffusion_block=9"):
         loaded.build(target, block=9)
     with pytest.raises(ConfigError, match="depth=0"):
         loaded.build(target, depth=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"ar_depth": 0}, "ar_depth=0: must be at least 1"),
+        ({"diffusion_block": 99}, "diffusion_block=99: must lie in 2"),
+        ({"reuse_bytes": -1}, "reuse_bytes=-1"),
+        ({"diffusion_drafter": None, "diffusion_block": 3}, "diffusion_block=3: there is none"),
+    ],
+)
+def test_bad_options_are_told_before_weights_are_read(
+    options: dict[str, Any], why: str, tmp_path: Path
+) -> None:
+    model = _save("llama", tmp_path / "model")
+    (model / "model.safetensors").write_bytes(b"not yet")
+    given = {"ar_drafter": _eagle3(tmp_path / "ar"), "diffusion_drafter": _dflash(tmp_path / "d")}
+    with pytest.raises(ConfigError, match=why):
+        Engine.load(model, **given | options)
+
+
+def test_models_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    """What was learned of one's drafts says nothing of the other's."""
+    here, there = (_save("llama", tmp_path / place / "model") for place in ("here", "there"))
+    for model in (here, there):
+        byte_tokenizer().save_pretrained(model)
+    same = Engine.load(here).identity
+    assert Engine.load(there).identity == same
+    weights = load_file(there / "model.safetensors")
+    save_file({name: w * 1.01 for name, w in weights.items()}, there / "model.safetensors")
+    assert Engine.load(there).identity != same
 
 
 def test_the_home_folder_may_be_abbreviated(

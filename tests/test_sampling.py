@@ -20,7 +20,7 @@ from transformers.generation.logits_process import (
 )
 
 from whiflash_engine.config import SamplingConfig
-from whiflash_engine.errors import NumericsError
+from whiflash_engine.errors import ConfigError, NumericsError
 from whiflash_engine.sampling import Sampler, argmax, draw, penalise, uniform, warp
 
 VOCAB = 12
@@ -138,6 +138,28 @@ def test_ties_at_an_edge_all_stay() -> None:
 def test_a_tiny_temperature_neither_overflows_nor_loses_the_peak() -> None:
     probs = warp(_logits(2, 3) * 100, SamplingConfig(temperature=1e-8, top_k=5, min_p=0.1))
     assert probs.sum(1).tolist() == [1.0, 1.0] and probs.amax(1).tolist() == [1.0, 1.0]
+
+
+def test_what_float32_would_make_zero_of_is_greedy() -> None:
+    assert SamplingConfig(temperature=1e-46).greedy and not SamplingConfig(temperature=1e-8).greedy
+    logits = _logits(1, 9)
+    config = SamplingConfig(temperature=1e-46)
+    assert Sampler(config).choose(logits[0], 0) == (int(logits.argmax()), None)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("max_tokens", 1.5),
+        ("top_k", 2.5),
+        ("seed", "x"),
+        ("temperature", "1"),
+        ("max_tokens", True),
+    ],
+)
+def test_values_of_another_type_are_named(field: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=f"{field}={value!r}"):
+        SamplingConfig(**{field: value})  # type: ignore[arg-type]
 
 
 def test_penalty_off_copies_nothing_and_on_leaves_the_input_alone() -> None:

@@ -259,7 +259,7 @@ def test_the_draft_vocabulary_is_what_is_written_plus_what_must_be_there() -> No
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("rope_parameters", {"rope_type": "llama3", "rope_theta": 1e4}),
+    [("rope_parameters", {"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0}),
      ("rope_scaling", {"type": "linear", "factor": 2.0})],
 )  # fmt: skip
 def test_a_target_with_stretched_positions_is_refused(

@@ -14,7 +14,7 @@ from whiflash_engine.training.corpus import Corpus
 from whiflash_engine.training.drafter_parts import DrafterShape
 from whiflash_engine.training.drafter_run import Material
 from whiflash_engine.training.generate import BatchGenerator, Job
-from whiflash_engine.training.llama import Llama, LlamaShape, load_llama
+from whiflash_engine.training.llama import Llama, load_llama, trainable_config
 from whiflash_engine.training.model_files import fingerprint, write_json, write_tensors
 from whiflash_engine.training.vocab import choose_vocab
 
@@ -43,7 +43,7 @@ def toy_model(folder: Path, *, vocab: int = 61, seed: int = 0, layers: int = 4) 
         "max_position_embeddings": 256, "tie_word_embeddings": True,
     }  # fmt: skip
     write_json(folder / "config.json", values)
-    model = Llama(LlamaShape.from_folder(folder))
+    model = Llama(trainable_config(folder))
     tensors = {
         f"model.{name}": torch.ones_like(p)
         if p.ndim == 1

@@ -106,12 +106,13 @@ def _grammar(args: argparse.Namespace) -> int:
     from whiflash_engine.checkpoints.resolve import resolve_model
     from whiflash_engine.checkpoints.weights import load_config
     from whiflash_engine.constraint import GrammarFactory
+    from whiflash_engine.grammar_tokenizer import native_tokenizer
     from whiflash_engine.text import load_tokenizer, stop_token_ids
 
     folder = resolve_model(args.model, report=say).path
     tokenizer = load_tokenizer(folder)
     stops = stop_token_ids(folder, tokenizer)
     size = load_config(folder).vocab_size
-    factory = GrammarFactory(tokenizer.backend_tokenizer, size, stops)
+    factory = GrammarFactory(native_tokenizer(tokenizer), size, stops)
     print(json.dumps(judge_folder(args.data, factory, tokenizer)))
     return 0

@@ -73,6 +73,10 @@ class ModelConfig:
         require(self.head_dim % 2 == 0, "head_dim", self.head_dim, "must be even for RoPE")
 
 
+_COLD = 1e-30
+"""Temperatures below are 0: as float32 they soon would be, and nothing can be divided by that."""
+
+
 @dataclass(frozen=True, slots=True)
 class SamplingConfig:
     """How a token is chosen from the target's logits, and when to stop.
@@ -96,6 +100,13 @@ class SamplingConfig:
     logprobs: int | None = None
 
     def __post_init__(self) -> None:
+        for field in ("max_tokens", "top_k", "seed"):
+            value = getattr(self, field)
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            require(whole, field, value, "must be a whole number")
+        for field in ("temperature", "top_p", "min_p", "repetition_penalty"):
+            value = getattr(self, field)
+            require(isinstance(value, int | float), field, value, "must be a number")
         require(self.max_tokens > 0, "max_tokens", self.max_tokens, "must be at least 1")
         require(
             math.isfinite(self.temperature) and self.temperature >= 0,
@@ -115,7 +126,7 @@ class SamplingConfig:
 
     @property
     def greedy(self) -> bool:
-        return self.temperature == 0
+        return self.temperature < _COLD
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from whiflash_engine.calibrate import calibrate
 from whiflash_engine.config import (
@@ -123,6 +123,7 @@ class Engine:
         fetched and unpacked.
         """
         chosen = RouterConfig(router, balance, span_bias, seed=seed)
+        PrefixStore(reuse_bytes)  # tells what is wrong with it before anything is read
         parts = load_parts(
             model, chosen, ar_drafter=ar_drafter, diffusion_drafter=diffusion_drafter,
             neural_router=neural_router, ar_depth=ar_depth, diffusion_block=diffusion_block,
@@ -159,6 +160,7 @@ class Engine:
         that wait for other sequences' turns.
         """
         sampling = sampling or SamplingConfig()
+        require(span in get_args(Span), "span", span, f"must be one of {', '.join(get_args(Span))}")
         stops = tuple(dict.fromkeys((*sampling.stop_token_ids, *self.stop_token_ids)))
         sampling = replace(sampling, stop_token_ids=stops)
         chosen = self.router(router)

@@ -51,7 +51,8 @@ class CheckpointError(WhiFlashError):
 
 
 class ConstraintError(WhiFlashError, ValueError):
-    """A grammar or schema cannot be compiled; raised before anything is generated."""
+    """A grammar or schema cannot be compiled, which is told before anything is generated; or one
+    became too large for its parser on the way, or was led where it does not allow."""
 
 
 class NumericsError(WhiFlashError):

@@ -21,8 +21,8 @@ from whiflash_engine.checkpoints.weights import is_native, load_config, load_wei
 from whiflash_engine.config import ArmName, ModelConfig, RouterConfig, require
 from whiflash_engine.devices import choose_device, choose_dtype
 from whiflash_engine.drafters.base import Drafter
-from whiflash_engine.drafters.dflash import DFlashDrafter
-from whiflash_engine.drafters.eagle3 import Eagle3Drafter
+from whiflash_engine.drafters.dflash import DFlashDrafter, checked_block
+from whiflash_engine.drafters.eagle3 import Eagle3Drafter, checked_depth
 from whiflash_engine.router.neural import Perceptron, RouterNet
 from whiflash_engine.router.router import build_router
 from whiflash_engine.target.base import Target
@@ -61,6 +61,16 @@ class LoadedDrafters:
     @property
     def arms(self) -> tuple[ArmName, ...]:
         return (*(("ar",) if self.eagle3 else ()), *(("diffusion",) if self.dflash else ()))
+
+    def check(self, depth: int | None, block: int | None) -> None:
+        """ConfigError for draft lengths that these drafters cannot have."""
+        if depth is not None:
+            require(self.eagle3 is not None, "ar_depth", depth, "there is no AR drafter")
+            checked_depth(depth)
+        if block is not None:
+            require(self.dflash is not None, "diffusion_block", block, "there is none to draft it")
+            if self.dflash is not None:
+                checked_block(block, self.dflash[0])
 
     def build(
         self, target: Target, *, depth: int | None = None, block: int | None = None
@@ -103,6 +113,9 @@ def load_net(model: Path, router: str | Path | None) -> RouterNet | Perceptron |
     if router is None:
         return None
     return load_router(_home(router), _target_config(model).hidden_size)
+
+
+_END_BYTES = 1 << 16
 
 
 def _home(folder: str | Path) -> Path:
@@ -172,14 +185,26 @@ def load_parts(
     published = router.name == "auto" and isinstance(net, Perceptron)
     require(not published, "neural_router", str(neural_router), 'needs router="neural"')
     build_router(router, (*drafters.arms, "retrieval", "plain"), net=net)  # tells what it lacks
-    target = load_target(folder.path, drafters.taps, kind, place)
+    drafters.check(ar_depth, diffusion_block)
     tokenizer = load_tokenizer(folder.path)
+    stops = tuple(stop_token_ids(folder.path, tokenizer))
+    target = load_target(folder.path, drafters.taps, kind, place)
     return Parts(
         target,
         drafters.build(target, depth=ar_depth, block=diffusion_block),
         tokenizer,
         net,
         folder.name,
-        f"{folder.path.name} {drafters.digest}",
-        tuple(stop_token_ids(folder.path, tokenizer)),
+        f"{folder.name} {_digest(folder.path)} {drafters.digest}",
+        stops,
     )
+
+
+def _digest(folder: Path) -> str:
+    """Tells a model from others of its name: of its configuration and the ends of its weights."""
+    found = hashlib.sha256((folder / "config.json").read_bytes())
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - _END_BYTES))
+            found.update(file.read())
+    return found.hexdigest()[:12]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,13 +13,23 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+_BYTE = re.compile("<0x([0-9A-F]{2})>")
+_BLANK = "\u2581"
+"""How SentencePiece writes a byte that no other token spells, and a blank."""
+
+
 class TokenBytes:
     """Token id -> the UTF-8 bytes it adds to the text. Remembers what it was asked."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
         self._known: dict[int, bytes] = {}
-        self._alphabet = _byte_alphabet()
+        decoder = getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", None)
+        # Asked, not looked up: the part that does it may stand anywhere inside of others. And
+        # asked once, because other kinds of tokenizers write words in the same letters.
+        byte_level = decoder is not None and decoder.decode(["a\u0120a"]) == "a a"
+        self._alphabet = _byte_alphabet() if byte_level else {}
+        self._literal = tokenizer.added_tokens_decoder if byte_level else {}
 
     def __call__(self, token: int) -> bytes:
         if token not in self._known:
@@ -27,10 +38,21 @@ class TokenBytes:
 
     def _spell(self, token: int) -> bytes:
         piece = self._tokenizer.convert_ids_to_tokens(token)
-        if isinstance(piece, str) and all(c in self._alphabet for c in piece):
-            return bytes(self._alphabet[c] for c in piece)  # byte-level BPE, exact
+        if isinstance(piece, str):
+            if self._alphabet:
+                return self._letters(token, piece)
+            if byte := _BYTE.fullmatch(piece):
+                return bytes.fromhex(byte[1])
+            if _BLANK in piece:
+                return piece.replace(_BLANK, " ").encode()
         text: str = self._tokenizer.decode([token])
         return text.encode()
+
+    def _letters(self, token: int, piece: str) -> bytes:
+        """Of byte-level BPE; an added token is no letters but its own text."""
+        if token in self._literal or any(c not in self._alphabet for c in piece):
+            return piece.encode()
+        return bytes(self._alphabet[c] for c in piece)
 
 
 def _byte_alphabet() -> dict[str, int]:

@@ -29,7 +29,7 @@ def require_sha256(path: Path, expected: str) -> None:
         )
 
 
-def fingerprint(parts: Iterable[str]) -> str:
+def short_sha256(parts: Iterable[str]) -> str:
     """12 hex digits that change when any part does."""
     digest = hashlib.sha256()
     for part in parts:

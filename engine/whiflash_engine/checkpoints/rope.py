@@ -24,9 +24,10 @@ def rope_config(config: Fields, *, max_positions: int) -> RopeConfig:
     one means 10000, whatever its target uses.
     Raises CheckpointError for a kind that none of our runners computes.
     """
-    rope = config.sub("rope_parameters")
-    scaling = rope if rope.values else config.sub("rope_scaling")
-    name = scaling.text("rope_type") or scaling.text("type") or "default"
+    scaling = config.sub("rope_scaling")
+    if not scaling.values:  # where a file has both, transformers takes the old spelling
+        scaling = config.sub("rope_parameters")
+    name = scaling.text("rope_type", scaling.text("type", "default"))
     kind = _KINDS.get(name)
     if kind is None:
         raise scaling.fail("rope_type", f"{name!r} is not one of {', '.join(_KINDS)}")

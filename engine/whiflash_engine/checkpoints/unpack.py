@@ -18,7 +18,7 @@ from whiflash_engine.checkpoints.gguf_files import read_gguf
 from whiflash_engine.checkpoints.lora import Lora, merge_lora
 from whiflash_engine.errors import CheckpointError
 
-# Part of every fingerprint: raise it when the same inputs give another folder.
+# Part of every folder's name: raise it when the same inputs give another folder.
 UNPACK_VERSION = "1"
 MARKER = "whiflash.json"
 TEMPLATE = "chat_template.jinja"

@@ -153,8 +153,9 @@ def _refuse_foreign(fields: Fields) -> None:
     kind = fields.text("model_type")
     if kind not in NATIVE_TYPES:
         raise fields.fail("model_type", f"{kind!r} is not one of {', '.join(NATIVE_TYPES)}")
-    if fields.text("hidden_act", "silu") != "silu":
-        raise fields.fail("hidden_act", "only silu is supported")
+    activation = fields.text("hidden_act", "silu")
+    if activation != "silu":
+        raise fields.fail("hidden_act", f"{activation!r} is not silu, the only one supported")
     if fields.has("quantization_config"):
         raise fields.fail("quantization_config", "quantised checkpoints are not supported")
 

@@ -49,6 +49,13 @@ class DFlashState:
         self.words.crop(length)
 
 
+def checked_block(block: int, config: DFlashConfig) -> int:
+    """ConfigError unless a block can have so many rows."""
+    most = config.block_size
+    require(2 <= block <= most, "diffusion_block", block, f"must lie in 2..{most}")
+    return block
+
+
 class DFlashDrafter:
     """Implements `Drafter`. weights: canonical names of `load_dflash`.
 
@@ -64,10 +71,7 @@ class DFlashDrafter:
         target: Target,
         block: int | None = None,
     ) -> None:
-        size = config.block_size if block is None else block
-        require(
-            2 <= size <= config.block_size, "block", size, f"must lie in 2..{config.block_size}"
-        )
+        size = config.block_size if block is None else checked_block(block, config)
         for tap in config.taps:
             require(tap in target.taps, "target layer", tap, f"the target taps {target.taps}")
         self.config = config

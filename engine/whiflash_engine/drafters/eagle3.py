@@ -55,6 +55,12 @@ class Eagle3State:
             self.newest = None
 
 
+def checked_depth(depth: int) -> int:
+    """ConfigError unless so many tokens can be drafted."""
+    require(depth >= 1, "ar_depth", depth, "must be at least 1")
+    return depth
+
+
 class Eagle3Drafter:
     """Implements `Drafter`. weights: canonical names of `load_eagle3`; depth: K."""
 
@@ -63,11 +69,10 @@ class Eagle3Drafter:
     def __init__(
         self, config: Eagle3Config, weights: Mapping[str, Tensor], target: Target, depth: int = 5
     ) -> None:
-        require(depth >= 1, "ar depth", depth, "must be at least 1")
         for tap in config.aux:
             require(tap in target.taps, "aux layer", tap, f"the target taps {target.taps}")
         self.config = config
-        self.max_draft = depth
+        self.max_draft = checked_depth(depth)
         self._target = target
         self._picks = [target.taps.index(tap) for tap in config.aux]
         self._norms = {

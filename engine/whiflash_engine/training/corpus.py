@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from whiflash_engine.checkpoints.fields import Fields
 from whiflash_engine.errors import CheckpointError
-from whiflash_engine.training.model_files import fingerprint, read_json
+from whiflash_engine.training.model_files import fingerprint
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Corpus:
         self.folder = folder / split
         plan, manifest = folder / "plan.json", folder / "manifest.json"
         # of a corpus that is still being written, the chunks that are there can be used
-        self.manifest = read_json(plan if plan.exists() else manifest)
+        self.manifest = Fields.read(plan if plan.exists() else manifest)
         self.target = self.manifest.text("target")
         self.samples: list[Sample] = []
         self._features: list[np.ndarray] = []
@@ -72,10 +73,10 @@ class Corpus:
 
     @property
     def taps(self) -> tuple[int, ...]:
-        values = self.manifest.values.get("taps")
-        if not isinstance(values, list):
-            raise CheckpointError(self.manifest.path, "'taps' should be a list")
-        return tuple(value for value in values if isinstance(value, int))
+        taps = self.manifest.integers("taps")
+        if taps is None:
+            raise self.manifest.fail("taps", "is missing (a list of integers)")
+        return taps
 
     def require_target(self, model: Path) -> None:
         """Refuse a corpus that another target wrote: its features would not fit."""

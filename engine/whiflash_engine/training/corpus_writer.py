@@ -16,15 +16,16 @@ from pathlib import Path
 
 import numpy as np
 
+from whiflash_engine.checkpoints.fields import Fields
 from whiflash_engine.errors import CheckpointError
 from whiflash_engine.training.chat import HubTokenizer
 from whiflash_engine.training.corpus_options import CorpusOptions, default_taps
 from whiflash_engine.training.corpus_prompts import Prompt, corpus_prompts
 from whiflash_engine.training.generate import Answer, BatchGenerator
 from whiflash_engine.training.grammars import PromptGrammars, ToolGrammar
-from whiflash_engine.training.llama import Llama, LlamaShape, load_llama
+from whiflash_engine.training.llama import Llama, load_llama, trainable_config
 from whiflash_engine.training.loop import Report
-from whiflash_engine.training.model_files import fingerprint, read_json, write_json, writing
+from whiflash_engine.training.model_files import fingerprint, write_json, writing
 
 
 def write_corpus(
@@ -32,8 +33,8 @@ def write_corpus(
 ) -> None:
     """tool_grammar: how calls are constrained; without it only schemas are."""
     if options.taps is None:
-        layers = LlamaShape.from_folder(options.model).num_hidden_layers
-        options = replace(options, taps=default_taps(layers))
+        config = trainable_config(options.model)
+        options = replace(options, taps=default_taps(config.num_layers))
     path = options.output / "manifest.json"
     plan = options.output / "plan.json"
     manifest = {"target": fingerprint(options.model), **options.settings()}
@@ -44,7 +45,7 @@ def write_corpus(
     write_json(plan, manifest)
     model = load_llama(options.model)
     tokenizer = HubTokenizer(options.model, options.template)
-    grammars = PromptGrammars(tokenizer, model.shape.vocab_size, tool_grammar)
+    grammars = PromptGrammars(tokenizer, model.config.vocab_size, tool_grammar)
     ids: dict[str, list[str]] = {}
     for split, mix, count in (
         ("dev", options.dev_mix, options.dev_rows), ("train", options.mix, options.rows),
@@ -72,7 +73,7 @@ def _refuse_another(manifest: Mapping[str, object], *paths: Path) -> None:
     """A folder that holds a corpus, or the beginning of one, made with other settings."""
     for path in paths:
         if path.exists():
-            theirs, mine = read_json(path).values, json.loads(json.dumps(manifest))
+            theirs, mine = Fields.read(path).values, json.loads(json.dumps(manifest))
             if wrong := [key for key in mine if theirs.get(key) != mine[key]]:
                 raise CheckpointError(
                     path, f"a corpus made otherwise is here ({', '.join(wrong)}); "

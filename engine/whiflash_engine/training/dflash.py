@@ -60,7 +60,7 @@ class DFlashTrainee:
         self.taps = material.train.taps
         self.drafter = DFlash(material.shape, layers=options.layers, taps=len(self.taps))
         sample = material.train.samples[0]
-        depth = material.target.shape.num_hidden_layers
+        depth = material.target.config.num_layers
         warm_layers = options.warm_layers(depth)
         if options.start is None:
             warm_start(
@@ -156,7 +156,7 @@ class DFlashTrainee:
                     "mask_token_id": options.mask_token,
                     "target_layer_ids": [tap - 1 for tap in self.taps],
                 },
-                "num_target_layers": material.target.shape.num_hidden_layers,
+                "num_target_layers": material.target.config.num_layers,
                 "num_hidden_layers": options.layers,
                 "layer_types": ["full_attention"] * options.layers,
                 "hidden_size": shape.hidden_size,

@@ -19,7 +19,7 @@ from whiflash_engine.training.corpus import Corpus, Sample
 from whiflash_engine.training.drafter_parts import Batch, DrafterShape
 from whiflash_engine.training.llama import Llama, load_llama
 from whiflash_engine.training.loop import LoopOptions
-from whiflash_engine.training.model_files import fingerprint, read_json, read_tensors
+from whiflash_engine.training.model_files import fingerprint, read_tensors
 from whiflash_engine.training.optim import Muon
 from whiflash_engine.training.vocab import DraftVocab, always_needed, choose_vocab
 
@@ -120,12 +120,12 @@ def load_material(options: DrafterOptions) -> Material:
     target = load_llama(options.model, options.dtype)
     tokenizer = HubTokenizer(options.model)
     written, seen = train.token_counts()
-    texts = [tokenizer.decode([token]) for token in range(target.shape.vocab_size)]
+    texts = [tokenizer.decode([token]) for token in range(target.config.vocab_size)]
     needed = always_needed(texts, tokenizer.inner.all_special_ids)
     vocab = choose_vocab(
-        written, seen, needed, size=options.draft_vocab, vocab_size=target.shape.vocab_size
+        written, seen, needed, size=options.draft_vocab, vocab_size=target.config.vocab_size
     )
-    shape = target.shape
+    config = target.config
     return Material(
         target=target,
         train=train,
@@ -133,18 +133,16 @@ def load_material(options: DrafterOptions) -> Material:
         vocab=vocab,
         coverage=vocab.coverage(dev.samples),
         shape=DrafterShape(
-            hidden_size=shape.hidden_size,
-            intermediate_size=shape.intermediate_size,
-            num_attention_heads=shape.num_attention_heads,
-            num_key_value_heads=shape.num_key_value_heads,
-            head_dim=shape.head_dim,
-            rms_norm_eps=shape.rms_norm_eps,
-            rope_theta=shape.rope_theta,
-            vocab_size=shape.vocab_size,
+            hidden_size=config.hidden_size,
+            intermediate_size=config.intermediate_size,
+            num_attention_heads=config.num_heads,
+            num_key_value_heads=config.num_kv_heads,
+            head_dim=config.head_dim,
+            rms_norm_eps=config.rms_norm_eps,
+            rope_theta=config.rope.theta,
+            vocab_size=config.vocab_size,
             draft_vocab_size=options.draft_vocab,
-            max_position_embeddings=read_json(options.model / "config.json").integer(
-                "max_position_embeddings"
-            ),
+            max_position_embeddings=config.max_positions,
         ),
         head=target.head_weight[vocab.ids].to(options.dtype),
         dtype=options.dtype,

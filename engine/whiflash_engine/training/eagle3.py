@@ -51,7 +51,7 @@ class Eagle3Trainee:
         self.slices = [taps.index(tap) for tap in self.aux]
         self.head = Eagle3(material.shape, len(self.aux))
         if options.start is None:
-            layer = options.warm_layer % material.target.shape.num_hidden_layers
+            layer = options.warm_layer % material.target.config.num_layers
             warm_start(self.head, material.target, layer=layer, seed=options.seed)
         else:
             go_on_from(self.head, options.start)

@@ -58,17 +58,17 @@ class BatchGenerator:
         seed: int,
         taps: tuple[int, ...] = (),
     ) -> None:
-        shape = model.shape
+        config = model.config
         self.model, self.stop_ids, self.seed = model, stop_ids, seed
         dtype = model.embed_tokens.weight.dtype
-        size = (shape.num_hidden_layers, slots, shape.num_key_value_heads, length, shape.head_dim)
+        size = (config.num_layers, slots, config.num_kv_heads, length, config.head_dim)
         self.keys = torch.zeros(size, dtype=dtype)
         self.values = torch.zeros(size, dtype=dtype)
         self.cos, self.sin = rope_table(
-            torch.arange(length), shape.head_dim, shape.rope_theta, dtype
+            torch.arange(length), config.head_dim, config.rope.theta, dtype
         )
         self.taps = taps
-        kept = (slots, length, len(taps) + 1, shape.hidden_size) if taps else (0,)
+        kept = (slots, length, len(taps) + 1, config.hidden_size) if taps else (0,)
         self.features = torch.zeros(kept, dtype=torch.float16)
         self.slots, self.length = slots, length
         self.jobs: list[Job | None] = [None] * slots
@@ -131,8 +131,8 @@ class BatchGenerator:
         span = int(position.max()) + 1
         # [B,1,1,span]: a slot sees its own positions only, whatever an earlier job left behind
         visible = (torch.arange(span) <= position[:, None])[:, None, None]
-        shape = self.model.shape
-        group = shape.num_attention_heads // shape.num_key_value_heads
+        config = self.model.config
+        group = config.num_heads // config.num_kv_heads
         for index, layer in enumerate(self.model.layers):
             assert isinstance(layer, DecoderLayer)
             self._tap(index, rows, position, x)
@@ -142,7 +142,7 @@ class BatchGenerator:
             keys, values = self.keys[index, :, :, :span], self.values[index, :, :, :span]
             if not full:
                 keys, values = keys[rows], values[rows]
-            q = q.reshape(len(rows), shape.num_key_value_heads, group, shape.head_dim)
+            q = q.reshape(len(rows), config.num_kv_heads, group, config.head_dim)
             out = F.scaled_dot_product_attention(q, keys, values, attn_mask=visible)
             x = x + layer.self_attn.o_proj(out.reshape(len(rows), -1))
             x = x + layer.mlp(layer.post_attention_layernorm(x))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from whiflash_engine.constraint import Constraint, GrammarFactory
 from whiflash_engine.errors import ConstraintError
+from whiflash_engine.grammar_tokenizer import native_tokenizer
 from whiflash_engine.training.chat import HubTokenizer
 from whiflash_engine.training.rows import Json
 
@@ -23,7 +24,7 @@ class PromptGrammars:
         self, tokenizer: HubTokenizer, vocab_size: int, tool_grammar: ToolGrammar | None = None
     ) -> None:
         self._factory = GrammarFactory(
-            tokenizer.inner.backend_tokenizer, vocab_size, [tokenizer.stop_id]
+            native_tokenizer(tokenizer.inner), vocab_size, [tokenizer.stop_id]
         )
         self._tool_grammar = tool_grammar
 

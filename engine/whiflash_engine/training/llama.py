@@ -8,57 +8,39 @@ a general implementation goes on a CPU. Only packed conversations bring a mask, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from whiflash_engine.checkpoints.weights import load_config, load_weights
+from whiflash_engine.config import ModelConfig
 from whiflash_engine.devices import choose_dtype
 from whiflash_engine.errors import CheckpointError
-from whiflash_engine.training.model_files import read_json, read_tensors
 
 
-@dataclass(frozen=True)
-class LlamaShape:
-    """The sizes of a Llama-family model (the part of config.json that training needs)."""
+def trainable_config(folder: Path) -> ModelConfig:
+    """The engine's reading of a model folder.
 
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    head_dim: int
-    rms_norm_eps: float
-    rope_theta: float
-
-    @classmethod
-    def from_folder(cls, folder: Path) -> LlamaShape:
-        config = read_json(folder / "config.json")
-        rope = config.mapping("rope_parameters")
-        theta = rope.number("rope_theta", 10000.0) if rope else 10000.0
-        for scaling in (rope, config.mapping("rope_scaling")):
-            values = {} if scaling is None else scaling.values
-            kind = values.get("rope_type", values.get("type", "default"))
-            if kind != "default":  # its features would be wrong, and nothing would tell
-                raise CheckpointError(
-                    folder / "config.json", f"rope_type {kind!r} cannot be trained for"
-                )
-        heads = config.integer("num_attention_heads")
-        hidden = config.integer("hidden_size")
-        return cls(
-            vocab_size=config.integer("vocab_size"),
-            hidden_size=hidden,
-            intermediate_size=config.integer("intermediate_size"),
-            num_hidden_layers=config.integer("num_hidden_layers"),
-            num_attention_heads=heads,
-            num_key_value_heads=config.integer("num_key_value_heads", heads),
-            head_dim=config.integer("head_dim", hidden // heads),
-            rms_norm_eps=config.number("rms_norm_eps", 1e-5),
-            rope_theta=config.number("rope_theta", theta),
-        )
+    CheckpointError for a variant that `Llama` does not compute: its features would be wrong,
+    and nothing would tell.
+    """
+    config = load_config(folder)
+    # what has a default sets a model apart from a plain Llama; so will what is added later
+    variants: dict[str, tuple[object, object]] = {
+        field.name: (getattr(config, field.name), field.default)
+        for field in fields(config)
+        if field.default is not MISSING and field.name != "tie_embeddings"
+    }
+    variants["rope_type"] = (config.rope.kind, "default")
+    for name, (value, plain) in variants.items():
+        if value != plain:
+            raise CheckpointError(
+                folder / "config.json", f"{name}={value!r}: only {plain!r} can be trained for"
+            )
+    return config
 
 
 @dataclass(frozen=True)
@@ -98,14 +80,14 @@ class RMSNorm(nn.Module):
 
 
 class Attention(nn.Module):
-    def __init__(self, shape: LlamaShape) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.heads, self.kv_heads = shape.num_attention_heads, shape.num_key_value_heads
-        self.head_dim = shape.head_dim
-        self.q_proj = nn.Linear(shape.hidden_size, self.heads * self.head_dim, bias=False)
-        self.k_proj = nn.Linear(shape.hidden_size, self.kv_heads * self.head_dim, bias=False)
-        self.v_proj = nn.Linear(shape.hidden_size, self.kv_heads * self.head_dim, bias=False)
-        self.o_proj = nn.Linear(self.heads * self.head_dim, shape.hidden_size, bias=False)
+        self.heads, self.kv_heads = config.num_heads, config.num_kv_heads
+        self.head_dim = config.head_dim
+        self.q_proj = nn.Linear(config.hidden_size, self.heads * self.head_dim, bias=False)
+        self.k_proj = nn.Linear(config.hidden_size, self.kv_heads * self.head_dim, bias=False)
+        self.v_proj = nn.Linear(config.hidden_size, self.kv_heads * self.head_dim, bias=False)
+        self.o_proj = nn.Linear(self.heads * self.head_dim, config.hidden_size, bias=False)
 
     def qkv(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x [B,T,H] -> q [B,heads,T,hd], k and v [B,kv,T,hd], rotated."""
@@ -138,12 +120,12 @@ class MLP(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    def __init__(self, shape: LlamaShape) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.input_layernorm = RMSNorm(shape.hidden_size, shape.rms_norm_eps)
-        self.self_attn = Attention(shape)
-        self.post_attention_layernorm = RMSNorm(shape.hidden_size, shape.rms_norm_eps)
-        self.mlp = MLP(shape.hidden_size, shape.intermediate_size)
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = Attention(config)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = MLP(config.hidden_size, config.intermediate_size)
 
     def forward(
         self, x: Tensor, cos: Tensor, sin: Tensor, visible: Tensor | None = None
@@ -156,13 +138,17 @@ class DecoderLayer(nn.Module):
 class Llama(nn.Module):
     """Token ids in, hidden states out. `embed_tokens` doubles as the head when tied."""
 
-    def __init__(self, shape: LlamaShape, *, tied: bool = True) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.shape = shape
-        self.embed_tokens = nn.Embedding(shape.vocab_size, shape.hidden_size)
-        self.layers = nn.ModuleList(DecoderLayer(shape) for _ in range(shape.num_hidden_layers))
-        self.norm = RMSNorm(shape.hidden_size, shape.rms_norm_eps)
-        self.lm_head = None if tied else nn.Linear(shape.hidden_size, shape.vocab_size, bias=False)
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.lm_head = (
+            None
+            if config.tie_embeddings
+            else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        )
 
     @property
     def head_weight(self) -> Tensor:
@@ -181,7 +167,7 @@ class Llama(nn.Module):
         (0 = embeddings, k = after k layers; the `hidden_states[k]` convention)."""
         x = self.embed_tokens(ids)
         places = torch.arange(ids.shape[1]) if layout is None else layout.positions[:, None]
-        cos, sin = rope_table(places, self.shape.head_dim, self.shape.rope_theta, x.dtype)
+        cos, sin = rope_table(places, self.config.head_dim, self.config.rope.theta, x.dtype)
         visible = None if layout is None else layout.visible
         kept = {0: x} if 0 in taps else {}
         for index, layer in enumerate(self.layers, start=1):
@@ -196,12 +182,11 @@ def load_llama(folder: Path, dtype: torch.dtype | None = None) -> Llama:
 
     dtype: None takes what the CPU is fast at.
     """
-    dtype = dtype or choose_dtype(None, torch.device("cpu"))
-    shape = LlamaShape.from_folder(folder)
-    tensors = read_tensors(folder)
-    tied = "lm_head.weight" not in tensors
+    cpu = torch.device("cpu")
+    config = trainable_config(folder)
+    weights = load_weights(folder, dtype or choose_dtype(None, cpu), cpu)
     with torch.device("meta"):
-        model = Llama(shape, tied=tied)
-    renamed = {name.removeprefix("model."): value.to(dtype) for name, value in tensors.items()}
-    model.load_state_dict(renamed, strict=True, assign=True)
+        model = Llama(config)
+    bare = {name.removeprefix("model."): weight for name, weight in weights.items()}
+    model.load_state_dict(bare, strict=True, assign=True)
     return model.requires_grad_(False).eval()

@@ -18,8 +18,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from whiflash_engine.checkpoints.fields import Fields
 from whiflash_engine.errors import CheckpointError, ConfigError
-from whiflash_engine.training.model_files import read_json, read_tensors, write_json, write_tensors
+from whiflash_engine.training.model_files import read_tensors, write_json, write_tensors
 from whiflash_engine.training.optim import load_optimiser_tensors, optimiser_tensors, rate
 
 Report = Callable[[Mapping[str, float | str]], None]
@@ -88,11 +89,10 @@ class Checkpoint:
         path = self.folder / "checkpoint.json"
         if not path.exists():
             return 0, 0, 0.0
-        saved = read_json(path)
-        theirs = saved.mapping("settings")
-        if theirs is None or dict(theirs.values) != self.settings:
-            mine, other = self.settings, dict(theirs.values) if theirs else {}
-            different = sorted(k for k in mine.keys() | other if mine.get(k) != other.get(k))
+        saved = Fields.read(path)
+        mine, theirs = self.settings, saved.sub("settings").values
+        if theirs != mine:
+            different = sorted(k for k in mine.keys() | theirs if mine.get(k) != theirs.get(k))
             raise CheckpointError(
                 path, f"belongs to a run with other settings ({', '.join(different)}); "
                 "choose another folder or remove this one"

@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from whiflash_engine.checkpoints.fields import Fields
 from whiflash_engine.checkpoints.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from whiflash_engine.config import require
 from whiflash_engine.errors import CheckpointError
 from whiflash_engine.training.model_files import (
-    read_json,
     read_tensors,
     write_json,
     write_tensors,
@@ -116,7 +116,7 @@ def average_adapters(folders: Sequence[Path], output: Path) -> None:
     A and of B, tensor by tensor (the mean of their products is another one, but near).
     CheckpointError where they differ in more than values."""
     require(len(folders) > 1, "adapter", [str(f) for f in folders], "two are needed to average")
-    configs = [read_json(folder / ADAPTER_CONFIG).values for folder in folders]
+    configs = [Fields.read(folder / ADAPTER_CONFIG).values for folder in folders]
     for folder, config in zip(folders, configs, strict=True):
         if config != configs[0]:
             raise CheckpointError(folder / ADAPTER_CONFIG, f"differs from {folders[0]}'s")

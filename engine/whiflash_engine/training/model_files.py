@@ -7,7 +7,6 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -17,48 +16,6 @@ from torch import Tensor
 from whiflash_engine.errors import CheckpointError
 
 JsonValue = dict[str, "JsonValue"] | list["JsonValue"] | str | int | float | bool | None
-
-
-@dataclass(frozen=True)
-class JsonFile:
-    """A JSON object that remembers where it came from, so that errors can say it."""
-
-    path: Path
-    values: Mapping[str, JsonValue]
-
-    def integer(self, key: str, default: int | None = None) -> int:
-        value = self.values.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise CheckpointError(self.path, f"{key!r} should be an integer, is {value!r}")
-        return value
-
-    def number(self, key: str, default: float | None = None) -> float:
-        value = self.values.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise CheckpointError(self.path, f"{key!r} should be a number, is {value!r}")
-        return float(value)
-
-    def text(self, key: str, default: str | None = None) -> str:
-        value = self.values.get(key, default)
-        if not isinstance(value, str):
-            raise CheckpointError(self.path, f"{key!r} should be a string, is {value!r}")
-        return value
-
-    def mapping(self, key: str) -> JsonFile | None:
-        value = self.values.get(key)
-        return JsonFile(self.path, value) if isinstance(value, dict) else None
-
-
-def read_json(path: Path) -> JsonFile:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(path, "no such file") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(path, f"not valid JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(path, "should hold a JSON object")
-    return JsonFile(path, values)
 
 
 @contextmanager

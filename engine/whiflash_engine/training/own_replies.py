@@ -37,7 +37,7 @@ class OwnReplies:
     ) -> None:
         self.data, self.run, self.model, self.tokenizer = data, run, model, tokenizer
         self.seed = seed
-        self.grammars = PromptGrammars(tokenizer, model.shape.vocab_size)
+        self.grammars = PromptGrammars(tokenizer, model.config.vocab_size)
 
     def plain(self, mix: AdapterMix) -> list[Reply]:
         """Chat, and small talk if the mix wants it."""

@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from whiflash_engine.checkpoints.fields import Fields
 from whiflash_engine.config import ArmName
 from whiflash_engine.errors import CheckpointError
 from whiflash_engine.router.neural import Array
 from whiflash_engine.training.loop import Report
-from whiflash_engine.training.model_files import read_json, read_tensors, write_json, write_tensors
+from whiflash_engine.training.model_files import read_tensors, write_json, write_tensors
 
 DRAFTERS: tuple[ArmName, ...] = ("ar", "diffusion")
 ARMS: tuple[ArmName, ...] = (*DRAFTERS, "retrieval")
@@ -101,7 +102,7 @@ def log_rounds(
     prefixes were made with others."""
     made_with = folder / "settings.json"
     if made_with.is_file():
-        known = read_json(made_with).values
+        known = Fields.read(made_with).values
         for name, value in settings.items():
             if known.get(name) != value:
                 why = f"its prefixes were made with {name} {known.get(name)!r}, not {value!r}"

@@ -1,0 +1,45 @@
+"""How much a model's context holds, for whoever asks before it is loaded."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from whiflash_engine.checkpoints.fields import Fields
+from whiflash_engine.errors import CheckpointError
+
+# Names and place as in `shipped.py`, which needs torch: this is asked when nothing is loaded yet.
+EMBEDDED = ("default", "smollm2-135m-tools", "smollm2-135m")
+_DRAFTER = Path(__file__).parent.parent / "weights/smollm2_135m_tools/eagle3/config.json"
+
+
+def context_length(model: str | Path | None) -> int | None:
+    """Tokens, as the model's config.json has them; None if that is not on this disk or does not
+    say. `model` is as for `Engine.load`. Nothing is fetched, and no weights are read."""
+    config = _config(model)
+    if config is None:
+        return None
+    try:
+        return Fields.read(config).integer("max_position_embeddings")
+    except CheckpointError:  # whoever loads the model is told
+        return None
+
+
+def _config(model: str | Path | None) -> Path | None:
+    if model is None or str(model) in EMBEDDED:
+        return _DRAFTER  # made for the embedded model, and here before that is fetched
+    folder = os.path.expanduser(model)
+    config = os.path.join(folder, "config.json")
+    if os.path.isfile(config):
+        return Path(config)
+    return None if os.path.lexists(folder) else _cached(str(model))
+
+
+def _cached(hub_id: str) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache  # takes a while; few models need it
+
+    try:
+        found = try_to_load_from_cache(hub_id, "config.json")
+    except ValueError:  # not what an id looks like
+        return None
+    return Path(found) if isinstance(found, str) else None
