@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
+import logging
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
 from tests.fake_engine import FakeEngine
-from whiflash_adapters.background import from_thread
+from whiflash_adapters.background import FromThread
 from whiflash_adapters.chat import ChatWhiFlash
 from whiflash_adapters.generation import Trace
+from whiflash_engine.config import ArmName
 from whiflash_engine.engine import Engine
+from whiflash_engine.events import FinishReason, Round
 
 WHO = contextvars.ContextVar("who", default="nobody")
 
@@ -22,7 +28,7 @@ WHO = contextvars.ContextVar("who", default="nobody")
 def test_everything_arrives_in_order_with_the_callers_context() -> None:
     async def read() -> list[object]:
         WHO.set("caller")
-        return [x async for x in from_thread(lambda _: iter([1, 2, WHO.get()]))]
+        return [x async for x in FromThread(lambda _: iter([1, 2, WHO.get()]))]
 
     assert asyncio.run(read()) == [1, 2, "caller"]
 
@@ -35,7 +41,7 @@ def test_errors_are_raised_where_they_are_awaited() -> None:
     async def read() -> list[int]:
         got = []
         with pytest.raises(ValueError, match="broken"):
-            async for x in from_thread(broken):
+            async for x in FromThread(broken):
                 got.append(x)
         return got
 
@@ -61,7 +67,7 @@ def test_whoever_stops_reading_closes_the_iterator() -> None:
     endless = Endless()
 
     async def read() -> None:
-        stream = from_thread(endless)
+        stream = FromThread(endless)
         async for _ in stream:
             break
         await stream.aclose()
@@ -70,9 +76,128 @@ def test_whoever_stops_reading_closes_the_iterator() -> None:
     asyncio.run(read())
 
 
+def test_whoever_lets_go_of_it_stops_the_thread() -> None:
+    endless = Endless()
+
+    async def read() -> None:
+        async for _ in FromThread(endless):
+            break
+        assert await asyncio.to_thread(endless.closed.wait, 5)
+
+    asyncio.run(read())
+
+
+def test_what_is_over_stays_over() -> None:
+    async def read() -> list[int]:
+        stream = FromThread(lambda _: iter([1]))
+        got = [x async for x in stream]
+        await stream.aclose()
+        await stream.aclose()
+        return got + [x async for x in stream]
+
+    async def closed_early() -> list[int]:
+        stream = FromThread(lambda _: iter([1, 2, 3]))
+        await anext(stream)
+        await stream.aclose()
+        return [x async for x in stream]
+
+    assert asyncio.run(read()) == [1]
+    assert asyncio.run(closed_early()) == []
+
+
+def test_nobody_is_told_anything_once_the_loop_is_closed() -> None:
+    endless = Endless()
+    loop = asyncio.new_event_loop()
+
+    async def begin() -> FromThread[int]:
+        stream = FromThread(endless)
+        await anext(stream)
+        return stream
+
+    stream = loop.run_until_complete(begin())
+    loop.close()
+    assert endless.closed.wait(5), "and the thread holds nothing any more"
+    del stream
+
+
+class Stuck(FakeEngine):
+    """Says a little, and then takes its time, whoever may have gone meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__("one two three", size=1)
+        self.go_on = threading.Event()
+
+    def _rounds(
+        self, ids: list[int], start: int, reason: FinishReason, arms: Sequence[ArmName],
+        top: int | None,
+    ) -> Iterator[Round]:  # fmt: skip
+        rounds = super()._rounds(ids, start, reason, arms, top)
+        yield from (next(rounds) for _ in range(4))
+        self.go_on.wait(1)
+
+
+@pytest.mark.parametrize("turns", range(6))
+def test_asyncio_has_nothing_to_say_about_a_break(
+    turns: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = Stuck()
+    chat = ChatWhiFlash(engine=engine)
+
+    async def leave() -> None:
+        async for _ in chat.astream("hi"):
+            break
+        for _ in range(turns):  # each leaves asyncio at another point of its clearing up
+            await asyncio.sleep(0)
+
+    with caplog.at_level(logging.ERROR, "asyncio"):
+        asyncio.run(leave())
+        engine.go_on.set()
+        gc.collect()
+    assert not caplog.messages
+
+
+PROGRAM = """
+import asyncio, atexit, threading
+from collections.abc import Iterator
+from whiflash_adapters import background
+
+go = threading.Event()
+
+def slow(abandoned: threading.Event) -> Iterator[int]:
+    try:
+        yield 1
+        abandoned.wait()
+        go.wait()
+        threading.Event().wait(0.1)
+    finally:
+        print("closed")
+
+async def leave() -> None:
+    async for _ in background.FromThread(slow):
+        break
+
+asyncio.run(leave())
+"""
+
+
+@pytest.mark.parametrize(
+    ("rest", "said"),
+    [
+        ("atexit.register(go.set)", "closed"),  # once the interpreter is on its way out
+        ("background._PATIENCE = 0.05", ""),
+    ],
+)
+def test_the_process_waits_for_a_thread_but_not_for_ever(rest: str, said: str) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", PROGRAM + rest],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    assert (ran.stdout.strip(), ran.stderr) == (said, "")
+
+
 def test_answers_leave_the_pool_of_asyncio_alone() -> None:
     async def crowd() -> str:
-        streams = [from_thread(Endless()) for _ in range(40)]
+        streams = [FromThread(Endless()) for _ in range(40)]
         for stream in streams:
             await anext(stream)
         said = await asyncio.wait_for(asyncio.to_thread(lambda: "free"), 5)
@@ -87,7 +212,7 @@ def test_cancellation_closes_the_iterator() -> None:
     endless = Endless()
 
     async def read() -> None:
-        async for _ in from_thread(endless):
+        async for _ in FromThread(endless):
             pass
 
     async def cancel() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -146,6 +146,18 @@ def test_a_stop_string_that_never_completes_is_text() -> None:
     assert chat.invoke("hi").text == "one two ST"
 
 
+@pytest.mark.parametrize("size", [1, 4, 1000])
+def test_stop_strings_are_looked_for_in_the_text_alone(size: int) -> None:
+    """Those of a ReAct prompt stand in every call; an agent that binds both wants its calls."""
+    said = f"<think>\nwhat STOP means\n</think>\n\nLet me see. {CALL}"
+    chat, _ = chat_of(said, size=size, stop=["STOP", "expression", "</tool_call>"])
+    message = chat.bind_tools(TOOLS).invoke("hi")
+    assert [call["args"] for call in message.tool_calls] == [{"expression": "2 * 3"}]
+    assert "STOP" in message.additional_kwargs["reasoning_content"]
+    cut = chat.bind_tools(TOOLS).invoke("hi", stop=["me"])
+    assert cut.text.strip() == "Let" and not cut.tool_calls
+
+
 def test_a_stream_that_is_left_leaves_nothing_behind() -> None:
     chat, engine = chat_of("a long answer of many rounds")
     stream = chat.stream("hi")
@@ -172,9 +184,9 @@ def test_the_first_token_waits_for_the_grammar(monkeypatch: pytest.MonkeyPatch) 
     chat, engine = chat_of("hello")
     compiled = engine.grammar
 
-    def slowly(lark: str) -> Any:
+    def slowly(lark: str, signposts: Sequence[str]) -> Any:
         time.sleep(0.05)
-        return compiled(lark)
+        return compiled(lark, signposts)
 
     monkeypatch.setattr(engine, "grammar", slowly)
     message = chat.bind_tools(TOOLS).invoke("hi")

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from importlib.metadata import version
+
 import pytest
 
 from whiflash_agents.cli import build_parser, main
@@ -35,3 +39,18 @@ def test_unknown_router_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> 
 def test_a_command_is_needed() -> None:
     with pytest.raises(SystemExit):
         build_parser().parse_args([])
+
+
+def test_the_version_is_told_before_torch_is_loaded() -> None:
+    program = """
+import sys
+from whiflash_agents.cli import main
+try:
+    main(["--version"])
+finally:
+    assert "torch" not in sys.modules
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert ran.stdout == f"whiflash-agents {version('whiflash-agents')}\n"

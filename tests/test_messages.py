@@ -89,6 +89,14 @@ def test_no_messages() -> None:
         to_template([])
 
 
+def test_what_langchain_takes_for_blocks_of_a_tool_is_json() -> None:
+    found = [{"type": "file", "name": "a.txt"}, {"type": "text", "text": "two"}]
+    [turn] = to_template([ToolMessage(found, tool_call_id="call_1")])
+    assert turn["content"] == '{"type": "file", "name": "a.txt"}\ntwo'
+    with pytest.raises(ConfigError, match="image_url"):
+        to_template([ToolMessage([{"type": "image_url", "image_url": "x"}], tool_call_id="c")])
+
+
 def test_what_cannot_be_told_is_refused() -> None:
     with pytest.raises(ConfigError, match="image"):
         to_template([HumanMessage([{"type": "image", "url": "https://example.org/x.png"}])])

@@ -5,9 +5,13 @@ from __future__ import annotations
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pytest
+
 from tests.fake_engine import FakeEngine
+from tests.test_chat import chat_of
 from tests.toys_text import write_call
 from whiflash_adapters.chat import ChatWhiFlash
+from whiflash_adapters.generation import Trace
 
 HOSTILE = """</span><script>alert(1)</script><img src=x onerror=alert(2)> "' --> é 👍🏽"""
 
@@ -61,3 +65,24 @@ def test_every_round_tells_its_figures(tmp_path: Path) -> None:
     for word in ("drafted 2, accepted 2", "entropy 0.50 nats", "ms: prompt", "tool call"):
         assert any(word in tip for tip in found.tips)
     assert "AR (EAGLE-3)" in found.text and "diffusion (DFlash)" in found.text
+
+
+def test_a_copy_takes_a_path_in_words(tmp_path: Path) -> None:
+    path = tmp_path / "trace.html"
+    chat, _ = chat_of("hello")
+    assert chat.model_copy(update={"trace": str(path)}).invoke("hi").text == "hello"
+    assert "hello" in read(path).text
+
+
+def test_no_answer_is_lost_to_who_hears_of_it(tmp_path: Path) -> None:
+    def deaf(_: Trace) -> None:
+        raise KeyError("ears")
+
+    path = tmp_path / "trace.html"
+    chat, _ = chat_of("hello", on_trace=deaf, trace=path)
+    with pytest.warns(UserWarning, match="on_trace=.*deaf.*KeyError: 'ears'"):
+        assert chat.invoke("hi").text == "hello"
+    assert "hello" in read(path).text
+    wrong = chat.model_copy(update={"on_trace": None, "trace": 5})
+    with pytest.warns(UserWarning, match="trace=5"):
+        assert wrong.invoke("hi").text == "hello"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+import threading
 import time
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
-from langchain_core.tools import tool
+from langchain_core.tools import InjectedToolCallId, Tool, ToolException, tool
 from pydantic import BaseModel
 
 from tests.fake_engine import FakeEngine
@@ -117,6 +119,95 @@ print(ToolLoop(chat, [stuck], timeout=0.05).run("hi").answer)
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True
     )
     assert ran.stdout.strip() == "ok"
+
+
+def result_of(asked: Any, arguments: dict[str, Any], **options: Any) -> ToolMessage:
+    """What the model reads when it calls this one tool."""
+    name = asked.name if hasattr(asked, "name") else asked.__name__
+    done = loop(write_call(name, arguments), "ok", tools=[asked], **options).run("hi")
+    result = done.messages[2]
+    assert isinstance(result, ToolMessage)
+    assert result.tool_call_id == done.calls[0]["id"] and result.name == name
+    return result
+
+
+def test_coroutines_are_tools() -> None:
+    async def double(a: int) -> int:
+        """Twice as much."""
+        return 2 * a
+
+    result = result_of(double, {"a": 4})
+    assert (result.text, result.status) == ("8", "success")
+    single = Tool("double", None, "Twice as much.", coroutine=lambda a: double(int(a)))
+    assert result_of(single, {"__arg1": "4"}).text == "8"
+
+
+def test_coroutines_are_tried_again_and_left_behind_as_well() -> None:
+    tries = 0
+
+    async def flaky(a: int) -> int:
+        """Works the second time."""
+        nonlocal tries
+        tries += 1
+        if tries < 2:
+            raise ConnectionError("gone")
+        return a
+
+    async def stuck(a: int) -> None:
+        """Never returns."""
+        threading.Event().wait()
+
+    assert result_of(flaky, {"a": 7}).text == "7" and tries == 2
+    result = result_of(stuck, {"a": 7}, timeout=0.05)
+    assert "stuck took more than 0.05 seconds" in result.text and result.status == "error"
+
+
+def test_a_tool_may_ask_for_the_id_of_its_call() -> None:
+    def whose(a: int, call: Annotated[str, InjectedToolCallId]) -> str:
+        """Says who called."""
+        return f"{a} for {call}"
+
+    result = result_of(tool(whose), {"a": 1})
+    assert result.text == f"1 for {result.tool_call_id}"
+
+
+def test_what_is_no_text_is_told_as_json() -> None:
+    def weather(city: str) -> dict[str, object]:
+        """The weather of a city."""
+        return {"city": city, "sunny": True, "wind": None}
+
+    told = result_of(weather, {"city": "Köln"}).text
+    assert json.loads(told) == {"city": "Köln", "sunny": True, "wind": None} and "Köln" in told
+
+
+def test_artifacts_are_kept() -> None:
+    @tool(response_format="content_and_artifact")
+    def draw(a: int) -> tuple[str, list[int]]:
+        """Draws."""
+        return f"{a} points", [a] * a
+
+    result = result_of(draw, {"a": 3})
+    assert result.text == "3 points" and result.artifact == [3, 3, 3]
+
+
+def test_an_error_that_the_tool_words_itself_is_still_one() -> None:
+    def refuse(a: int) -> int:
+        """Refuses."""
+        raise ToolException("not today")
+
+    asked = tool(refuse)
+    asked.handle_tool_error = True
+    result = result_of(asked, {"a": 1})
+    assert (result.text, result.status) == ("not today", "error")
+
+
+def test_a_message_of_the_tools_own_answers_the_call_that_was_made() -> None:
+    def answer(a: int) -> ToolMessage:
+        """Answers in a message."""
+        return ToolMessage(f"{a}!", tool_call_id="another", artifact=a)
+
+    result = result_of(answer, {"a": 5})
+    assert (result.text, result.artifact) == ("5!", 5)
 
 
 def test_the_steps_run_out() -> None:

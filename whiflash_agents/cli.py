@@ -1,10 +1,12 @@
-"""The command line: `whiflash-agents demo|trace|bench|lossless|evaluate|train`."""
+"""The command line: `whiflash-agents demo|trace|bench|lossless|evaluate|train`, or `--version`."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
+from typing import NoReturn
 
 from langchain_core.exceptions import ContextOverflowError
 
@@ -16,10 +18,25 @@ from whiflash_agents.train_cli import add_train_parser
 from whiflash_engine.errors import WhiFlashError
 
 
+class _Version(argparse.Action):
+    """Looked up when it is asked for: a checkout that is not installed has none."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> NoReturn:
+        print(parser.prog, version("whiflash-agents"))
+        parser.exit()
+
+
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="whiflash-agents", description="A local engine for LLM agents."
     )
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_demo_parser(commands)
     add_trace_parser(commands)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -16,23 +17,25 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
-from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import BaseModel
 
-from whiflash_adapters.background import from_thread
+from whiflash_adapters.background import FromThread
 from whiflash_adapters.errors import as_langchain
 from whiflash_adapters.generation import PROVIDER, Answer, Trace
+from whiflash_adapters.json_schemas import as_tool
 from whiflash_adapters.messages import to_template
 from whiflash_adapters.page import page
 from whiflash_adapters.ports import TokenEngine
+from whiflash_adapters.profile import profile_of
 from whiflash_adapters.request import Request, Wish
-from whiflash_adapters.settings import ChatSettings
+from whiflash_adapters.sharing import ChatSharing
 from whiflash_adapters.structured import Method, structured
 from whiflash_adapters.tool_choice import resolve
+from whiflash_engine.checkpoints.context import context_length
 from whiflash_engine.errors import ConfigError
 
 
-class ChatWhiFlash(ChatSettings):
+class ChatWhiFlash(ChatSharing):
     """A local model, drafted by EAGLE-3 and DFlash, as a LangChain chat model.
 
     Without arguments it is the embedded default model. Nothing is loaded before the first
@@ -46,24 +49,12 @@ class ChatWhiFlash(ChatSettings):
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         params = super()._get_ls_params(stop=stop, **kwargs)
         params["ls_provider"] = PROVIDER
-        params.setdefault("ls_model_name", str(self._named or "default"))
+        params["ls_model_name"] = str(kwargs.get("model") or self._named or "default")
         return params
 
     def _resolve_model_profile(self) -> ModelProfile:
-        profile: ModelProfile = {
-            "text_inputs": True,
-            "text_outputs": True,
-            "tool_calling": True,
-            "tool_choice": True,
-            "tool_call_streaming": True,
-            "structured_output": self.constrain != "never",
-            "reasoning_output": True,
-            "temperature": True,
-            "open_weights": True,
-        }
-        if self.engine is not None:  # otherwise only loading it would tell
-            profile["max_input_tokens"] = self.engine.context_length - 1
-        return profile
+        length = context_length(self.model) if self.engine is None else self.engine.context_length
+        return profile_of(constrained=self.constrain != "never", context_length=length)
 
     def bind_tools(
         self,
@@ -78,7 +69,7 @@ class ChatWhiFlash(ChatSettings):
         {"type": "function", "function": {"name": ...}}. `parallel_tool_calls=False` allows
         one call at most. Calls are kept to the tools' names and schemas by a grammar.
         """
-        specs = [convert_to_openai_tool(tool) for tool in tools]
+        specs = [as_tool(tool) for tool in tools]
         resolve(specs, tool_choice)
         if tool_choice is not None:
             kwargs["tool_choice"] = tool_choice
@@ -99,14 +90,11 @@ class ChatWhiFlash(ChatSettings):
         so too, or to any JSON object where there is no schema, "function_calling" makes the
         schema a tool that must be called.
         include_raw: {"raw", "parsed", "parsing_error"} instead of the parsed answer.
+        strict: False lets through what no grammar can keep to, for a Pydantic class to validate
+        afterwards.
         """
         if kwargs:
             raise ConfigError(next(iter(kwargs)), next(iter(kwargs.values())), "is not known here")
-        if method == "function_calling" and schema is not None:
-            chosen = self.model_copy(update={"constrain": "always"}) if strict else self
-            return super(ChatWhiFlash, chosen).with_structured_output(
-                schema, include_raw=include_raw
-            )
         return structured(self.bind, schema, method=method, include_raw=include_raw, strict=strict)
 
     def get_token_ids(self, text: str) -> list[int]:
@@ -119,7 +107,7 @@ class ChatWhiFlash(ChatSettings):
         tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool] | None = None,
     ) -> int:
         """Tokens of the whole prompt, chat template and tools included."""
-        specs = [convert_to_openai_tool(tool) for tool in tools or ()]
+        specs = [as_tool(tool) for tool in tools or ()]
         with as_langchain():
             return len(self._loaded()[1].encode(to_template(messages), specs))
 
@@ -158,13 +146,13 @@ class ChatWhiFlash(ChatSettings):
             self._tell(answer.trace, engine)
 
     def _tell(self, trace: Trace, engine: TokenEngine) -> None:
+        """An answer is worth more than its page: whatever goes wrong with that is a warning."""
         if self.on_trace is not None:
-            self.on_trace(trace)
+            with _warning("on_trace", self.on_trace):
+                self.on_trace(trace)
         if self.trace is not None:
-            try:
-                self.trace.write_text(page(trace, engine.tokenizer), encoding="utf-8")
-            except OSError as error:  # an answer is worth more than its page
-                warnings.warn(f"trace={self.trace}: {error}", stacklevel=2)
+            with _warning("trace", self.trace):
+                Path(self.trace).write_text(page(trace, engine.tokenizer), encoding="utf-8")
 
     async def _agenerate(
         self,
@@ -175,17 +163,14 @@ class ChatWhiFlash(ChatSettings):
     ) -> ChatResult:
         return await agenerate_from_stream(self._astream(messages, stop, **kwargs))
 
-    async def _astream(
+    def _astream(
         self,
         messages: list[BaseMessage],
         stop: list[str] | None = None,
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        chunks = from_thread(lambda left: self._answered(messages, stop, kwargs, left))
-        async with aclosing(chunks):
-            async for chunk in chunks:
-                yield chunk
+        return FromThread(lambda left: self._answered(messages, stop, kwargs, left))
 
     def _request(
         self, messages: Sequence[BaseMessage], stop: list[str] | None, given: Mapping[str, object]
@@ -194,3 +179,11 @@ class ChatWhiFlash(ChatSettings):
         wish = Wish.of(messages, given, self._values(given), (self.stop, stop))
         engine, prompter = self._loaded()
         return wish.request(engine, prompter), engine
+
+
+@contextmanager
+def _warning(field: str, value: object) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        warnings.warn(f"{field}={value}: {type(error).__name__}: {error}", stacklevel=3)

@@ -66,15 +66,14 @@ class Answer:
         watch = Stopwatch()
         for round_ in watch.timed(self._generated()):
             self._rounds.append(round_)
-            yield from self._told(parser.feed(guard.feed(text.feed(round_.tokens))))
+            yield from self._told(_cut(parser.feed(text.feed(round_.tokens)), guard))
             if guard.hit:  # the engine may be left between any two rounds
                 break
         if self._cancelled is not None and self._cancelled.is_set():
             return
         if not guard.hit:
-            yield from self._told(parser.feed(guard.feed(text.finish())))
-            yield from self._told(parser.feed(guard.finish()))
-        yield from self._told(parser.finish())
+            rest = [*parser.feed(text.finish()), *parser.finish()]
+            yield from self._told(_cut(rest, guard, last=True))
         self.trace = Trace(
             request,
             tuple(self._rounds),
@@ -156,6 +155,21 @@ class Answer:
         if not self._thought:
             return 0
         return len(self._engine.tokenizer.encode(self._thought, add_special_tokens=False))
+
+
+def _cut(events: Iterable[Event], guard: StopGuard, *, last: bool = False) -> Iterator[Event]:
+    """The events up to the first stop string. It stands in the text: one that stands in a call
+    is a part of the call, and one in the reasoning is not meant. last: none follow."""
+    for event in events:
+        if guard.hit:
+            return
+        said = guard.feed(event.text) if isinstance(event, TextPiece) else guard.finish()
+        if said:
+            yield TextPiece(said)
+        if not isinstance(event, TextPiece):
+            yield event
+    if last and (said := guard.finish()):
+        yield TextPiece(said)
 
 
 def _chunk(content: str = "", additional_kwargs: dict[str, object] | None = None) -> AIMessageChunk:

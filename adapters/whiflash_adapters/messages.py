@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from collections.abc import Mapping, Sequence
 from typing import Literal, NotRequired, TypedDict
 
@@ -84,8 +86,12 @@ def _role(message: BaseMessage) -> str:
     raise ConfigError("messages", message.type, "a chat template has no such kind of message")
 
 
+_SEEN_OR_HEARD = ("image", "image_url", "audio", "video")
+
+
 def _text(message: BaseMessage) -> str:
-    """Text blocks joined; calls and reasoning are told elsewhere, images cannot be told."""
+    """Text blocks joined; calls and reasoning are told elsewhere, images cannot be told. What
+    else a tool found is told as JSON."""
     if isinstance(message.content, str):
         return message.content
     texts: list[str] = []
@@ -94,6 +100,8 @@ def _text(message: BaseMessage) -> str:
             texts.append(block)
         elif block.get("type") == "text":
             texts.append(str(block.get("text", "")))
+        elif isinstance(message, ToolMessage) and block.get("type") not in _SEEN_OR_HEARD:
+            texts.append(json.dumps(block, ensure_ascii=False))  # LangChain guesses from a "type"
         elif not isinstance(message, AIMessage):
             kind = block.get("type", "unknown")
             raise ConfigError("messages", kind, "only text blocks can be read by this model")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from whiflash_adapters.formats.base import Ask
+from whiflash_adapters.formats.lark import LET_PASS
 from whiflash_adapters.formats.tools import name_of
 from whiflash_adapters.ports import TokenEngine
 from whiflash_adapters.request import Request
@@ -13,13 +14,18 @@ from whiflash_engine.errors import ConstraintError
 if TYPE_CHECKING:
     from whiflash_engine.constraint import Constraint
 
+_DOCUMENT = "response_format"
+
 
 def compiled(engine: TokenEngine, grammar: str, request: Request) -> Constraint:
-    """ConstraintError names the tool, or the response_format, and the keyword."""
+    """ConstraintError names the tool, or the response_format, the keyword, and the way out."""
     try:
-        return engine.grammar(grammar)
+        return engine.grammar(grammar, request.format.signposts)
     except ConstraintError as error:
-        raise ConstraintError(f"{_culprit(engine, request)}: {_why(error)}") from error
+        culprit, said = _culprit(engine, request), _why(error)
+        if culprit == _DOCUMENT and request.strict is None:
+            said = f"{said}; {LET_PASS}"
+        raise ConstraintError(f"{culprit}: {said}") from error
 
 
 def _culprit(engine: TokenEngine, request: Request) -> str:
@@ -27,10 +33,10 @@ def _culprit(engine: TokenEngine, request: Request) -> str:
     for tool in request.allowed:
         ask = Ask([tool], "required", strict=request.strict, reasoning=request.reasoning)
         try:
-            engine.grammar(request.format.grammar(ask))
+            engine.grammar(request.format.grammar(ask), request.format.signposts)
         except ConstraintError:
             return f"tool {name_of(tool)!r}"
-    return "response_format"
+    return _DOCUMENT
 
 
 def _why(error: ConstraintError) -> str:

@@ -13,7 +13,7 @@ from whiflash_adapters.formats.tools import Tool, function_of, name_of
 from whiflash_adapters.messages import TemplateMessage, to_template
 from whiflash_adapters.ports import TokenEngine
 from whiflash_adapters.prompt import Prompter
-from whiflash_adapters.structured import response_schema, with_schema
+from whiflash_adapters.structured import let_pass, response_schema, with_schema
 from whiflash_adapters.tool_choice import ToolChoice, resolve
 from whiflash_adapters.values import (
     ROUTING,
@@ -41,7 +41,7 @@ class Request:
     """Everything about one answer that is decided before the engine works.
 
     router: None leaves it to the engine. tools: those told of in the prompt; allowed: those that
-    may be called.
+    may be called. strict: as in `Ask`.
     """
 
     prompt: tuple[int, ...]
@@ -54,7 +54,7 @@ class Request:
     tools: tuple[Tool, ...] = ()
     reasoning: bool = False
     document: bool = False
-    strict: bool = False
+    strict: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class Wish:
     allowed: tuple[Tool, ...]
     mode: ToolMode
     parallel: bool
-    strict: bool
+    strict: bool | None
     constrained: bool
     final: Mapping[str, object] | None
 
@@ -93,8 +93,16 @@ class Wish:
         tools = offered(given.get("tools"))
         mode, allowed = resolve(tools, cast("ToolChoice", given.get("tool_choice")))
         final = response_schema(given.get("response_format"))
-        if constrain == "never" and (mode == "required" or final is not None):
-            why = "a forced tool call and a response_format can only be kept to by a grammar"
+        parallel, strict = _switch(given, "parallel_tool_calls"), _strict(given, constrain)
+        promises = {
+            "a forced tool_choice": mode == "required",
+            "a response_format": final is not None,
+            "parallel_tool_calls=False": parallel is False,
+            "strict=True": strict is True,
+        }
+        asked = [name for name, wanted in promises.items() if wanted]
+        if constrain == "never" and asked:
+            why = f"{' and '.join(asked)} can only be kept to by a grammar"
             raise ConfigError("constrain", constrain, why)
         return cls(
             turns=tuple(turns if final is None else with_schema(turns, final)),
@@ -104,8 +112,8 @@ class Wish:
             tools=() if mode == "none" else tuple(tools),
             allowed=tuple(allowed),
             mode=mode,
-            parallel=_switch(given, "parallel_tool_calls") is not False,
-            strict=_switch(given, "strict") is True or constrain == "always",
+            parallel=parallel is not False,
+            strict=strict,
             constrained=constrain != "never" and (bool(tools) or final is not None),
             final=final,
         )
@@ -157,6 +165,15 @@ def offered(tools: object) -> Sequence[Tool]:
             raise ConfigError(f"tools[{i}]", name_of(tool), "another tool has this name")
         seen.add(name_of(tool))
     return tools
+
+
+def _strict(given: Mapping[str, object], constrain: Constrain) -> bool | None:
+    """As `Ask` has it: of the call, or else of its response_format, where only False says
+    anything new."""
+    asked = _switch(given, "strict")
+    if asked is None and let_pass(given.get("response_format")):
+        asked = False
+    return True if constrain == "always" else asked
 
 
 def _switch(given: Mapping[str, object], name: str) -> bool | None:

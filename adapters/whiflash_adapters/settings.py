@@ -1,4 +1,4 @@
-"""What a chat model can be told, checked; and the engine that comes of it."""
+"""What a chat model can be told, checked; and what holds for a call of it."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any, Self
 
 from langchain_core.language_models.chat_models import BaseChatModel
-from pydantic import Field, PrivateAttr, SkipValidation, model_validator
+from pydantic import AliasChoices, Field, SkipValidation, model_validator
 
 from whiflash_adapters.formats.choose import named
 from whiflash_adapters.generation import Trace
+from whiflash_adapters.names import refuse_unknown
 from whiflash_adapters.ports import TokenEngine
-from whiflash_adapters.prompt import Prompter
 from whiflash_adapters.request import Constrain, constraining
-from whiflash_adapters.slot import Slot, tell
 from whiflash_adapters.values import (
     ROUTING,
     SAMPLING,
@@ -24,13 +23,18 @@ from whiflash_adapters.values import (
     sampling_config,
     stop_strings,
 )
-from whiflash_engine.config import RouterName
+from whiflash_engine.config import RouterConfig, RouterName
+from whiflash_engine.errors import ConfigError
+
+_USUAL = RouterConfig()
 
 
 class ChatSettings(BaseChatModel):
-    """The fields of `ChatWhiFlash`. Nothing is loaded before the engine is asked for."""
+    """The fields of `ChatWhiFlash`."""
 
-    model: str | Path | None = None
+    model: str | Path | None = Field(
+        default=None, validation_alias=AliasChoices("model", "model_name")
+    )
     """A local folder, a GGUF file or a hub id; None is the embedded default."""
     ar_drafter: str | Path | None = None
     """EAGLE-3 checkpoint; None takes the one that ships for the default model."""
@@ -41,12 +45,13 @@ class ChatSettings(BaseChatModel):
     statistics: str | Path | None = None
     """A small file where what the router has learned of this model's drafters is kept from run
     to run; None keeps nothing."""
-    router: RouterName = "auto"
-    """Who picks the arm of a round; "plain" drafts nothing."""
-    balance: float = 1.0
-    """0 maximises tokens a round, 1 tokens a second."""
-    span_bias: float = 0.05
-    """How strongly diffusion is favoured in JSON and AR in reasoning; 0 is off."""
+    router: RouterName | None = None
+    """Who picks the arm of a round; "plain" drafts nothing. None of these three stated: "auto",
+    or as an `engine` that is given was told to."""
+    balance: float | None = None
+    """0 maximises tokens a round, 1 (the default) tokens a second."""
+    span_bias: float | None = None
+    """How strongly diffusion is favoured in JSON and AR in reasoning (0.05); 0 is off."""
     device: str | None = None
     dtype: str | None = None
     seed: int = 0
@@ -61,7 +66,8 @@ class ChatSettings(BaseChatModel):
     logprobs: bool = False
     """Tell in `response_metadata["logprobs"]` how likely each token was to the target."""
     top_logprobs: int = 0
-    """With `logprobs`: how many of the likeliest tokens to tell of beside each."""
+    """With `logprobs`, and refused without: how many of the likeliest tokens to tell of beside
+    each."""
 
     constrain: Constrain = "auto"
     """"auto": where tools or a schema are given, a grammar keeps answers to them; what it
@@ -74,27 +80,27 @@ class ChatSettings(BaseChatModel):
     engine: SkipValidation[TokenEngine | None] = Field(default=None, exclude=True, repr=False)
     """An engine that is loaded already, to share it; the fields that load one are then unused,
     and it routes as it was told to unless `router`, `balance` or `span_bias` is stated here."""
-    trace: Path | None = Field(default=None, exclude=True, repr=False)
+    trace: str | Path | None = Field(default=None, exclude=True, repr=False)
     """A file: the page of each answer is written there, over that of the last one."""
     on_trace: Callable[[Trace], None] | None = Field(default=None, exclude=True, repr=False)
-    """Called after each answer with its rounds."""
-
-    _slot: Slot = PrivateAttr(default_factory=Slot)
+    """Called after each answer with its rounds; what it raises becomes a warning."""
 
     @model_validator(mode="before")
     @classmethod
-    def _check_types(cls, given: Any) -> Any:
-        """Before pydantic makes 5 of "5"."""
+    def _check_names_and_types(cls, given: Any) -> Any:
+        """Before pydantic drops what it does not know, and makes 5 of "5"."""
         if isinstance(given, Mapping):
-            check_types(given)
+            refuse_unknown(given, cls.model_fields)
+            check_types({name: value for name, value in given.items() if value is not None})
         return given
 
     @model_validator(mode="after")
     def _check_values(self) -> Self:
         """Say what is wrong now, not after a model has been loaded."""
-        own = {name: getattr(self, name) for name in (*SAMPLING, *ROUTING)}
+        own = {name: getattr(self, name) for name in SAMPLING}
         sampling_config(own)
-        router_config(own)
+        _check_logprobs(own)
+        router_config(self._routing())
         stop_strings(self.stop, None)
         constraining(self.constrain)
         if self.tool_format is not None:
@@ -116,30 +122,23 @@ class ChatSettings(BaseChatModel):
 
     def _values(self, given: Values) -> Values:
         """What holds for a call unless it says otherwise. An engine that was given routes as it
-        was told to: its router is left out unless somebody here has stated one."""
-        stated = {*self.model_fields_set, *given} & {*ROUTING}
-        routing = ROUTING if self.engine is None or stated else ()
-        return {name: getattr(self, name) for name in ("model", "constrain", *SAMPLING, *routing)}
+        was told to: its router is left out unless the call or a field states one."""
+        stated = {name: value for name, value in given.items() if value is not None}
+        own = {name: getattr(self, name) for name in ("model", "constrain", *SAMPLING)}
+        # A call that only says logprobs=False takes the model's top_logprobs back with it.
+        top = 0 if "logprobs" in stated else own["top_logprobs"]
+        _check_logprobs({"top_logprobs": top, "logprobs": own["logprobs"], **stated})
+        routed = any(name in stated or getattr(self, name) is not None for name in ROUTING)
+        return own | self._routing() if self.engine is None or routed else own
 
-    def _loaded(self) -> tuple[TokenEngine, Prompter]:
-        return self._slot.get(self._load, self.tool_format)
+    def _routing(self) -> dict[str, object]:
+        """What is stated of it here, and else what is usual."""
+        usual = {"router": _USUAL.name, "balance": _USUAL.balance, "span_bias": _USUAL.span_bias}
+        own = {name: getattr(self, name) for name in ROUTING}
+        return {**usual, "seed": self.seed, **{n: v for n, v in own.items() if v is not None}}
 
-    def _load(self) -> TokenEngine:
-        if self.engine is not None:
-            return self.engine
-        from whiflash_engine.engine import Engine  # torch: only when a model is really used
 
-        return Engine.load(
-            model=self.model,
-            ar_drafter=self.ar_drafter,
-            diffusion_drafter=self.diffusion_drafter,
-            neural_router=self.neural_router,
-            statistics=self.statistics,
-            router=self.router,
-            balance=self.balance,
-            span_bias=self.span_bias,
-            device=self.device,
-            dtype=self.dtype,
-            seed=self.seed,
-            report=tell,
-        )
+def _check_logprobs(values: Values) -> None:
+    top = values["top_logprobs"]
+    if top and not values["logprobs"]:
+        raise ConfigError("top_logprobs", top, "needs logprobs=True")

@@ -1,24 +1,47 @@
-"""The engine behind a chat model, once somebody needs it."""
+"""The engine behind chat models, once somebody needs it."""
 
 from __future__ import annotations
 
 import logging
 import threading
 from collections.abc import Callable
+from weakref import WeakValueDictionary
 
 from whiflash_adapters.ports import TokenEngine
 from whiflash_adapters.prompt import Prompter
 
+Origin = tuple[object, ...]
+"""What an engine is made of: equal for models that may share one."""
+
 _log = logging.getLogger("whiflash_agents")
+_finding = threading.Lock()
+_slots: WeakValueDictionary[Origin, Slot] = WeakValueDictionary()
 
 
 class Slot:
-    """Loads at most once, whoever asks; shared by all copies of a model."""
+    """Loads at most once, whoever asks; shared by all models of one origin.
 
-    def __init__(self) -> None:
+    `Slot.of` finds it. It lives, and its engine with it, as long as any model that holds it: a
+    model takes its slot when it is made, so that what loads for a short-lived copy stays.
+    """
+
+    def __init__(self, origin: Origin) -> None:
+        self.origin = origin
         self._lock = threading.Lock()
         self._engine: TokenEngine | None = None
         self._prompters: dict[str | None, Prompter] = {}
+
+    @staticmethod
+    def of(origin: Origin) -> Slot:
+        with _finding:
+            slot = _slots.get(origin)
+            if slot is None:
+                slot = _slots[origin] = Slot(origin)
+            return slot
+
+    def __reduce__(self) -> tuple[Callable[[Origin], Slot], tuple[Origin]]:
+        """Copies are the slot itself; in another process it is empty, to load when asked."""
+        return Slot.of, (self.origin,)
 
     def get(
         self, load: Callable[[], TokenEngine], tool_format: str | None

@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from functools import reduce
+from operator import add
 from typing import Any, Literal, get_args
 
+from langchain_core.exceptions import OutputParserException
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import AIMessage
-from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
-from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
-from langchain_core.utils.function_calling import convert_to_json_schema
+from langchain_core.output_parsers import (
+    JsonOutputKeyToolsParser,
+    JsonOutputParser,
+    PydanticOutputParser,
+    PydanticToolsParser,
+)
+from langchain_core.runnables import (
+    Runnable,
+    RunnableGenerator,
+    RunnableMap,
+    RunnablePassthrough,
+)
 from langchain_core.utils.pydantic import is_basemodel_subclass
 
+from whiflash_adapters.formats.tools import name_of
+from whiflash_adapters.json_schemas import Schema, as_tool, json_schema, unwrapped
 from whiflash_adapters.messages import TemplateMessage
 from whiflash_engine.errors import ConfigError
 
 Method = Literal["json_schema", "json_mode", "function_calling"]
-Schema = dict[str, Any] | type
 
 _ANY_OBJECT: Mapping[str, object] = {"type": "object"}
 
@@ -59,10 +72,80 @@ def with_schema(
     return [{"role": "system", "content": said}, *turns]
 
 
-def _titled(schema: Schema) -> Schema:
-    """LangChain refuses a bare JSON schema that has no title; here none is needed."""
-    bare = isinstance(schema, dict) and schema.get("type") not in (None, "function")
-    return {"title": "answer", **schema} if bare and isinstance(schema, dict) else schema
+def let_pass(given: object) -> bool:
+    """Whether a `response_format` has strict=False: what no grammar can keep to is let through."""
+    inner = given.get("json_schema") if isinstance(given, Mapping) else None
+    return isinstance(inner, Mapping) and inner.get("strict") is False
+
+
+def whole(check: Callable[[AIMessage], None]) -> Runnable[AIMessage, AIMessage]:
+    """Passes an answer on as it streams and checks it at its end. LangChain's parsers complete
+    what is cut short, which serves a stream while it runs, and would be a lie about its end."""
+
+    def passed(pieces: Iterator[AIMessage]) -> Iterator[AIMessage]:
+        said = []
+        for piece in pieces:
+            said.append(piece)
+            yield piece
+        check(reduce(add, said))
+
+    async def apassed(pieces: AsyncIterator[AIMessage]) -> AsyncIterator[AIMessage]:
+        said = []
+        async for piece in pieces:
+            said.append(piece)
+            yield piece
+        check(reduce(add, said))
+
+    return RunnableGenerator(passed, apassed, name="whole")
+
+
+def _document(answer: AIMessage) -> None:
+    try:
+        json.loads(answer.text)
+    except ValueError as error:
+        raise _unfit(answer, answer.text, "is not JSON") from error
+
+
+def _call(answer: AIMessage) -> None:
+    if not answer.tool_calls:
+        broken = [call["args"] or "" for call in answer.invalid_tool_calls]
+        raise _unfit(answer, "".join(broken) or answer.text, "is not a call with JSON arguments")
+
+
+def _unfit(answer: AIMessage, said: str, why: str) -> OutputParserException:
+    if answer.response_metadata.get("finish_reason") == "length":
+        why = "was cut short (finish_reason 'length', see max_tokens)"
+    return OutputParserException(f"The answer {why}: {said}", llm_output=said)
+
+
+def _by_document(
+    schema: Schema | None, told: Mapping[str, Any] | None, strict: bool | None
+) -> tuple[dict[str, object], Runnable[AIMessage, Any]]:
+    """What to ask of the model for an answer that is the document, and what reads it."""
+    asked: dict[str, object] = {"type": "json_object"}
+    if told is not None:
+        inner = {"name": told.get("title", "answer"), "schema": told, "strict": strict}
+        asked = {"type": "json_schema", "json_schema": inner}
+    parser: Runnable[AIMessage, Any] = JsonOutputParser()
+    if isinstance(schema, type) and is_basemodel_subclass(schema):
+        parser = PydanticOutputParser(pydantic_object=schema)
+    return {"response_format": asked}, whole(_document) | parser
+
+
+def _by_call(
+    schema: Schema, told: Mapping[str, Any], strict: bool | None
+) -> tuple[dict[str, object], Runnable[AIMessage, Any]]:
+    """The same for a call whose arguments are the document."""
+    if told.get("type", "object") != "object":
+        why = "the arguments of a call are an object; method 'json_schema' takes any type"
+        raise ConfigError("schema type", told["type"], why)
+    tool = as_tool({"title": "answer", **told} if schema is told else schema)
+    parser: Runnable[AIMessage, Any] = JsonOutputKeyToolsParser(
+        key_name=name_of(tool), first_tool_only=True
+    )
+    if isinstance(schema, type) and is_basemodel_subclass(schema):
+        parser = PydanticToolsParser(tools=[schema], first_tool_only=True)
+    return {"tools": [tool], "tool_choice": "any", "strict": strict}, whole(_call) | parser
 
 
 def structured(
@@ -75,32 +158,28 @@ def structured(
 ) -> Runnable[LanguageModelInput, Any]:
     """A model that answers with JSON of this schema, and a parser behind it.
 
-    bind: of the chat model. schema: a Pydantic class (v2 or v1), a TypedDict class or a JSON
-    schema. Only json_mode does without; with one it keeps to it as json_schema does: any object
-    at all would be of use to nobody who has said which one.
+    bind: of the chat model. schema: see `json_schema`; also OpenAI's {"name", "schema", "strict"}.
+    Only json_mode does without; with one it keeps to it as json_schema does: any object at all
+    would be of use to nobody who has said which one. strict: False lets through what no grammar
+    can keep to.
     """
     if method not in get_args(Method):
         raise ConfigError("method", method, f"must be one of {', '.join(get_args(Method))}")
     if schema is None and method != "json_mode":
         raise ConfigError("schema", None, f"method {method!r} needs one")
-    asked: dict[str, object] = {"type": "json_object"}
-    told: object = None if schema is None else convert_to_json_schema(_titled(schema))
-    if isinstance(told, dict):
-        inner = {"name": told.get("title", "answer"), "schema": told}
-        asked = {"type": "json_schema", "json_schema": inner}
-        if strict is not None:
-            inner["strict"] = strict
-    model = bind(
-        response_format=asked,
-        ls_structured_output_format={"kwargs": {"method": method}, "schema": told},
-    )
-    parser: Runnable[AIMessage, Any] = JsonOutputParser()
-    if isinstance(schema, type) and is_basemodel_subclass(schema):
-        parser = PydanticOutputParser(pydantic_object=schema)
+    if isinstance(schema, dict):
+        schema, strict = unwrapped(schema, strict)
+    told = None if schema is None else json_schema(schema)
+    if schema is not None and told is not None and method == "function_calling":
+        asked, read = _by_call(schema, told, strict)
+    else:
+        asked, read = _by_document(schema, told, strict)
+    origin = {"kwargs": {"method": method}, "schema": told}
+    model = bind(**asked, ls_structured_output_format=origin)
     if not include_raw:
-        return model | parser
+        return model | read
     parse = RunnablePassthrough.assign(
-        parsed=lambda found: parser.invoke(found["raw"]), parsing_error=lambda _: None
+        parsed=lambda found: read.invoke(found["raw"]), parsing_error=lambda _: None
     )
     failed = RunnablePassthrough.assign(parsed=lambda _: None)
     return RunnableMap(raw=model) | parse.with_fallbacks([failed], exception_key="parsing_error")

@@ -1,4 +1,4 @@
-"""What `tool_choice` means, in all the forms that LangChain and OpenAI allow."""
+"""What `tool_choice` means, in all the forms that LangChain, OpenAI and Anthropic allow."""
 
 from __future__ import annotations
 
@@ -13,20 +13,27 @@ ToolChoice = str | bool | Mapping[str, object] | None
 
 def resolve(tools: Sequence[Tool], choice: ToolChoice) -> tuple[ToolMode, Sequence[Tool]]:
     """The mode, and the tools that may be called."""
-    if choice is None or choice is False or choice == "auto":
+    word = _word(choice)
+    if word is None or word is False or word == "auto":
         return ("auto" if tools else "none"), tools
-    if choice == "none":
+    if word == "none":
         return "none", ()
-    if choice is True or choice in ("any", "required"):
+    if word is True or word in ("any", "required"):
         if not tools:
             raise ConfigError("tool_choice", choice, "there are no tools to choose from")
         return "required", tools
-    name = choice if isinstance(choice, str) else _named(choice)
+    name = word if isinstance(word, str) else _named(word)
     chosen = [tool for tool in tools if name_of(tool) == name]
     if not chosen:
         names = ", ".join(name_of(tool) for tool in tools) or "none"
         raise ConfigError("tool_choice", choice, f"no such tool; the bound tools are: {names}")
     return "required", chosen
+
+
+def _word(choice: ToolChoice) -> ToolChoice:
+    """Anthropic says {"type": "any"} for "any"; whatever else is an object names a tool."""
+    kind = choice.get("type") if isinstance(choice, Mapping) else None
+    return kind if isinstance(kind, str) and kind in ("auto", "any", "none") else choice
 
 
 def _named(choice: object) -> object:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -11,7 +12,7 @@ from typing import TypeVar, cast
 
 from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolCall, ToolMessage
-from langchain_core.tools import BaseTool, tool
+from langchain_core.tools import BaseTool, StructuredTool, Tool, tool
 from pydantic import BaseModel
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
@@ -46,8 +47,8 @@ class Transcript:
 
 
 class ToolLoop:
-    """Runs a chat model with tools: plain functions (schemas come from their signatures and
-    docstrings) or LangChain tools.
+    """Runs a chat model with tools: plain functions, coroutines too (schemas come from their
+    signatures and docstrings), or LangChain tools.
 
     A tool that fails, that takes too long, or that does not exist tells the model so and does
     not end the loop.
@@ -101,14 +102,16 @@ class ToolLoop:
 
     def _result(self, call: ToolCall) -> ToolMessage:
         try:
-            content, status = self._called(call), "success"
+            said = self._called(call)
+            if not isinstance(said, ToolMessage):
+                said = ToolMessage(str(said), tool_call_id="")
         except Exception as error:  # whatever a tool raises, the model should read it
-            content, status = f"Error: {error or type(error).__name__}", "error"
-        return ToolMessage(
-            content=content, tool_call_id=call["id"] or "", name=call["name"], status=status
-        )
+            text = f"Error: {error or type(error).__name__}"
+            said = ToolMessage(text, tool_call_id="", status="error")
+        # a message that the tool made itself need not know whom it answers
+        return said.model_copy(update={"tool_call_id": call["id"] or "", "name": call["name"]})
 
-    def _called(self, call: ToolCall) -> str:
+    def _called(self, call: ToolCall) -> object:
         chosen = self._tools.get(call["name"])
         if chosen is None:
             names = ", ".join(self._tools)
@@ -119,13 +122,22 @@ class ToolLoop:
             retry=retry_if_exception_type(self._retry_on),
             reraise=True,
         )
-        running = _started(lambda: tries(chosen.invoke, call["args"]), f"tool {chosen.name}")
+        running = _started(lambda: tries(_invoked, chosen, call), f"tool {chosen.name}")
         try:
-            return str(running.result(self._timeout))
+            return running.result(self._timeout)
         except TooLate:
             if running.done():  # the tool's own
                 raise
             raise TimeoutError(f"{chosen.name} took more than {self._timeout:g} seconds") from None
+
+
+def _invoked(chosen: BaseTool, call: ToolCall) -> object:
+    """A whole call, not its arguments alone: LangChain then answers with a message, which has
+    JSON in it and an artifact beside it, and gives the call's id to a tool that asks for it."""
+    whole = {**call, "id": call["id"] or "", "type": "tool_call"}
+    if isinstance(chosen, StructuredTool | Tool) and chosen.func is None:
+        return asyncio.run(chosen.ainvoke(whole))
+    return chosen.invoke(whole)
 
 
 def _started(work: Callable[[], object], name: str) -> Future[object]:

@@ -28,7 +28,8 @@ class Ask:
     reasoning: the prompt ends inside the reasoning. strict: refuse a tool's schema that cannot
     be followed to the letter; otherwise what llguidance cannot express is let through, and
     LangChain validates the arguments again before the tool runs. final: JSON schema of the
-    answer, if it is to be JSON; it is always followed to the letter.
+    answer, if it is to be JSON; it is followed to the letter unless strict is False, which says
+    that somebody validates the answer too.
     tokens: the added vocabulary. A marker found there is one token, never spelled out.
     """
 
@@ -36,7 +37,7 @@ class Ask:
     mode: ToolMode = "auto"
     parallel: bool = True
     reasoning: bool = False
-    strict: bool = False
+    strict: bool | None = None
     final: Mapping[str, object] | None = None
     tokens: Mapping[str, int] = field(default_factory=dict)
 
@@ -67,6 +68,11 @@ class CallFormat(Protocol):
     @property
     def markers(self) -> Sequence[str]:
         """Control tokens that the parser reads: they must stay in the text."""
+        ...
+
+    @property
+    def signposts(self) -> Sequence[str]:
+        """What leads out of reasoning and text: the end of the one, and how a call begins."""
         ...
 
     def write(self, calls: Sequence[Call]) -> str:

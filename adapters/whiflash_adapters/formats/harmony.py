@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from whiflash_adapters.formats.base import Ask, Call, Parser
 from whiflash_adapters.formats.harmony_parser import CHANNEL, END, ENDS, MESSAGE, HarmonyParser
-from whiflash_adapters.formats.lark import Around, word
+from whiflash_adapters.formats.lark import Around, document, word
 from whiflash_adapters.formats.schemas import json_rule
 from whiflash_adapters.formats.tools import Tool, name_of, parameters_of
 
@@ -28,6 +28,7 @@ class Harmony:
     name = "harmony"
     think = (_ANALYSIS, END)
     markers: Sequence[str] = (*ENDS, MESSAGE, "<|constrain|>")
+    signposts: Sequence[str] = (_NEXT,)
 
     def write(self, calls: Sequence[Call]) -> str:
         return _NEXT.join(
@@ -46,7 +47,7 @@ class Harmony:
         ]  # fmt: skip
         answer = f"final: {word(_FINAL, ask.tokens)} "
         if ask.final is not None:
-            lines += [answer + "document", f"document: {json_rule(ask.final, lenient=False)}"]
+            lines += [answer + "document", document(ask.final, ask.strict)]
         else:
             lines.append(answer + "TEXT")
         for i, tool in enumerate(ask.tools if ask.mode != "none" else ()):

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from whiflash_adapters.formats.base import Ask
 from whiflash_adapters.formats.schemas import json_rule
+from whiflash_engine.errors import ConfigError
 
 
 def word(text: str, tokens: Mapping[str, int]) -> str:
@@ -85,12 +86,24 @@ def answer(ask: Ask, around: Around) -> list[str]:
     """The rules of everything before the first call; they use `calls`, which comes behind
     the trigger."""
     if ask.final is not None and ask.mode != "required":
-        return [*_document(ask, around), f"document: {json_rule(ask.final, lenient=False)}"]
+        return [*_document(ask, around), document(ask.final, ask.strict)]
     if around.trigger in ask.tokens:
         return _behind_a_token(ask, around)
     if not around.anywhere:
         return _at_the_beginning(ask, around)
     return _behind_text(ask, around)
+
+
+LET_PASS = "strict=False lets it pass, for a Pydantic class to validate the answer afterwards"
+
+
+def document(final: Mapping[str, object], strict: bool | None) -> str:
+    """The rule `document`: JSON of a schema, in all formats. strict: as in `Ask`."""
+    try:
+        return f"document: {json_rule(final, lenient=strict is False)}"
+    except ConfigError as error:
+        why = error.why if strict else f"{error.why}; {LET_PASS}"
+        raise ConfigError(error.field, error.value, why) from error
 
 
 def _behind_a_token(ask: Ask, around: Around) -> list[str]:

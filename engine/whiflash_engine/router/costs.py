@@ -1,7 +1,7 @@
 """What a round costs, in seconds, measured in this process.
 
 Three things vary: drafting per arm and length, verification by width, catching up per arm by
-backlog. The rest of a round (picking, masks, commit) is the same for all arms. Everything is a
+backlog. The rest of a round (picking, masks, commit) differs little between arms. Everything is a
 running average, seeded by a short calibration and followed up by the rounds themselves.
 
 Plain lists: a round has some dozen numbers, for which an array's operators cost more than their

@@ -1,0 +1,110 @@
+"""The JSON schema of whatever a caller may give for one: a class, a schema, a tool.
+
+LangChain's conversion is made for functions: it writes every definition where it is used, so that
+of a type which holds itself nothing is left, and it knows no schemas but those of objects with
+named properties. It is used where that does not matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeGuard
+
+from langchain_core.tools import BaseTool
+from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
+from pydantic import BaseModel
+from pydantic.json_schema import GenerateJsonSchema
+
+Schema = dict[str, Any] | type
+ToolLike = Schema | Callable[..., Any] | BaseTool
+
+
+def json_schema(given: Schema) -> dict[str, Any]:
+    """given: a Pydantic class (v2 or v1), a TypedDict or dataclass, a JSON schema, which is taken
+    as it is, or a tool of OpenAI, Anthropic or Bedrock, whose arguments it then is."""
+    if _is_schema(given):
+        return given
+    if _is_model(given) and _recurs(given.model_json_schema()):
+        return _of_model(given)
+    return convert_to_json_schema(given)
+
+
+def unwrapped(given: dict[str, Any], strict: bool | None) -> tuple[dict[str, Any], bool | None]:
+    """The schema inside of OpenAI's {"name", "schema", "strict"}, titled with the name, and its
+    `strict` unless the call has one of its own. Any other dict stays what it is."""
+    inner = given.get("schema")
+    if "name" not in given or not isinstance(inner, Mapping):
+        return given, strict
+    return {"title": given["name"], **inner}, given.get("strict") if strict is None else strict
+
+
+def as_tool(given: ToolLike) -> dict[str, Any]:
+    """A tool as OpenAI writes it, with all of its arguments' schema. What LangChain injects into
+    a call is none of its arguments."""
+    spec = convert_to_openai_tool(given)
+    source = given.tool_call_schema if isinstance(given, BaseTool) and given.args_schema else given
+    schema = source.model_json_schema() if _is_model(source) else source
+    if "function" not in spec or not _is_schema(schema):
+        return spec
+    if "properties" in _rooted(schema) and not _recurs(schema):
+        return spec  # in the words of LangChain, as prompts have always had them
+    full = _of_model(source) if _is_model(source) else _rooted(schema)
+    arguments = {k: v for k, v in full.items() if k not in ("title", "description")}
+    return {**spec, "function": {**spec["function"], "parameters": arguments}}
+
+
+class _Untitled(GenerateJsonSchema):
+    """Without titles that only repeat a field's name: they would cost tokens of the prompt."""
+
+    def field_title_should_be_set(self, schema: object) -> bool:
+        return False
+
+
+def _of_model(model: type[BaseModel]) -> dict[str, Any]:
+    schema = _rooted(model.model_json_schema(schema_generator=_Untitled))
+    head = [key for key in ("title", "description") if key in schema]
+    return {key: schema[key] for key in (*head, *schema)}
+
+
+def _is_model(given: object) -> TypeGuard[type[BaseModel]]:
+    return isinstance(given, type) and issubclass(given, BaseModel)
+
+
+def _is_schema(given: object) -> TypeGuard[dict[str, Any]]:
+    """Whether it is a JSON schema, and not a tool in one of the forms that LangChain knows."""
+    if not isinstance(given, dict) or given.get("type") == "function" or "toolSpec" in given:
+        return False
+    return "name" not in given or "properties" in given
+
+
+def _definitions(schema: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """What a schema may refer to, by the reference."""
+    kinds = ("$defs", "definitions")
+    inner = {f"#/{k}/{name}": one for k in kinds for name, one in schema.get(k, {}).items()}
+    return {"#": schema, **inner}
+
+
+def _rooted(schema: dict[str, Any]) -> dict[str, Any]:
+    """With its properties at the top, where prompts and formats look for them, also if it is
+    nothing but a reference to one of its definitions (as that of a type which holds itself)."""
+    target = _definitions(schema).get(schema.get("$ref", ""), {})
+    return {**target, **{key: value for key, value in schema.items() if key != "$ref"}}
+
+
+def _recurs(schema: Mapping[str, Any]) -> bool:
+    """Whether one of its definitions holds itself, perhaps inside of others."""
+    needs = {name: set(_references(one)) for name, one in _definitions(schema).items()}
+    while ready := [name for name, needed in needs.items() if not needed & needs.keys()]:
+        for name in ready:
+            del needs[name]
+    return bool(needs)
+
+
+def _references(node: object) -> Iterator[str]:
+    inner: Iterable[object] = node if isinstance(node, list) else ()
+    if isinstance(node, Mapping):
+        inner = node.values()
+        if isinstance(node.get("$ref"), str):
+            yield node["$ref"]
+    for one in inner:
+        yield from _references(one)
