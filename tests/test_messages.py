@@ -90,7 +90,10 @@ def test_no_messages() -> None:
 
 
 def test_what_langchain_takes_for_blocks_of_a_tool_is_json() -> None:
-    found = [{"type": "file", "name": "a.txt"}, {"type": "text", "text": "two"}]
+    found: list[str | dict[str, str]] = [
+        {"type": "file", "name": "a.txt"},
+        {"type": "text", "text": "two"},
+    ]
     [turn] = to_template([ToolMessage(found, tool_call_id="call_1")])
     assert turn["content"] == '{"type": "file", "name": "a.txt"}\ntwo'
     with pytest.raises(ConfigError, match="image_url"):
