@@ -112,6 +112,64 @@ def test_a_document_whose_end_is_long_is_finished_too(factory: GrammarFactory) -
         assert len(found["rows"]) >= 30
 
 
+def test_nothing_long_is_begun_that_could_not_be_ended() -> None:
+    """Also where one token ends a text and begins the next row or an optional part."""
+    tokenizer = byte_tokenizer()
+    tokenizer.add_tokens(['","', '"},', '"},{"', '",'])
+    factory = GrammarFactory(
+        tokenizer.backend_tokenizer, VOCAB, [cast(int, tokenizer.eos_token_id)]
+    )
+    row = record(**{f"field_{i}": TEXT for i in range(5)})
+    optional = record(a=TEXT) | {"properties": {"a": TEXT, "detail": row}}
+    for schema in ({"type": "array", "items": row, "minItems": 1}, optional):
+        for total in range(90, 220, 7):
+            constraint = factory.json_schema(schema | TIGHT)
+            constraint.close_by(total)
+            tokens: list[int] = []
+            while len(tokens) < total and not constraint.stopped:
+                allowed = constraint.masks(())[1][0].nonzero().flatten().tolist()
+                tokens.append(max(allowed))  # the added ones come last
+                constraint.commit(tokens[-1:])
+            json.loads(str(tokenizer.decode(tokens, skip_special_tokens=True)))
+
+
+def test_no_second_call_is_begun_without_room_for_it(factory: GrammarFactory) -> None:
+    """And a call that ended by itself was not led to its end."""
+    fields = {f"field_{i}": TEXT for i in range(8)}
+    tool = {"type": "function", "function": {"name": "book", "parameters": record(**fields)}}
+    call = HERMES.write([("book", dict.fromkeys(fields, "v"))])
+    encode = byte_tokenizer().encode
+    one, more = (encode(text, add_special_tokens=False) for text in (call, "\n" + call))
+    for spare in (40, 90, len(one) - 20):
+        total = len(one) + spare
+        constraint = factory.lark(HERMES.grammar(Ask([tool], "required")), HERMES.signposts)
+        constraint.close_by(total)
+        assert constraint.masks(one)[0] == len(one)
+        constraint.commit(one)
+        assert constraint.is_accepting and constraint.masks(more)[0] == 0
+        constraint.commit([cast(int, byte_tokenizer().eos_token_id)])
+        assert not constraint.narrowed
+
+
+def test_letters_of_many_bytes_are_no_reason_to_search_for_long(factory: GrammarFactory) -> None:
+    """Several beginnings of several values are open at once."""
+    values = ["東京都", "東海道", "京都府", "大阪府", "大分県"]
+    schema = {"type": "array", "items": {"enum": values}, "minItems": 12}
+    constraint = factory.json_schema(schema | TIGHT)
+    constraint.close_by(260)
+    steps = 0
+
+    def counting(*given: object, **options: object) -> object:
+        nonlocal steps
+        steps += 1
+        return way_out(*given, **options)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("whiflash_engine.deadline.way_out", counting)
+        json.loads(text_of(at_random(constraint, 260, 1)))
+    assert steps < 3 * 260
+
+
 def test_a_document_that_cannot_be_finished_is_not_hurried(factory: GrammarFactory) -> None:
     hopeless, free = (factory.json_schema(record(first=TEXT, then=TEXT) | TIGHT) for _ in range(2))
     hopeless.close_by(20)
@@ -212,7 +270,9 @@ def test_free_text_is_not_hurried_and_a_call_is_finished(factory: GrammarFactory
 def test_the_way_out_is_legal_and_leaves_the_matcher_alone(factory: GrammarFactory) -> None:
     constraint = factory.json_schema(NESTED | TIGHT)
     tokenizer = byte_tokenizer()
-    endings = Endings.of(lambda text: tokenizer.encode(text, add_special_tokens=False))
+    endings = Endings.of(
+        lambda text: tokenizer.encode(text, add_special_tokens=False), tokenizer.get_vocab()
+    )
     matcher = constraint._matcher
     way = way_out(matcher, endings, 256)
     assert way is not None and way == way_out(matcher, endings, 256)

@@ -189,15 +189,15 @@ def test_a_deep_copy_shares_nothing_else() -> None:
     assert deep.stop == ["x"] and deep.stop is not chat.stop
 
 
-def test_a_pickled_model_loads_where_it_comes_back(loads: Loads) -> None:
-    chat = ChatWhiFlash(model="a", temperature=0.5, trace="x.html")
+def test_a_pickled_model_loads_where_it_comes_back(loads: Loads, tmp_path: Path) -> None:
+    chat = ChatWhiFlash(model="a", temperature=0.5, trace=tmp_path / "x.html")
     data = pickle.dumps(chat)
     chat.invoke("hi")
     assert len(pickle.dumps(chat)) < 10_000
     del chat
     gc.collect()
     back = pickle.loads(data)
-    assert (back.model, back.temperature, back.trace) == ("a", 0.5, "x.html")
+    assert (back.model, back.temperature, back.trace) == ("a", 0.5, tmp_path / "x.html")
     assert not loads.engines
     assert answered_by(back.model_copy(update={"trace": None})) == "a" and len(loads.asked) == 2
 

@@ -6,8 +6,9 @@ A generation under a grammar must not stop in the middle of a tool call. So that
 
 from __future__ import annotations
 
+import re
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from llguidance import LLMatcher
@@ -15,6 +16,9 @@ from llguidance import LLMatcher
 # What may go on where nothing can be closed: values, and what joins the parts of addresses, dates
 # and the like. A number other than zero first, since bounds exclude zero more often than one.
 _VALUES = (",", "1", "0", "@", ".", ":", "/", "-", "null", "false", "true", "{}", "[]")
+# Tokens that may end a value and begin the next one; blanks as byte-level BPE and SentencePiece
+# write them in their vocabularies.
+_JOINER = re.compile(r'["}\]\s\u0120\u010a\u2581]*,["{\[\s\u0120\u010a\u2581]*')
 # So many tokens are tried where nothing of this may follow.
 _FEW = 8
 
@@ -29,11 +33,12 @@ class Endings:
     brackets: tuple[int, ...]
     quotes: tuple[int, ...]
     fillers: tuple[int, ...]
+    joiners: tuple[int, ...]
     signposts: tuple[tuple[int, ...], ...] = ()
     """Where free text must not end, one of these leads out of it."""
 
     @classmethod
-    def of(cls, encode: Callable[[str], Sequence[int]]) -> Endings:
+    def of(cls, encode: Callable[[str], Sequence[int]], vocabulary: Mapping[str, int]) -> Endings:
         """encode: a text's token ids; where a single token is wanted, others are left out."""
 
         def single(*texts: str) -> tuple[int, ...]:
@@ -46,6 +51,7 @@ class Endings:
             brackets=single("}", "]"),
             quotes=single('""', '"'),
             fillers=single(*_VALUES, *string.punctuation, *string.digits, *string.ascii_letters),
+            joiners=tuple(sorted(i for piece, i in vocabulary.items() if _JOINER.fullmatch(piece))),
         )
 
     def towards(self, signposts: Sequence[Sequence[int]]) -> Endings:
@@ -70,16 +76,26 @@ class Way:
 
 
 def way_out(
-    matcher: LLMatcher, endings: Endings, limit: int, *, try_each: bool = True
+    matcher: LLMatcher, endings: Endings, limit: int, *, thorough: bool = True
 ) -> Way | None:
     """At most `limit` tokens from the matcher's state to one where the text may end.
 
     Greedy: forced tokens, the end of a string, the tag that ends free text, a bracket, a value.
     Where the same choice comes again at once, as within `0.000`, the next value is taken: what
-    did not help before will not help now. try_each: where none of these may follow, the tokens
-    that may are tried, if they are few; else the first is taken. None if that does not arrive.
-    The matcher stays where it is. Takes some dozen microseconds a step.
+    did not help before will not help now. Where none of these may follow the first token that may
+    is taken; if that leads nowhere, and thorough, the tokens that may are tried, if they are few.
+    None if that does not arrive either. The matcher stays where it is. Takes some dozen
+    microseconds a step.
     """
+    way = _walk(matcher, endings, limit)
+    if way is None and thorough:
+        way = _walk(matcher, endings, limit, try_each=True)
+    return way
+
+
+def _walk(
+    matcher: LLMatcher, endings: Endings, limit: int, *, try_each: bool = False
+) -> Way | None:
     probe, way, values = matcher.deep_copy(), list[int](), list[int]()
     choice, again = b"", 0
     while not probe.is_accepting():
@@ -140,7 +156,7 @@ def _best(probe: LLMatcher, tokens: Sequence[int], endings: Endings, limit: int)
     for token in tokens:
         ahead = probe.deep_copy()
         ahead.try_consume_tokens([token])
-        way = way_out(ahead, endings, limit - 1, try_each=False)
+        way = _walk(ahead, endings, limit - 1)
         if way is not None:
             found.append((len(way.tokens), token))
     return [min(found)[1]] if found else []

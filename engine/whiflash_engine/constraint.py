@@ -89,7 +89,7 @@ class GrammarFactory:
         own = GrammarTokenizer.of(tokenizer, vocab_size, eos_token_ids)
         self._vocab_size = vocab_size
         self._stops, self._tokenizer, self._encode = own.stops, own.guide, own.encode
-        self._endings = Endings.of(self._encode)
+        self._endings = Endings.of(own.encode, own.vocabulary)
 
     def lark(self, text: str, signposts: Sequence[str] = ()) -> LLGuidanceConstraint:
         """A grammar in llguidance's dialect of Lark. ConstraintError if it does not compile.
@@ -148,7 +148,8 @@ class LLGuidanceConstraint:
 
     @property
     def narrowed(self) -> bool:
-        return self._deadline is not None and self._deadline.narrowed(self.length)
+        # a stop token is the model's own choice where it had one
+        return self._deadline is not None and self._deadline.narrowed(self._taken)
 
     def close_by(self, total: int) -> None:
         self._deadline = Deadline(total, self._endings, self._stops)
@@ -159,6 +160,10 @@ class LLGuidanceConstraint:
         if self._deadline is None:
             return ()
         return self._deadline.narrow(self._matcher, self.length + ahead)
+
+    def _barred(self, ahead: int) -> tuple[int, ...]:
+        """Tokens that must not follow there, though the grammar would let them."""
+        return () if self._deadline is None else self._deadline.barred(self.length + ahead)
 
     def masks(self, draft: Sequence[int]) -> tuple[int, Tensor]:
         words = allocate_token_bitmask(len(draft) + 1, self._vocab_size)
@@ -178,6 +183,8 @@ class LLGuidanceConstraint:
                         bits[row, token // 32] |= np.uint32(1 << token % 32)
                 else:
                     fill_next_token_bitmask(self._matcher, words, row)
+                    for token in self._barred(walked):
+                        bits[row, token // 32] &= ~np.uint32(1 << token % 32)
                 # The mask decides, not whether the matcher could consume the token: where text
                 # is forced, the mask leaves its canonical tokens only.
                 if row == len(draft) or not bits[row, draft[row] // 32] >> (draft[row] % 32) & 1:

@@ -7,7 +7,8 @@ filled in; and a token that opens what could not be ended is not allowed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 from llguidance import LLMatcher
@@ -15,16 +16,18 @@ from llguidance import LLMatcher
 from whiflash_engine.closing import (
     Endings,
     Way,
+    allowed,
     allowed_tokens,
     follow,
     is_inside,
     way_out,
 )
 
-# Tokens before the end from which on a way out is looked for; behind it a document's end is long.
+# Tokens before the end from which on a way out is looked for, at some positions and then at each.
 _FAR: Final = 1024
-# How often: every so many tokens, or where there has been none; at each of the last few.
-_OFTEN, _SELDOM, _ZONE = 16, 64, 64
+_NEAR: Final = 256
+# At which: of every so many one, and where there has been none fewer.
+_OFTEN, _SELDOM = 16, 64
 # Of so few allowed tokens each is asked where it leads; texts and numbers have more.
 _FEW: Final = 24
 # Tokens kept free: for each value that has yet to be said, at most, and in any case, since within
@@ -35,7 +38,9 @@ _PER_VALUE, _MOST, _LEAST = 8, 24, 8
 @dataclass(frozen=True, slots=True)
 class _Found:
     way: Way | None
-    only: tuple[int, ...]
+    only: tuple[int, ...] = ()
+    joins: Mapping[int, int] = field(default_factory=dict)
+    """Tokens until the end with each joiner that may follow and would lengthen the way."""
 
 
 class Deadline:
@@ -55,9 +60,17 @@ class Deadline:
             if not self._is_due(position, left):
                 return ()
             way = self._way(matcher, position, left)
-            only = () if way is None else self._only(matcher, way, left)
-            self._found[position] = _Found(way, only)
+            found = _Found(way)
+            if way is not None and len(way.tokens) <= left <= self._near:
+                only = self._only(matcher, way, left)
+                found = _Found(way, only, self._joins(matcher, way, position, left))
+            self._found[position] = found
         return self._found[position].only
+
+    def barred(self, position: int) -> tuple[int, ...]:
+        """The tokens of a mask that was not narrowed behind which the end would be too far."""
+        found, left = self._found.get(position), self._total - position
+        return tuple(t for t, need in found.joins.items() if need > left) if found else ()
 
     def keep(self, position: int) -> None:
         """Forget what was found behind `position` tokens and more."""
@@ -71,9 +84,15 @@ class Deadline:
         known = self._known(position)
         if left > _FAR or known is None:
             return left <= _FAR
-        if known.way is None:
-            return left % _SELDOM == 0
-        return left <= len(known.way.tokens) + _ZONE or left % _OFTEN == 0
+        if left > self._near:
+            return left % (_OFTEN if known.way else _SELDOM) == 0
+        return known.way is not None or left % _OFTEN == 0
+
+    @property
+    def _near(self) -> int:
+        """What was long before may be as long again: calls and rows repeat."""
+        ways = (len(found.way.tokens) for found in self._found.values() if found.way)
+        return max(_NEAR, max(ways, default=0) + _MOST)
 
     def _known(self, position: int) -> _Found | None:
         """What was found last before a position."""
@@ -91,8 +110,6 @@ class Deadline:
         return way_out(matcher, self._endings, left)
 
     def _only(self, matcher: LLMatcher, way: Way, left: int) -> tuple[int, ...]:
-        if not len(way.tokens) <= left <= len(way.tokens) + _ZONE:
-            return ()
         mask = matcher.compute_bitmask()
         few = allowed_tokens(mask, _FEW)
         if few:
@@ -107,6 +124,20 @@ class Deadline:
             reserve = min(_LEAST + _PER_VALUE * way.later_values, _MOST)
         return way.tokens[:1] if left <= len(way.tokens) + reserve else ()
 
+    def _joins(self, matcher: LLMatcher, way: Way, position: int, left: int) -> Mapping[int, int]:
+        known = self._known(position)
+        if known is not None and known.way is way:
+            return known.joins  # in the same place still
+        mask, found = matcher.compute_bitmask(), dict[int, int]()
+        for token in self._endings.joiners:
+            if allowed(mask, token) and (token,) != way.tokens[:1]:
+                probe = matcher.deep_copy()
+                probe.try_consume_tokens([token])
+                if not follow(probe, way.tokens) and not follow(probe, way.tokens[1:]):
+                    behind = way_out(probe, self._endings, left, thorough=False)
+                    found[token] = left + 1 if behind is None else 1 + len(behind.tokens)
+        return found
+
     def _leads_out(self, matcher: LLMatcher, token: int, way: Way, limit: int) -> bool:
         """Whether the end is at most `limit` tokens behind this one."""
         if token in self._stops or (token,) == way.tokens[:1]:
@@ -116,4 +147,4 @@ class Deadline:
         for rest in (way.tokens[1:], way.tokens):
             if len(rest) <= limit and follow(probe, rest):
                 return True
-        return way_out(probe, self._endings, max(limit, 0)) is not None
+        return way_out(probe, self._endings, max(limit, 0), thorough=False) is not None

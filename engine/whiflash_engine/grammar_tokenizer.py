@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+_BEFORE = "Q"
+
+
 def native_tokenizer(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
     """What a tokenizer is made around. ConfigError for one that is written in Python."""
     native = getattr(tokenizer, "backend_tokenizer", None)
@@ -33,6 +36,7 @@ class GrammarTokenizer:
     guide: LLTokenizer
     stops: frozenset[int]
     _native: Tokenizer
+    _rows: int
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, rows: int, stops: Sequence[int]) -> GrammarTokenizer:
@@ -51,10 +55,21 @@ class GrammarTokenizer:
         except ValueError as error:
             why = f"no grammar can be compiled for it: {error}"
             raise ConfigError("tokenizer", type(own.model).__name__, why) from error
-        return cls(guide, frozenset(known), own)
+        return cls(guide, frozenset(known), own, rows)
 
     def encode(self, text: str) -> list[int]:
-        """The text's own tokens, none to begin or end it."""
+        """The tokens of a text within another: some tokenizers put a blank before the first."""
+        start, whole = (self._ids(t) for t in (_BEFORE, _BEFORE + text))
+        within = whole[: len(start)] == start
+        return whole[len(start) :] if within else self._ids(text)
+
+    @property
+    def vocabulary(self) -> dict[str, int]:
+        """Tokens as the tokenizer writes them, those that the head has a row for."""
+        vocabulary: dict[str, int] = self._native.get_vocab()
+        return {piece: token for piece, token in vocabulary.items() if token < self._rows}
+
+    def _ids(self, text: str) -> list[int]:
         ids: list[int] = self._native.encode(text, add_special_tokens=False).ids
         return ids
 
