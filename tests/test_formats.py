@@ -300,6 +300,31 @@ def test_calls_or_one_document(format_: CallFormat) -> None:
     assert not accepts(format_, Ask((), "none", final=final), format_.write([NOW]))
 
 
+@EVERY
+@pytest.mark.parametrize("strict", [None, True])
+def test_arguments_have_no_bound_but_their_schema_s_own(
+    format_: CallFormat, strict: bool | None
+) -> None:
+    query, kinds = {"type": "string", "maxLength": 2500}, {"type": "array", "maxItems": 70}
+    bounded = tool("search", {"query": query, "kinds": kinds})
+
+    def passes(tools: list[Tool], letters: int, items: int) -> bool:
+        arguments = {"query": "a" * letters, "kinds": ["a"] * items}
+        written = format_.write([("search", arguments)])
+        return accepts(format_, Ask(tools, strict=strict), written)
+
+    assert passes(TOOLS, 2501, 71)
+    assert passes([bounded], 2500, 70)
+    assert not passes([bounded], 2501, 70) and not passes([bounded], 2500, 71)
+
+
+def tool(name: str, properties: dict[str, object] | None = None) -> Tool:
+    """All of its arguments are required."""
+    named = properties or {}
+    schema = {"type": "object", "properties": named, "required": [*named]}
+    return {"type": "function", "function": {"name": name, "parameters": schema}}
+
+
 def test_a_pattern_that_bare_strings_cannot_be_held_to_is_refused_if_strict() -> None:
     schema = {"type": "object", "properties": {"when": {"type": "string", "format": "date"}}}
     tool: Tool = {"type": "function", "function": {"name": "book", "parameters": schema}}

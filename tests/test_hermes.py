@@ -29,7 +29,7 @@ from whiflash_adapters.formats.events import (
 )
 from whiflash_adapters.formats.hermes import HERMES
 from whiflash_adapters.formats.plain_turns import in_plain_turns, system_block
-from whiflash_adapters.formats.schemas import bounded
+from whiflash_adapters.formats.schemas import tightened
 from whiflash_adapters.formats.tools import Tool
 from whiflash_engine.errors import ConfigError
 
@@ -288,7 +288,7 @@ def test_what_cannot_be_followed_to_the_letter_is_refused_where_that_matters() -
         HERMES.grammar(Ask(mode="none", final=inner))
 
 
-def test_bounds_do_not_touch_data() -> None:
+def test_closing_a_schema_does_not_touch_data() -> None:
     schema = {
         "type": "object",
         "properties": {
@@ -296,15 +296,14 @@ def test_bounds_do_not_touch_data() -> None:
             "items": {"type": "array", "items": {"type": "string"}, "default": [{"type": "array"}]},
         },
     }
-    out = bounded(schema)
+    out = tightened(schema)
     assert out["additionalProperties"] is False
     assert out["properties"] == {
         "type": {"type": "string", "enum": ["string"]},
         "items": {
             "type": "array",
-            "items": {"type": "string", "maxLength": 2000},
+            "items": {"type": "string"},
             "default": [{"type": "array"}],
-            "maxItems": 64,
         },
     }
 

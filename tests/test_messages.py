@@ -28,7 +28,15 @@ TOLD_CALL = {"type": "function", "id": "call_1", "function": {"name": "f", "argu
         (ChatMessage(role="critic", content="no"), {"role": "critic", "content": "no"}),
         (
             HumanMessage(["a", {"type": "text", "text": "b"}]),
-            {"role": "user", "content": "a\nb"},
+            {"role": "user", "content": "ab"},
+        ),
+        (
+            AIMessage([{"type": "text", "text": "Let me "}, {"type": "text", "text": "look."}]),
+            {"role": "assistant", "content": "Let me look."},
+        ),
+        (
+            AIMessage([{"type": "reasoning", "reasoning": None}, {"type": "text", "text": None}]),
+            {"role": "assistant", "content": ""},
         ),
         (
             AIMessage("", tool_calls=[CALL]),
@@ -96,8 +104,13 @@ def test_what_langchain_takes_for_blocks_of_a_tool_is_json() -> None:
     ]
     [turn] = to_template([ToolMessage(found, tool_call_id="call_1")])
     assert turn["content"] == '{"type": "file", "name": "a.txt"}\ntwo'
-    with pytest.raises(ConfigError, match="image_url"):
-        to_template([ToolMessage([{"type": "image_url", "image_url": "x"}], tool_call_id="c")])
+    for block in (
+        {"type": "image_url", "image_url": "x"},
+        {"type": "file", "base64": "QUJD", "mime_type": "application/pdf"},
+        {"type": "document", "source": {"type": "base64", "data": "QUJD"}},
+    ):
+        with pytest.raises(ConfigError, match=str(block["type"])):
+            to_template([ToolMessage([block], tool_call_id="call_1")])
 
 
 def test_what_cannot_be_told_is_refused() -> None:

@@ -106,10 +106,16 @@ class ChatWhiFlash(ChatSharing):
         messages: list[BaseMessage],
         tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool] | None = None,
     ) -> int:
-        """Tokens of the whole prompt, chat template and tools included."""
+        """Tokens of the whole prompt, chat template and tools included; of no messages, none.
+
+        Whoever trims a history asks about any part of one. Where the template refuses that as a
+        prompt, the tokens are estimated turn by turn.
+        """
+        if not messages:
+            return 0
         specs = [as_tool(tool) for tool in tools or ()]
         with as_langchain():
-            return len(self._loaded()[1].encode(to_template(messages), specs))
+            return self._loaded()[1].count(to_template(messages), specs)
 
     def _generate(
         self,

@@ -85,7 +85,9 @@ def _role(message: BaseMessage) -> str:
     raise ConfigError("messages", message.type, "a chat template has no such kind of message")
 
 
-_SEEN_OR_HEARD = ("image", "image_url", "audio", "video")
+# Blocks that hold what is to be seen, heard or opened, by their type or by where they have it.
+_DATA_TYPES = frozenset({"image", "image_url", "audio", "video", "media", "document"})
+_DATA_KEYS = frozenset({"base64", "data", "source", "file_id", "input_audio", "image_url"})
 
 
 def _text(message: BaseMessage) -> str:
@@ -98,13 +100,19 @@ def _text(message: BaseMessage) -> str:
         if isinstance(block, str):
             texts.append(block)
         elif block.get("type") == "text":
-            texts.append(str(block.get("text", "")))
-        elif isinstance(message, ToolMessage) and block.get("type") not in _SEEN_OR_HEARD:
-            texts.append(json.dumps(block, ensure_ascii=False))  # LangChain guesses from a "type"
+            texts.append(str(block.get("text") or ""))
+        elif isinstance(message, ToolMessage) and not _holds_data(block):
+            # LangChain takes any dict with a "type" that it knows for a block
+            texts.append(json.dumps(block, ensure_ascii=False, default=str))
         elif not isinstance(message, AIMessage):
             kind = block.get("type", "unknown")
             raise ConfigError("messages", kind, "only text blocks can be read by this model")
-    return "\n".join(texts)
+    # Blocks of a text are cut anywhere; of a tool's result each is a finding of its own.
+    return ("\n" if isinstance(message, ToolMessage) else "").join(texts)
+
+
+def _holds_data(block: Mapping[str, object]) -> bool:
+    return block.get("type") in _DATA_TYPES or not _DATA_KEYS.isdisjoint(block)
 
 
 def _reasoning(message: AIMessage) -> str:
@@ -114,4 +122,4 @@ def _reasoning(message: AIMessage) -> str:
     if isinstance(message.content, str):
         return ""
     blocks = [block for block in message.content if isinstance(block, dict)]
-    return "".join(str(b.get("reasoning", "")) for b in blocks if b.get("type") == "reasoning")
+    return "".join(str(b.get("reasoning") or "") for b in blocks if b.get("type") == "reasoning")

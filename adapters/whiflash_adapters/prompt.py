@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, cast
 
 from jinja2 import TemplateError
 
-from whiflash_adapters.formats.choose import choose, named
+from whiflash_adapters.formats.choose import choose, named, speaks
+from whiflash_adapters.formats.histories import as_demanded, without_system
 from whiflash_adapters.formats.plain_turns import in_plain_turns
 from whiflash_adapters.formats.tools import Tool, in_usual_order
 from whiflash_adapters.messages import TemplateMessage
+from whiflash_adapters.quoting import Quoting, whole
 from whiflash_engine.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -24,6 +27,9 @@ _PROBE_TOOL: Tool = {
         "parameters": {"type": "object", "properties": {}},
     },
 }
+_USER: TemplateMessage = {"role": "user", "content": "hello"}
+_ASSISTANT: TemplateMessage = {"role": "assistant", "content": "hello"}
+_SYSTEM: TemplateMessage = {"role": "system", "content": "answer the probe"}
 
 
 class Prompter:
@@ -35,24 +41,42 @@ class Prompter:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, tool_format: str | None = None) -> None:
         """tool_format: a name of `FORMATS`; None goes by the chat template."""
         self._tokenizer = tokenizer
-        self._tools_known: bool | None = None
         self.tokens: Mapping[str, int] = tokenizer.get_added_vocab()
-        self.format = named(tool_format) if tool_format else choose(self._template(), self.tokens)
+        template = self._template()
+        self.format = named(tool_format) if tool_format else choose(template, self.tokens)
+        # Who names a format knows what the template's words on tools come to.
+        self._agreed = tool_format is not None or speaks(template, self.format)
+        self._quoting = Quoting(tokenizer, template, self.format.markers)
 
     def encode(self, messages: Sequence[TemplateMessage], tools: Sequence[Tool]) -> list[int]:
         """The prompt, ready for the assistant's turn.
 
-        Control tokens inside messages are encoded as the plain text they are, so that no tool
-        result can open a turn of its own.
+        Control tokens inside messages and tools are encoded as the plain text they are, so that
+        no tool result can open a turn of its own. ConfigError where the template refuses.
         """
-        tools = [in_usual_order(tool) for tool in tools]
-        if not self._renders_tools():
-            messages, tools = in_plain_turns(messages, tools, self.format), ()
-        return self._apply(messages, tools, sanitize=True)
+        turns: Sequence[TemplateMessage] = self._quoting.quoted(list(messages))
+        tools = self._quoting.quoted([in_usual_order(tool) for tool in tools])
+        if self._tells_tools:
+            turns = as_demanded(turns, self.format)
+        else:
+            turns, tools = in_plain_turns(turns, tools, self.format), ()
+        if turns[0]["role"] == "system" and not self._tells_system:
+            turns = without_system(turns)
+        return self._quoting.ids(self._rendered(turns, tools))
+
+    def count(self, messages: Sequence[TemplateMessage], tools: Sequence[Tool]) -> int:
+        """Tokens of the prompt. Where the template refuses a part of a conversation as a prompt
+        they are summed over its turns, and rather too many than too few."""
+        try:
+            return len(self.encode(messages, tools))
+        except ConfigError:
+            said = [turn["content"] for turn in in_plain_turns(messages, (), self.format)]
+            start = len(self.encode([_USER], tools))
+            return start + sum(self._around + len(self.plain(text)) for text in said)
 
     def plain(self, text: str) -> list[int]:
         """A text on its own, without any template."""
-        return cast("list[int]", self._tokenizer.encode(text, add_special_tokens=False))
+        return cast("list[int]", self._tokenizer.encode(whole(text), add_special_tokens=False))
 
     def opens_reasoning(self, prompt: Sequence[int]) -> bool:
         """Whether the prompt ends inside the reasoning, as some templates have it."""
@@ -66,26 +90,38 @@ class Prompter:
             template = template.get("tool_use", template.get("default"))
         return str(template or "")
 
-    def _renders_tools(self) -> bool:
-        if self._tools_known is None:
-            turn: TemplateMessage = {"role": "user", "content": "hello"}
-            self._tools_known = self._apply([turn], [_PROBE_TOOL]) != self._apply([turn], ())
-        return self._tools_known
+    @cached_property
+    def _tells_tools(self) -> bool:
+        """Whether the template tells of tools, and of calls in the model's format."""
+        if not self._agreed:
+            return False
+        return self._rendered([_USER], [_PROBE_TOOL]) != self._rendered([_USER], ())
 
-    def _apply(
-        self, messages: Sequence[TemplateMessage], tools: Sequence[Tool], *, sanitize: bool = False
-    ) -> list[int]:
+    @cached_property
+    def _tells_system(self) -> bool:
+        """Whether the template takes what the system says, and passes it on."""
+        try:
+            return _SYSTEM["content"] in self._rendered([_SYSTEM, _USER], ())
+        except ConfigError:
+            return False
+
+    @cached_property
+    def _around(self) -> int:
+        """Tokens that a turn needs around what is said in it, and for a word."""
+        longer = self.encode([_USER, _ASSISTANT, _USER], ())
+        return (len(longer) - len(self.encode([_USER], ()))) // 2
+
+    def _rendered(self, messages: Sequence[TemplateMessage], tools: Sequence[Tool]) -> str:
         # transformers' annotation is narrower than what its templates take.
         turns = cast("list[dict[str, str]]", [dict(message) for message in messages])
         try:
-            ids = self._tokenizer.apply_chat_template(
+            text = self._tokenizer.apply_chat_template(
                 turns,
                 [dict(tool) for tool in tools] or None,
                 add_generation_prompt=True,
-                sanitize_control_tokens=sanitize,
-                return_dict=False,
+                tokenize=False,
             )
         except TemplateError as error:
             roles = [message["role"] for message in messages]
             raise ConfigError("messages", roles, f"the chat template says: {error}") from error
-        return cast("list[int]", ids)
+        return str(text)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
+import regex
+
 from whiflash_adapters.formats.base import CallFormat
 from whiflash_adapters.formats.deepseek import DEEPSEEK_V3, DEEPSEEK_V31
 from whiflash_adapters.formats.harmony import HARMONY
@@ -18,6 +20,8 @@ _ALL: tuple[CallFormat, ...] = (
     HERMES, QWEN_CODER, LLAMA3, MISTRAL, MISTRAL_LIST, SMOLLM2, DEEPSEEK_V31, DEEPSEEK_V3, HARMONY,
 )  # fmt: skip
 FORMATS: Mapping[str, CallFormat] = {format_.name: format_ for format_ in _ALL}
+
+_HERMES_CALL = regex.compile(r'(?s)<tool_call>.*"arguments\\?"')
 
 
 def named(name: str) -> CallFormat:
@@ -47,3 +51,9 @@ def choose(template: str, tokens: Collection[str]) -> CallFormat:
     if '"parameters": ' in template and "<|start_header_id|>" in template:
         return LLAMA3
     return HERMES
+
+
+def speaks(template: str, format_: CallFormat) -> bool:
+    """Whether what the template says of tools is in the format that was chosen for it. Hermes
+    alone is also chosen where nothing is told, and such a template may have a form of its own."""
+    return format_ is not HERMES or _HERMES_CALL.search(template) is not None

@@ -11,6 +11,7 @@ import regex
 from whiflash_adapters.formats.base import Ask, Call, Parser
 from whiflash_adapters.formats.form_grammar import form_grammar
 from whiflash_adapters.formats.form_parser import FormParser
+from whiflash_adapters.formats.names import check_plain
 from whiflash_adapters.formats.tools import Tool, name_of
 
 
@@ -69,10 +70,16 @@ class JsonForm:
         return f"{self.section}{self.between.join(written)}{self.close}" if written else ""
 
     def grammar(self, ask: Ask) -> str:
+        self._check(ask.tools)
         return form_grammar(self, ask)
 
     def parser(
         self, tools: Sequence[Tool], *, reasoning: bool = False, document: bool = False
     ) -> Parser:
+        self._check(tools)
         names = {name_of(tool) for tool in tools}
         return FormParser(self, names, reasoning=reasoning, document=document)
+
+    def _check(self, tools: Sequence[Tool]) -> None:
+        if not self.quoted:
+            check_plain(tools, self.name)

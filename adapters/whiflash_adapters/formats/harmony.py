@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from whiflash_adapters.formats.base import Ask, Call, Parser
 from whiflash_adapters.formats.harmony_parser import CHANNEL, END, ENDS, MESSAGE, HarmonyParser
 from whiflash_adapters.formats.lark import Around, document, word
+from whiflash_adapters.formats.names import check_plain
 from whiflash_adapters.formats.schemas import json_rule
 from whiflash_adapters.formats.tools import Tool, name_of, parameters_of
 
@@ -37,6 +38,7 @@ class Harmony:
         )
 
     def grammar(self, ask: Ask) -> str:
+        check_plain(ask.tools, self.name)
         text = Around("", self.think, (*ENDS, MESSAGE)).text()
         analysis = f"think: {word(_ANALYSIS, ask.tokens)} TEXT {word(_NEXT, ask.tokens)}"
         if ask.reasoning:
@@ -59,6 +61,7 @@ class Harmony:
         self, tools: Sequence[Tool], *, reasoning: bool = False, document: bool = False
     ) -> Parser:
         """document: of no consequence here, where channels tell calls from answers."""
+        check_plain(tools, self.name)
         return HarmonyParser(tools=bool(tools), reasoning=reasoning)
 
 

@@ -12,7 +12,8 @@
     </tool_call>
 
 What a value is follows from the tool's schema: strings are taken as they stand, everything else
-is JSON. A string cannot contain a line that begins with `</parameter>`.
+is JSON, and `null` is null where the schema has it. A value cannot contain a line that is
+`</parameter>`; where that follows the opening line at once, the value is empty.
 """
 
 from __future__ import annotations
@@ -22,20 +23,19 @@ from collections.abc import Mapping, Sequence
 
 from whiflash_adapters.formats.base import Ask, Call, Parser
 from whiflash_adapters.formats.lark import Around, answer, in_regex, word
+from whiflash_adapters.formats.names import check_plain
 from whiflash_adapters.formats.qwen_coder_parser import (
     END,
     START,
+    VALUE_END,
     QwenCoderParser,
     bare,
     resolved,
     words_of,
 )
 from whiflash_adapters.formats.schemas import json_rule
-from whiflash_adapters.formats.strings import MAX_STRING
 from whiflash_adapters.formats.tools import Tool, name_of, parameters_of
 from whiflash_engine.errors import ConfigError
-
-_CLOSE = "\n</parameter>\n"
 
 
 class QwenCoder:
@@ -52,6 +52,7 @@ class QwenCoder:
     def grammar(self, ask: Ask) -> str:
         """Arguments come in the schema's order. With `strict` a string whose schema asks for a
         pattern or a format is refused: nothing here could hold it to that."""
+        check_plain(ask.tools, self.name)
         lines = ["%llguidance {}", *answer(ask, Around(START, self.think, (START,)))]
         if ask.mode == "none":
             return "\n".join(lines)
@@ -65,12 +66,13 @@ class QwenCoder:
     def parser(
         self, tools: Sequence[Tool], *, reasoning: bool = False, document: bool = False
     ) -> Parser:
+        check_plain(tools, self.name)
         return QwenCoderParser(tools, self.think, reasoning=reasoning, document=document)
 
 
 def _written(name: str, arguments: Mapping[str, object]) -> str:
     values = [
-        f"<parameter={key}>\n{value if isinstance(value, str) else json.dumps(value)}{_CLOSE}"
+        f"<parameter={key}>\n{value if isinstance(value, str) else json.dumps(value)}{VALUE_END}"
         for key, value in arguments.items()
     ]
     return f"{START}\n<function={name}>\n{''.join(values)}</function>\n{END}"
@@ -99,18 +101,29 @@ def _tool_rules(i: str, tool: Tool, ask: Ask) -> list[str]:
 
 def _value(i: str, inner: object, root: Mapping[str, object], path: str, ask: Ask) -> list[str]:
     """What stands in part i behind its opening line, and the rules that this needs."""
-    schema, close = resolved(inner, root), word(_CLOSE, ask.tokens)
+    (schema, nullable), close = resolved(inner, root), word(VALUE_END, ask.tokens)
     if words := words_of(schema):
-        return [f"({' | '.join(word(one, ask.tokens) for one in words)}) {close}"]
+        every = [*words, "null"] if nullable else words
+        return [f"({' | '.join(word(one, ask.tokens) for one in every)}) {close}"]
     if bare(schema):
         beyond = [key for key in ("pattern", "format") if key in schema]
         if ask.strict and beyond:
             raise ConfigError(path, beyond[0], "cannot be kept to where strings have no quotes")
-        least, most = schema.get("minLength", 0), schema.get("maxLength", MAX_STRING)
-        return [f"text_{i}", f"text_{i}[lazy]: /(.|\\n){{{least},{most}}}{in_regex(_CLOSE)}/"]
+        return [f"text_{i}", f"text_{i}[lazy]: TEXT_{i}", f"TEXT_{i}: {_text(schema, nullable)}"]
+    either = {"anyOf": [schema, {"type": "null"}]} if nullable else schema
     shared = {key: root[key] for key in ("$defs", "definitions") if key in root}
-    rule = json_rule({**schema, **shared}, lenient=not ask.strict)
+    rule = json_rule({**either, **shared}, lenient=not ask.strict)
     return [f"json_{i} {close}", f"json_{i}: {rule}"]
+
+
+def _text(schema: Mapping[str, object], nullable: bool) -> str:
+    """A bare string up to the end of its closing line, for a lazy rule: the first that fits."""
+    least, most = schema.get("minLength", 0), schema.get("maxLength", "")
+    ways = [f"(.|\\n){{{least},{most}}}\\n", *["null\\n"] * nullable, *[""] * (least == 0)]
+    closed = in_regex(VALUE_END.lstrip())
+    # A string that is not long enough yet must not go on behind what the parser takes for its end.
+    once = f" & ~/((.|\\n)*\\n)?{closed}(.|\\n)+/" if least else ""
+    return f"/({'|'.join(ways)}){closed}/{once}"
 
 
 QWEN_CODER = QwenCoder()

@@ -15,14 +15,14 @@ from whiflash_adapters.formats.tools import Tool, name_of, parameters_of
 START, END = "<tool_call>", "</tool_call>"
 _HEAD = regex.compile(r"\s*<function=([^>\n]+)>\s*(?=<)")
 _PARAMETER = regex.compile(r"<parameter=([^>\n]+)>\n?")
-_VALUE_END = "\n</parameter>\n"
+VALUE_END = "\n</parameter>\n"
 _TAIL = regex.compile(r"</function>\s*</tool_call>")
 
 
-def resolved(schema: object, root: Mapping[str, object]) -> Mapping[str, object]:
-    """A schema behind a local reference, and without a null that leaving it out says as well."""
+def resolved(schema: object, root: Mapping[str, object]) -> tuple[Mapping[str, object], bool]:
+    """A schema behind a local reference, its null apart: without it, and whether it has one."""
     if not isinstance(schema, Mapping):
-        return {}
+        return {}, False
     reference, ways = schema.get("$ref"), schema.get("anyOf")
     if isinstance(reference, str) and reference.startswith("#/"):
         found: object = root
@@ -32,8 +32,9 @@ def resolved(schema: object, root: Mapping[str, object]) -> Mapping[str, object]
     if isinstance(ways, list):
         others = [way for way in ways if way != {"type": "null"}]
         if len(others) == 1:
-            return resolved(others[0], root)
-    return schema
+            inner, nullable = resolved(others[0], root)
+            return inner, nullable or len(ways) > 1
+    return schema, False
 
 
 def words_of(schema: Mapping[str, object]) -> list[str]:
@@ -99,7 +100,7 @@ class QwenCoderParser(ProseParser):
             return False  # the line break behind the tag may be still to come
         if part is not None:
             self._key, self._state = part.group(1), "value"
-            self._buffer = self._buffer[part.end() :]
+            self._buffer = "\n" + self._buffer[part.end() :]  # so that an empty value ends too
             return True
         tail = _TAIL.match(self._buffer, partial=True)
         if tail is None:
@@ -114,10 +115,10 @@ class QwenCoderParser(ProseParser):
         return True
 
     def _value(self) -> bool:
-        text, end, rest = self._buffer.partition(_VALUE_END)
+        text, end, rest = self._buffer.partition(VALUE_END)
         if not end:
             return False
-        value = json.dumps(self._cast(text), ensure_ascii=False)
+        value = json.dumps(self._cast(text[1:]), ensure_ascii=False)
         lead = ", " if self._count else "{"
         self._out.append(CallArgs(f"{lead}{json.dumps(self._key, ensure_ascii=False)}: {value}"))
         self._buffer, self._state = rest, "parts"
@@ -127,8 +128,13 @@ class QwenCoderParser(ProseParser):
     def _cast(self, text: str) -> object:
         root = self._schemas.get(self._tool, {})
         properties = root.get("properties")
-        schema = properties.get(self._key) if isinstance(properties, Mapping) else None
-        if bare(resolved(schema, root)) or text in words_of(resolved(schema, root)):
+        inner = properties.get(self._key) if isinstance(properties, Mapping) else None
+        schema, nullable = resolved(inner, root)
+        if text in words_of(schema):
+            return text
+        if nullable and text == "null":
+            return None
+        if bare(schema):
             return text
         try:
             return strict_json(text)

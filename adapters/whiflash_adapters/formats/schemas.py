@@ -1,4 +1,4 @@
-"""JSON schemas as a grammar gets them: bounded, closed, and spelled the way models spell JSON."""
+"""JSON schemas as a grammar gets them: closed, and spelled the way models spell JSON."""
 
 from __future__ import annotations
 
@@ -8,9 +8,6 @@ from dataclasses import dataclass
 
 from whiflash_adapters.formats.strings import exact
 from whiflash_engine.errors import ConfigError
-
-# A list without a bound would let a small model fall into a loop inside a call.
-MAX_ITEMS = 64
 
 # Tight JSON, in the very spelling of `json.dumps`: fewer choices, so more tokens are forced
 # by the grammar, and no endless whitespace.
@@ -23,7 +20,7 @@ def json_rule(schema: Mapping[str, object], *, lenient: bool) -> str:
     reference to the wrong place, and for contents of strings that no grammar can promise."""
     if not lenient and any(_identified(part) for part in schema.values()):
         raise ConfigError("schema", "$id", "references to inner identifiers are not followed")
-    kept = bounded(schema, lenient=lenient) | {"x-guidance": _OPTIONS | {"lenient": lenient}}
+    kept = tightened(schema, lenient=lenient) | {"x-guidance": _OPTIONS | {"lenient": lenient}}
     return f"%json {json.dumps(kept)}"
 
 
@@ -34,9 +31,8 @@ def _identified(node: object) -> bool:
     return isinstance(node, list) and any(map(_identified, node))
 
 
-def bounded(schema: Mapping[str, object], *, lenient: bool = True) -> dict[str, object]:
-    """The schema with bounds where it has none, closed against invented keys, and with exact
-    string formats (`strings`).
+def tightened(schema: Mapping[str, object], *, lenient: bool = True) -> dict[str, object]:
+    """The schema closed against invented keys, and with exact string formats (`strings`).
 
     Not closed: an object that other parts of the schema add to, such as a branch of an `allOf`
     or a base that is referred to beside properties.
@@ -86,11 +82,6 @@ class _Walk:
                 out[key] = self.node(value, closed=own)
             else:  # enum, const, default, examples hold data, not schemas
                 out[key] = value
-        kinds = out.get("type")
-        kinds = kinds if isinstance(kinds, list) else [kinds]
-        if "array" in kinds and "maxItems" not in out:
-            least = out.get("minItems")
-            out["maxItems"] = max(MAX_ITEMS, least) if isinstance(least, int) else MAX_ITEMS
         if "properties" in out and own:
             out.setdefault("additionalProperties", False)
         return exact(out, lenient=self.lenient)

@@ -18,8 +18,6 @@ from typing import Final
 
 from whiflash_engine.errors import ConfigError
 
-# A string without a bound would let a small model fall into a loop inside a call.
-MAX_STRING = 2000
 _HOST_NAME = 253
 
 _LLGUIDANCE: Final = frozenset(
@@ -61,14 +59,12 @@ _PATTERNS: Final[Mapping[str, str]] = {
     **{f"uuid{version}": f"^.{{14}}{version}.{{4}}[89abAB]" for version in range(1, 9)},
 }
 _BASE64 = "^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
-_BOUNDING = frozenset({"maxLength", "enum", "const", "pattern", "format"})
 # White space as ECMA-262 has it: with the byte order mark, without "next line".
 _SPACE, _INK = r"[[\s\ufeff]--[\x{85}]]", r"[^[[\s\ufeff]--[\x{85}]]]"
 
 
 def exact(schema: Mapping[str, object], *, lenient: bool) -> dict[str, object]:
-    """One node of a schema with what it asks of strings in words that llguidance keeps, and
-    with a bound where it has none.
+    """One node of a schema with what it asks of strings in words that llguidance keeps.
 
     ConfigError, unless lenient, for contents of a string that no grammar can promise.
     """
@@ -80,14 +76,11 @@ def exact(schema: Mapping[str, object], *, lenient: bool) -> dict[str, object]:
         out["pattern"] = ecma(pattern)
     out = _formatted(out)
     if encoding == "base64":
-        out = _matching(_bounded(out), _BASE64)
+        out = _matching(out, _BASE64)
     elif isinstance(encoding, str) and not lenient:
         raise ConfigError("schema contentEncoding", encoding, "only base64 can be kept to")
     if isinstance(media, str) and media.endswith("json") and not lenient:
         raise ConfigError("schema contentMediaType", media, "no grammar can keep to it in a string")
-    kinds = out.get("type")
-    if "string" in (kinds if isinstance(kinds, list) else [kinds]) and not out.keys() & _BOUNDING:
-        out = _bounded(out)
     return out
 
 
@@ -110,15 +103,7 @@ def _formatted(schema: Mapping[str, object]) -> dict[str, object]:
         most = out.get("maxLength")
         out["maxLength"] = min(most, _HOST_NAME) if isinstance(most, int) else _HOST_NAME
     own = _PATTERNS.get(kind) or _PATTERNS.get(shape)
-    if own is None:
-        return out
-    return _matching(out if "format" in out else _bounded(out), own)
-
-
-def _bounded(schema: Mapping[str, object]) -> dict[str, object]:
-    least = schema.get("minLength")
-    most = max(MAX_STRING, least) if isinstance(least, int) else MAX_STRING
-    return {"maxLength": most, **schema}
+    return out if own is None else _matching(out, own)
 
 
 def _matching(schema: Mapping[str, object], pattern: str) -> dict[str, object]:
