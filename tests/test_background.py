@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from tests.fake_engine import FakeEngine
+from whiflash_adapters import background
 from whiflash_adapters.background import FromThread
 from whiflash_adapters.chat import ChatWhiFlash
 from whiflash_adapters.generation import Trace
@@ -193,6 +194,33 @@ def test_the_process_waits_for_a_thread_but_not_for_ever(rest: str, said: str) -
         capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip
     assert (ran.stdout.strip(), ran.stderr) == (said, "")
+
+
+def test_the_end_of_the_process_tells_all_and_waits_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    told, go = threading.Barrier(21), threading.Event()
+
+    def stuck(abandoned: threading.Event) -> Iterator[int]:
+        yield 1
+        abandoned.wait()
+        told.wait(10)
+        go.wait()
+
+    async def leave() -> list[FromThread[int]]:
+        streams = [FromThread(stuck) for _ in range(20)]
+        for stream in streams:
+            await anext(stream)
+        return streams
+
+    monkeypatch.setattr(background, "_PATIENCE", 0.1)
+    streams = asyncio.run(leave())  # held: nobody else tells them
+    ending = threading.Thread(target=background._see_out)
+    begun = time.perf_counter()
+    ending.start()
+    told.wait(10)
+    ending.join()
+    assert time.perf_counter() - begun < 1
+    go.set()
+    del streams
 
 
 def test_answers_leave_the_pool_of_asyncio_alone() -> None:

@@ -220,6 +220,32 @@ def test_a_corpus_of_another_target_is_refused(tmp_path: Path) -> None:
         corpus.require_target(second)
 
 
+@pytest.mark.parametrize("taps", [(), (2, 99), (-1, 2), (1, 1), (3, 1)])
+def test_every_tap_is_a_boundary_of_the_model(taps: tuple[int, ...], tmp_path: Path) -> None:
+    options = replace(corpus_options(tmp_path), taps=taps)
+    with pytest.raises(ConfigError, match=r"taps=.*0\.\.4"):
+        write_corpus(options, silent)
+    assert not options.output.exists()
+    write_corpus(replace(options, taps=(0, 4), rows=4), silent)
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [("rows", {"rows": 1}), ("dev_rows", {"dev_rows": 1}), ("dev_rows", {"max_prompt": 5})],
+)
+def test_a_split_without_prompts_is_told_before_the_model_is_loaded(
+    name: str, changed: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(_: Path) -> None:
+        raise AssertionError("a model is loaded")
+
+    monkeypatch.setattr("whiflash_engine.training.corpus_writer.load_llama", load)
+    options = replace(corpus_options(tmp_path), **changed)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=f"^{name}=.*max_prompt"):
+        write_corpus(options, silent)
+    assert not options.output.exists()
+
+
 @pytest.mark.parametrize("replies", [0, 9])
 def test_there_are_one_to_eight_replies(replies: int, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="replies"):

@@ -17,7 +17,7 @@ from whiflash_agents.cli import main
 from whiflash_agents.measure.calls import Case, Score, cases, measure_calls
 from whiflash_agents.measure.calls import judge as judge_text
 from whiflash_agents.measure.drafting import measure_drafting
-from whiflash_agents.measure.grammars import judge
+from whiflash_agents.measure.grammars import judge, judge_folder
 from whiflash_agents.measure.pairs import filled, pairs
 from whiflash_agents.measure.positions import positions
 from whiflash_agents.measure.prompts import Prompt, shipped
@@ -27,6 +27,7 @@ from whiflash_engine.config import RouterConfig
 from whiflash_engine.constraint import GrammarFactory
 from whiflash_engine.drafters.base import Chooser, DraftState, Proposal
 from whiflash_engine.engine import Engine
+from whiflash_engine.errors import ConfigError, ModelNotFoundError
 from whiflash_engine.lookup import Lookup
 from whiflash_engine.router.neural import features
 from whiflash_engine.router.recent import Recent
@@ -85,6 +86,49 @@ def test_what_is_read_off_the_text_is_what_the_target_would_have_said(
                 assert drafted <= pair.tried[arm][1]
                 assert accepted == min(pair.tried[arm][0], drafted)
     assert met >= 3
+
+
+class Right(Prophet):
+    """Gets every token through."""
+
+    def propose(
+        self, state: DraftState, tokens: Sequence[int], count: int, chooser: Chooser,
+        known: Sequence[int] = (),
+    ) -> Proposal:  # fmt: skip
+        return Proposal(tuple(self._known[len(tokens) :][:count]))
+
+
+def stopped_within(start: PromptStart, grammar: bool) -> int:
+    """Drafters that know the text, and a stop token in the midst of it: where the text ends."""
+    known = [*start.ids, *tokens_of(start.engine, start, grammar)]
+    drafters = start.engine.drafters
+    start.engine.drafters = {arm: Right(one, known) for arm, one in drafters.items()}
+    text = known[len(start.ids) :]
+    rounds = [done.max_draft + 1 for done in drafters.values()]  # none of them ends with it
+    stop = max(
+        i
+        for i, token in enumerate(text[:-2])
+        if token not in text[:i] and all((i + 1) % whole for whole in rounds)
+    )
+    start.sampling = replace(start.sampling, stop_token_ids=(text[stop],))
+    return len(start.ids) + stop + 1
+
+
+def test_nothing_counts_behind_the_stop_token(engine: Engine) -> None:
+    start = PromptStart(engine, short("json"), 60)
+    end = stopped_within(start, grammar=False)
+    found = list(pairs(start, False, random.Random(0)))
+    assert len(start.sequence.tokens) == end
+    ends = [pair.context.position + max(pair.lengths.values()) for pair in found]
+    assert max(ends) == ends[-1] == end
+    assert all(passed == drafted for passed, drafted in found[-1].tried.values())
+
+
+def test_nothing_is_filled_in_behind_the_stop_token(engine: Engine) -> None:
+    start = PromptStart(engine, short("json"), 60)
+    end = stopped_within(start, grammar=True)
+    rounds = list(filled(start, clamp=False))
+    assert len(start.ids) + sum(r.length for r in rounds) == end
 
 
 class Wrong(Prophet):
@@ -250,6 +294,59 @@ def test_rows_of_every_group_are_measured(engine: Engine, tmp_path: Path) -> Non
     assert scores_table({"toy": found}).row_count == len(found)
 
 
+def test_a_group_that_is_full_is_not_rendered(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rendered: list[str] = []
+    render = engine.tokenizer.apply_chat_template
+
+    def counting(messages: list[Json], **options: object) -> object:
+        rendered.append(str(messages))
+        return render(messages, **options)
+
+    monkeypatch.setattr(engine.tokenizer, "apply_chat_template", counting)
+    monkeypatch.setattr(
+        "whiflash_agents.measure.calls.cases",
+        lambda _: [Case("talk", ({"role": "user", "content": f"{n}?"},), (), talk=True)
+                   for n in range(3)],
+    )  # fmt: skip
+    template = str(engine.tokenizer.chat_template)
+    found = measure_calls(
+        engine, tmp_path, per_group=2, tokens=2, max_prompt=900, template=template, report=silent
+    )
+    assert found["talk"]["rows"] == 2 == len(rendered)
+
+
+def test_every_model_is_judged_by_its_own_rows() -> None:
+    scores = {
+        "one": {"bfcl": {"rows": 4, "right": 2, "exact": 1, "solved": 0}},
+        "other": {"bfcl": {"rows": 2, "right": 2, "exact": 1, "solved": 0}},
+    }
+    columns = scores_table(scores).columns
+    assert [list(column.cells) for column in columns] == [
+        ["2-4 bfcl"], ["50 / 25 / 0"], ["100 / 50 / 0"]
+    ]  # fmt: skip
+
+
+def test_every_model_is_found_before_one_is_loaded(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def load(*_: object, **__: object) -> Engine:
+        raise AssertionError("a model is loaded")
+
+    def resolve(name: str, **_: object) -> None:
+        if name != "default":
+            raise ModelNotFoundError(f"no model {name!r}")
+
+    monkeypatch.setattr(Engine, "load", load)
+    monkeypatch.setattr("whiflash_engine.checkpoints.resolve.resolve_model", resolve)
+    data = gold_data(tmp_path)
+    options = ["--data", str(data), "--model", "default", "--model", "/nope"]
+    assert main(["evaluate", "calls", *options]) == 2
+    assert "/nope" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -271,6 +368,24 @@ def test_bad_options_are_told_at_once(
     monkeypatch.setattr(Engine, "load", load)
     assert main(["evaluate", *arguments]) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"schema": {}}, "tests"),
+        ({"tests": []}, "schema"),
+        ({"schema": {}, "tests": [{"data": 1}]}, "valid"),
+    ],
+)
+def test_rows_that_cannot_be_judged_are_named(
+    row: dict[str, object], said: str, engine: Engine, tmp_path: Path
+) -> None:
+    write_lines(tmp_path / "rows.jsonl.gz", [{"schema": True, "tests": []}, row])
+    size = engine.target.config.vocab_size
+    factory = GrammarFactory(engine.tokenizer.backend_tokenizer, size, list(engine.stop_token_ids))
+    with pytest.raises(ConfigError, match=rf"data=.*rows\.jsonl\.gz:2.*{said}"):
+        judge_folder(tmp_path, factory, engine.tokenizer)
 
 
 def test_instances_are_judged_against_their_schema(engine: Engine) -> None:

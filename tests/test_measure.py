@@ -12,16 +12,26 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from tests.toys import Prophet
 from whiflash_agents.cli import main
 from whiflash_agents.measure import speed
 from whiflash_agents.measure.figures import Method, Times, figures
-from whiflash_agents.measure.lossless import ARMS, prove, with_grammar
+from whiflash_agents.measure.lossless import ARMS, _gap, prove, with_grammar
 from whiflash_agents.measure.methods import COMPARISONS, ORACLE, PROMPT_LOOKUP, TRANSFORMERS
 from whiflash_agents.measure.oracle import foresighted
-from whiflash_agents.measure.prompts import KINDS, Prompt, balanced, from_folder, named, shipped
+from whiflash_agents.measure.prompts import (
+    KINDS,
+    Kind,
+    Prompt,
+    balanced,
+    from_folder,
+    named,
+    shipped,
+)
 from whiflash_agents.measure.speed import Speed
 from whiflash_agents.measure.start import PromptStart
 from whiflash_agents.measure.table import table
+from whiflash_agents.measure.ways import Run, Way
 from whiflash_engine.config import RouterConfig
 from whiflash_engine.engine import Engine
 from whiflash_engine.errors import ConfigError
@@ -103,6 +113,25 @@ def test_bad_options_are_told_before_a_model_is_loaded(
     assert said in err and "\n" not in err
 
 
+@pytest.mark.parametrize(
+    ("option", "place", "said"),
+    [("--gguf", "none.gguf", "no such file"), ("--plots", "file/plots", "cannot be written"),
+     ("--plots", "file", "is no folder")],
+)  # fmt: skip
+def test_places_are_tried_before_a_model_is_loaded(
+    option: str, place: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def load(*_: object, **__: object) -> Engine:
+        raise AssertionError("a model is loaded")
+
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(Engine, "load", load)
+    assert main(["bench", option, str(tmp_path / place)]) == 2
+    err = capsys.readouterr().err.strip()
+    assert said in err and place in err and "\n" not in err
+
+
 def test_what_has_no_grammar_is_passed_over_and_replaced(engine: Engine) -> None:
     rows = shipped()
     bad = [unspeakable(p) if p.id in ("json-01", "chat-01") else p for p in rows]
@@ -140,6 +169,22 @@ def test_lossless_from_the_command_line(
     assert main(["lossless", "--per-kind", "1", "--tokens", "6"]) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert len(result["schemas_refused"]) == 1 and result["prompts"] == 4
+
+
+def test_a_gap_is_measured_under_the_masks_that_ruled(engine: Engine) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
+    prompt = replace(short(shipped())[1], schema=schema, tools=())
+    start = PromptStart(engine, prompt, 40)
+    plain = [t for r in start.run(RouterConfig("plain"), grammar=True) for t in r.tokens]
+    wide, narrow = prompt.constraint(engine), prompt.constraint(engine)
+    narrow.close_by(40)
+    at = 0
+    while not (late := wide.masks(())[1][0] & ~narrow.masks(())[1][0]).any():
+        wide.commit([plain[at]])
+        narrow.commit([plain[at]])
+        at += 1
+    routed = [*plain[:at], int(late.nonzero()[0])]
+    assert _gap(start, plain, routed, grammar=True) == float("inf")
 
 
 def round_of(*tokens: int, arm: str = "ar") -> Round:
@@ -215,11 +260,51 @@ def test_the_benchmark_on_a_tiny_model(
     assert {p.name for p in (tmp_path / "plots").iterdir()} == {"routers.svg", "routers.png"}
     assert main(["bench", *options, "--compare", "dial"]) == 0
     assert (tmp_path / "plots" / "dial.png").stat().st_size > 1000
+    (tmp_path / "plots" / "routers.svg").unlink()
+    (tmp_path / "plots" / "routers.svg").mkdir()
+    assert main(["bench", *options]) == 2
+    told = capsys.readouterr()
+    assert set(json.loads(told.out.splitlines()[-1])["methods"]) == set(result["methods"])
+    assert "routers.svg" in told.err.splitlines()[-1], "what was measured is not lost to a drawing"
     assert set(result["methods"]["auto"]["acceptance_length_by_kind"]) == set(KINDS)
     assert result["width_8_to_1"] > 0 and result["plain_to_transformers"] > 0
-    assert result["dtype"] == "float32" and generated == [6] * 20
+    assert result["dtype"] == "float32" and generated == [6] * 30
     for word in ("method", "ratio", "transformers", "diffusion", *KINDS):
         assert word in shown.err
+
+
+def test_a_kind_of_one_or_two_prompts_has_no_interval() -> None:
+    kinds: list[Kind] = ["tool", "tool", "tool", "chat", "chat"]
+    times = Times([1.0] * 5, [8] * 5, kinds, [[round_of(1)]] * 5)
+    told = figures(times, times)
+    assert set(told["to_plain_by_kind"]) == {"tool", "chat"}
+    assert set(told["to_plain_interval_by_kind"]) == {"tool"}
+
+
+def test_no_router_has_seen_the_prompt_that_warms_up(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+
+    class Told(Way):
+        def runner(self, engine: Engine) -> Run:
+            run, number = super().runner(engine), len(made)
+            made.append(0)
+
+            def counting(ids: Sequence[int], tokens: int) -> list[Round]:
+                made[number] += 1
+                return run(ids, tokens)
+
+            return counting
+
+    def generate(ids: Sequence[int], tokens: int) -> int:
+        time.sleep(0.001)
+        return tokens
+
+    monkeypatch.setattr(speed, "peers", lambda *_: {TRANSFORMERS: generate})
+    prompts = short(shipped()[:2])
+    speed.measure(engine, Path(), prompts, 4, {"plain": Told(RouterConfig("plain"))}, silent)
+    assert made == [1, 2]
 
 
 @pytest.mark.parametrize("name", COMPARISONS["ablation"])
@@ -241,6 +326,17 @@ def test_who_knows_every_drafts_fate_needs_the_fewest_rounds(engine: Engine) -> 
     assert seconds > sum(r.seconds.decoding for r in rounds)
     alone = [start.run(RouterConfig(arm), grammar=False) for arm in ("ar", "retrieval")]
     assert len(rounds) <= min(map(len, alone))
+
+
+def test_what_is_foreseen_ends_where_the_answer_does(engine: Engine) -> None:
+    start = PromptStart(engine, short(shipped())[0], 60)
+    text = [t for r in start.run(RouterConfig("plain"), grammar=False) for t in r.tokens]
+    stop = max(i for i, token in enumerate(text) if token not in text[:i])
+    start.sampling = replace(start.sampling, stop_token_ids=(text[stop],))
+    engine.drafters = {"ar": Prophet(engine.drafters["ar"], [*start.ids, *text])}
+    rounds, _ = foresighted(start, grammar=False)
+    assert [t for r in rounds for t in r.tokens] == text[: stop + 1]
+    assert all(len(r.proposed) == len(r.tokens) - 1 for r in rounds)
 
 
 def test_the_table_fits_a_terminal() -> None:

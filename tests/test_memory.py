@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.test_neural import ARMS, context, net, rounds
-from whiflash_engine.config import SamplingConfig
+from whiflash_engine.config import RouterConfig, SamplingConfig
 from whiflash_engine.engine import Engine
 from whiflash_engine.errors import ConfigError
 from whiflash_engine.router.averages import EntropyPolicy
 from whiflash_engine.router.memory import keep, recall
-from whiflash_engine.router.neural import NeuralPolicy
+from whiflash_engine.router.neural import NeuralPolicy, RouterNet
+from whiflash_engine.router.registry import Routers
+from whiflash_engine.router.router import Router
 
 
 @pytest.mark.parametrize("learned", [False, True])
@@ -101,3 +104,47 @@ def test_an_engine_keeps_them_and_survives_a_folder_that_is_gone(
     with pytest.warns(UserWarning, match="statistics cannot be kept"):
         for seed in range(20):
             blocked.complete([5, 6, 7], sampling=replace(sampling, seed=seed))
+
+
+PLAIN, AUTO, LONG = RouterConfig("plain"), RouterConfig("auto"), RouterConfig("auto", balance=0.0)
+
+
+def routers(default: RouterConfig, path: Path, network: RouterNet | None = None) -> Routers:
+    return Routers(ARMS, default, network, path, "m", threading.Lock())
+
+
+def expected(router: Router) -> list[float]:
+    return list(router.policy.expect("retrieval", context()))
+
+
+@pytest.mark.parametrize("default", [PLAIN, AUTO])
+@pytest.mark.parametrize("network", [None, net()])
+def test_whoever_learns_is_kept_whichever_is_the_default(
+    default: RouterConfig, network: RouterNet | None, tmp_path: Path
+) -> None:
+    path = tmp_path / "router.json"
+    one = routers(default, path, network)
+    one.get(PLAIN).learn(rounds("plain", 0, 0))
+    for accepted in (3, 3, 1, 3):
+        one.get(LONG).learn(rounds("retrieval", accepted))
+    learned = expected(one.get(LONG))
+    assert expected(one.get(AUTO)) == learned  # no dial changes what gets through
+    one.ran(8)
+    again = routers(default, path, network)
+    assert expected(again.get(AUTO)) == pytest.approx(learned, abs=1e-2)
+    assert learned != expected(one.fresh(AUTO))
+
+
+def test_who_learns_nothing_keeps_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "router.json"
+    routers(PLAIN, path).ran(200)
+    assert not path.exists()
+
+
+def test_a_file_is_read_before_the_first_round_that_learns(tmp_path: Path) -> None:
+    path = tmp_path / "router.json"
+    path.write_text("?")
+    found = routers(PLAIN, path)
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="statistics"):
+            found.get(AUTO)

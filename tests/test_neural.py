@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import threading
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -32,6 +33,7 @@ from whiflash_engine.router.neural import (
     features,
 )
 from whiflash_engine.router.policies import RouteContext
+from whiflash_engine.router.registry import Routers
 from whiflash_engine.router.router import build_router
 from whiflash_engine.training.rounds import Drafted, Rounds, log_rounds
 from whiflash_engine.training.router import RouterOptions, fit
@@ -200,6 +202,12 @@ def test_a_router_that_is_asked_for_must_be_there() -> None:
     with pytest.raises(ConfigError, match="diffusion"):
         build_router(RouterConfig("neural"), ("ar", "plain"), net=net().perceptron)
     build_router(RouterConfig("neural"), ("ar", "plain"), net=net())
+    with pytest.raises(ConfigError, match=r'^router=.*neural_router.*"neural"'):
+        build_router(RouterConfig("auto"), ARMS, net=net().perceptron)
+    build_router(RouterConfig("auto", learned=False), ARMS, net=net().perceptron)
+    shared = Routers(ARMS, RouterConfig("neural"), net().perceptron, None, "m", threading.Lock())
+    with pytest.raises(ConfigError, match=r"^router='auto'"):
+        shared.get(RouterConfig("auto"))
     with pytest.raises(ConfigError, match="delta_threshold"):
         RouterConfig(delta_threshold=math.nan)
 

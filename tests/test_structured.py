@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypedDict
 
 import pytest
 from langchain_core.exceptions import OutputParserException
-from langchain_core.runnables import Runnable
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessageChunk
+from langchain_core.messages.tool import tool_call_chunk
+from langchain_core.runnables import Runnable, RunnableGenerator
 from langchain_core.tools import BaseTool, InjectedToolArg, StructuredTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import BaseModel, Field, Json
@@ -18,7 +22,7 @@ from tests.test_complaints import allows
 from tests.toys_text import write_call
 from whiflash_adapters.formats.base import Ask
 from whiflash_adapters.formats.choose import named
-from whiflash_adapters.structured import structured
+from whiflash_adapters.structured import structured, whole
 from whiflash_engine.errors import ConfigError, ConstraintError
 
 INTEGERS = {"type": "array", "items": {"type": "integer"}}
@@ -183,6 +187,11 @@ def grow(tree: Node, user: Annotated[str, InjectedToolArg]) -> str:
     return user
 
 
+def plant(tree: Node) -> str:
+    """Plant a tree."""
+    return tree.name
+
+
 GROW = StructuredTool.from_function(grow)
 FROM_SCHEMA = StructuredTool.from_function(
     grow, name="grow", description="Grow.", args_schema=Tree.model_json_schema()
@@ -192,11 +201,11 @@ FROM_SCHEMA = StructuredTool.from_function(
 @pytest.mark.parametrize(
     ("tool", "name", "key"),
     [(Tree, "Tree", "root"), (GROW, "grow", "tree"), (FROM_SCHEMA, "grow", "root"),
-     (Node, "Node", None)],
+     (plant, "plant", "tree"), (Node, "Node", None)],
 )  # fmt: skip
 @pytest.mark.parametrize("form", ["smollm2", "qwen-coder", "harmony"])
 def test_tools_take_arguments_that_hold_themselves(
-    tool: type | BaseTool, name: str, key: str | None, form: str
+    tool: type | BaseTool | Callable[..., str], name: str, key: str | None, form: str
 ) -> None:
     bound: Any = chat_of("x")[0].bind_tools([tool])
     (spec,) = bound.kwargs["tools"]
@@ -224,8 +233,16 @@ def test_other_tools_are_told_of_in_langchains_words() -> None:
 
         place: Annotated[Odd, Field(description="where to")]
 
+    def travel(odd: Odd, days: int = 3) -> str:
+        """Go there.
+
+        Args:
+            odd: which one
+        """
+        return f"{odd} {days}"
+
     bare, provided = {"name": "now", "description": "The time."}, {"type": "web_search"}
-    tools: list[Any] = [*TOOLS, Point, Trip, bare, provided]
+    tools: list[Any] = [*TOOLS, Point, Trip, travel, lambda n: n, bare, provided]
     bound: Any = chat_of("x")[0].bind_tools(tools)
     assert bound.kwargs["tools"] == [convert_to_openai_tool(tool) for tool in tools]
 
@@ -308,3 +325,60 @@ def test_without_a_grammar_nothing_is_promised(promise: dict[str, Any]) -> None:
     assert engine.prompts == []
     bound.invoke("hi", parallel_tool_calls=True, strict=False)
     assert len(engine.prompts) == 1
+
+
+def piece(args: str, position: Literal["last"] | None = None) -> AIMessageChunk:
+    call = tool_call_chunk(name=None if args else "f", args=args, id=None, index=0)
+    return AIMessageChunk(content="", tool_call_chunks=[call], chunk_position=position)
+
+
+async def aiter_of(pieces: Sequence[AIMessage]) -> AsyncIterator[AIMessage]:
+    for one in pieces:
+        yield one
+
+
+@pytest.mark.parametrize(
+    ("pieces", "wanted"),
+    [
+        ([piece(""), *(piece(c) for c in '{"n": 1'), piece("}", "last")], {"n": 1}),
+        ([AIMessageChunk(content="x")], None),
+        ([AIMessage("x")], None),
+        ([], None),
+    ],
+)
+def test_a_stream_is_summed_once_and_checked_at_its_end(
+    pieces: list[AIMessage], wanted: dict[str, int] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[AIMessage] = []
+    runnable, added = whole(heard.append), list[object]()
+    add = AIMessageChunk.__add__
+
+    def counted(one: AIMessageChunk, other: object) -> BaseMessageChunk:
+        added.append(other)
+        return add(one, other)
+
+    async def read() -> list[AIMessage]:
+        return [one async for one in runnable.atransform(aiter_of(pieces))]
+
+    monkeypatch.setattr(AIMessageChunk, "__add__", counted)
+    assert list(runnable.transform(iter(pieces))) == pieces
+    assert asyncio.run(read()) == pieces
+    for said in heard:
+        assert [call["args"] for call in said.tool_calls] == ([wanted] if wanted else [])
+        assert said.text == "".join(one.text for one in pieces)
+    # LangChain adds up what passes through for its own tracing, a piece at a time
+    sums = [other for other in added if isinstance(other, list)]
+    assert len(heard) == 2 and len(sums) == (2 if wanted else 0)
+
+
+@pytest.mark.parametrize("method", ["json_schema", "function_calling"])
+def test_an_empty_stream_is_no_answer(method: Literal["json_schema", "function_calling"]) -> None:
+    def silent(asked: Iterator[object]) -> Iterator[AIMessage]:
+        yield from (AIMessage("x") for _ in asked if False)
+
+    def bind(**_: object) -> Runnable[Any, AIMessage]:
+        return RunnableGenerator(silent)
+
+    read = structured(bind, CITY, method=method, include_raw=False, strict=None)
+    with pytest.raises(OutputParserException, match="The answer is not"):
+        list(read.stream("hi"))

@@ -80,6 +80,16 @@ def test_everything_in_miniature(tmp_path: Path) -> None:
     assert len(lines) - again < again, "what was done is not done again"
 
 
+@pytest.mark.parametrize("step", ["adapter", "router"])
+def test_no_threads_are_too_few(step: str, tmp_path: Path) -> None:
+    toy_tokenizer(tmp_path / "model")
+    with pytest.raises(ConfigError, match=r"threads=0"):
+        run(
+            step, "--model", tmp_path / "model", "--data", tmp_path, "--run-dir", tmp_path / "run",
+            "--output", tmp_path / "out", "--threads", "0",
+        )  # fmt: skip
+
+
 def test_taps_follow_the_number_of_layers() -> None:
     assert default_taps(30) == (2, 9, 15, 21, 27)
     assert default_taps(36) == (2, 10, 18, 26, 33)

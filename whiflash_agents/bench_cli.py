@@ -34,11 +34,13 @@ def add_bench_parsers(
 
 def _bench(args: argparse.Namespace) -> int:
     rows = chosen_rows(args)
+    from whiflash_agents.measure.peers import require_llama
     from whiflash_agents.measure.plots import draw, draw_dial, require_plots
 
+    if args.gguf is not None:
+        require_llama(args.gguf)
     if args.plots is not None:
         require_plots(args.plots)
-    # torch stands behind these: whoever mistyped an option should not wait for it
     from rich.console import Console
 
     from whiflash_agents.measure.methods import COMPARISONS
@@ -57,11 +59,11 @@ def _bench(args: argparse.Namespace) -> int:
     prompts, oracle = balanced(rows, args.per_kind), args.compare == "routers"
     speed = measure(engine, folder, prompts, args.tokens, ways, say, gguf=args.gguf, oracle=oracle)
     Console(stderr=True).print(table(speed))
+    print(json.dumps(speed), flush=True)  # before the drawing, which could fail
     if args.plots is not None:
         dial = args.compare == "dial"
         drawn = draw_dial(speed, args.plots) if dial else draw(speed, args.plots, args.compare)
         say(f"drawn: {', '.join(map(str, drawn))}")
-    print(json.dumps(speed))
     return 0
 
 

@@ -50,12 +50,16 @@ def _calls(args: argparse.Namespace) -> int:
 
     from whiflash_agents.measure.calls import measure_calls
     from whiflash_agents.measure.table import scores_table
+    from whiflash_engine.checkpoints.resolve import resolve_model
     from whiflash_engine.checkpoints.shipped import SMOLLM2_TOOLS
     from whiflash_engine.engine import Engine
 
     template = SMOLLM2_TOOLS.template.read_text(encoding="utf-8")
     scores: dict[str, Mapping[str, Mapping[str, int]]] = {}
-    for name in args.model or ["smollm2-135m", "default"]:
+    names = args.model or ["smollm2-135m", "default"]
+    for name in names:  # one that is not there should not cost the figures of those before it
+        resolve_model(name, report=say)
+    for name in names:
         engine = Engine.load(None if name == "default" else name, report=say)
         scores[name] = measure_calls(
             engine, args.data, per_group=args.per_group, tokens=args.tokens,

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from whiflash_agents.measure.positions import positions
 from whiflash_agents.measure.prompts import Prompt, balanced, from_folder, listed, named
 from whiflash_agents.measure.start import PromptStart
@@ -41,7 +39,6 @@ class RouterRun:
     max_prompt: int
     epochs: int
     seed: int
-    threads: int | None
 
     def __post_init__(self) -> None:
         for name in ("tokens", "max_prompt"):
@@ -57,8 +54,6 @@ def train_router(run: RouterRun, report: Report) -> None:
     if run.without is not None:
         left_out = set(listed(run.without, "without"))
         rows = [row for row in rows if row.id not in left_out]
-    if run.threads is not None:
-        torch.set_num_threads(run.threads)
     balanced(rows, run.per_kind)  # tells now if there are too few
     model = None if run.model == "default" else run.model
     engine = Engine.load(

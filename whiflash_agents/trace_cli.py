@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import get_args
 
 from whiflash_agents.prompt_options import say
+from whiflash_agents.writable import require_writable, unwritable
 from whiflash_engine.config import RouterName, SamplingConfig, require
 
 QUESTION = "Write a short JSON object that describes a cat, then explain each of its keys."
@@ -28,10 +29,13 @@ def _trace(args: argparse.Namespace) -> int:
     SamplingConfig(max_tokens=args.max_tokens)  # says what is wrong before a model is loaded
     folder = args.output.parent
     require(folder.is_dir(), "output", str(args.output), f"there is no folder {str(folder)!r}")
+    require(not args.output.is_dir(), "output", str(args.output), "is a folder")
+    require_writable("output", args.output)
     from rich.console import Console
 
     from whiflash_adapters.chat import ChatWhiFlash
     from whiflash_adapters.generation import Trace
+    from whiflash_adapters.page import page
     from whiflash_agents.report import coloured, legend, pieces, strip
     from whiflash_engine.engine import Engine
 
@@ -41,9 +45,8 @@ def _trace(args: argparse.Namespace) -> int:
         router=args.router, report=say,
     )  # fmt: skip
     chat = ChatWhiFlash(
-        engine=engine, router=args.router, max_tokens=args.max_tokens, trace=args.output,
-        on_trace=told.append,
-    )  # fmt: skip
+        engine=engine, router=args.router, max_tokens=args.max_tokens, on_trace=told.append
+    )
     chat.invoke(args.question)
     console, (trace,) = Console(), told
     console.print(coloured(pieces(engine, trace)))
@@ -52,7 +55,13 @@ def _trace(args: argparse.Namespace) -> int:
     console.print(strip(trace.rounds))
     console.print(
         f"{trace.stats.tokens} tokens in {trace.stats.rounds} rounds, "
-        f"{trace.stats.acceptance_length:.2f} a round; every round's figures: {args.output}",
-        markup=False,
+        f"{trace.stats.acceptance_length:.2f} a round"
     )
+    # here, not by the chat: it would only warn, and the page is what was asked for
+    try:
+        args.output.write_text(page(trace, engine.tokenizer), encoding="utf-8")
+    except OSError as error:
+        say(f"whiflash-agents: {unwritable('output', args.output, error)}")
+        return 1
+    console.print(f"Every round's figures: {args.output}", markup=False, soft_wrap=True)
     return 0

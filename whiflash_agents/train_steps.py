@@ -100,8 +100,9 @@ def router(args: argparse.Namespace) -> int:
         model=args.model, ar_drafter=args.ar_drafter, diffusion_drafter=args.diffusion_drafter,
         data=args.data, ids=args.ids, without=args.without, run=args.run_dir, output=args.output,
         per_kind=args.per_kind, tokens=args.tokens, max_prompt=args.max_prompt,
-        epochs=args.epochs, seed=args.seed, threads=args.threads,
+        epochs=args.epochs, seed=args.seed,
     )  # fmt: skip
+    _set_threads(args.threads)
     train_router(run, _show())
     return 0
 
@@ -114,13 +115,21 @@ def _drafter_options(kind: type[_Options], args: argparse.Namespace) -> _Options
 
 def _prepare(args: argparse.Namespace) -> Path:
     """Set the threads and find the model's folder."""
-    import torch  # here, not above: `--help` should not wait for it
-
     from whiflash_engine.checkpoints.resolve import resolve_model
 
-    if args.threads is not None:
-        torch.set_num_threads(args.threads)
+    _set_threads(args.threads)
     return resolve_model(args.model, report=print).path
+
+
+def _set_threads(threads: int | None) -> None:
+    """None leaves it to torch. ConfigError for fewer than one."""
+    import torch
+
+    from whiflash_engine.config import require
+
+    if threads is not None:
+        require(threads >= 1, "threads", threads, "must be at least 1")
+        torch.set_num_threads(threads)
 
 
 def _show() -> Callable[[Line], None]:

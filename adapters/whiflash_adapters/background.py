@@ -9,13 +9,14 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from time import monotonic
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
 _PATIENCE = 5.0
-"""Seconds that the end of the process waits for a thread. A round takes less; the fetching of a
-model takes more, and is not waited for."""
+"""Seconds that the end of the process waits for its threads. A round takes less; the fetching of
+a model takes more, and is not waited for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class FromThread(AsyncIterator[T]):
         work = _work(make, self._abandoned, self._arrived, self._ended)
         # not asyncio's pool: it has a few threads only, which tools and name lookups need as well
         caller = contextvars.copy_context()
-        _start(lambda: caller.run(work), self._abandoned)
+        _Thread(lambda: caller.run(work), self._abandoned).start()
 
     async def __anext__(self) -> T:
         if self._abandoned.is_set():
@@ -92,18 +93,23 @@ def _work(
     return work
 
 
-def _start(work: Callable[[], None], abandoned: threading.Event) -> None:
-    """In a thread that the end of the process waits for, though not for ever: native code that
-    comes back to an interpreter which is gone takes the process down with it."""
+class _Thread(threading.Thread):
+    """One that the end of the process waits for, though not for ever."""
 
-    def run() -> None:
-        work()
-        atexit.unregister(see_out)
+    def __init__(self, work: Callable[[], None], abandoned: threading.Event) -> None:
+        super().__init__(target=work, name="whiflash", daemon=True)
+        self.abandoned = abandoned
 
-    def see_out() -> None:
-        abandoned.set()
-        thread.join(_PATIENCE)
 
-    thread = threading.Thread(target=run, name="whiflash", daemon=True)
-    atexit.register(see_out)
-    thread.start()
+def _see_out() -> None:
+    """Native code that comes back to an interpreter which is gone takes the process down with it.
+    All are told before any is waited for."""
+    running = [one for one in threading.enumerate() if isinstance(one, _Thread) and one.is_alive()]
+    for thread in running:
+        thread.abandoned.set()
+    deadline = monotonic() + _PATIENCE
+    for thread in running:
+        thread.join(max(0.0, deadline - monotonic()))
+
+
+atexit.register(_see_out)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeGuard
 
-from langchain_core.tools import BaseTool
+from langchain_core.tools import BaseTool, create_schema_from_function
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema
@@ -42,7 +42,7 @@ def as_tool(given: ToolLike) -> dict[str, Any]:
     """A tool as OpenAI writes it, with all of its arguments' schema. What LangChain injects into
     a call is none of its arguments."""
     spec = convert_to_openai_tool(given)
-    source = given.tool_call_schema if isinstance(given, BaseTool) and given.args_schema else given
+    source = _arguments(given)
     schema = source.model_json_schema() if _is_model(source) else source
     if "function" not in spec or not _is_schema(schema):
         return spec
@@ -51,6 +51,19 @@ def as_tool(given: ToolLike) -> dict[str, Any]:
     full = _of_model(source) if _is_model(source) else _rooted(schema)
     arguments = {k: v for k, v in full.items() if k not in ("title", "description")}
     return {**spec, "function": {**spec["function"], "parameters": arguments}}
+
+
+def _arguments(tool: ToolLike) -> Schema | BaseTool:
+    """A class or schema of a tool's arguments, or the tool if it is one, or has no other."""
+    if isinstance(tool, BaseTool):
+        return tool.tool_call_schema if tool.args_schema else tool
+    if isinstance(tool, dict | type):
+        return tool
+    # as LangChain reads functions, but before it writes out the definitions
+    return create_schema_from_function(
+        tool.__name__, tool, filter_args=(), parse_docstring=True,
+        error_on_invalid_docstring=False, include_injected=False,
+    )  # fmt: skip
 
 
 class _Untitled(GenerateJsonSchema):

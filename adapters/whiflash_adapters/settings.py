@@ -63,6 +63,7 @@ class ChatSettings(BaseChatModel):
     min_p: float = 0.0
     repetition_penalty: float = 1.0
     stop: list[str] | None = None
+    """Looked for in the text alone: not in reasoning and calls, nor in the blanks around them."""
     logprobs: bool = False
     """Tell in `response_metadata["logprobs"]` how likely each token was to the target."""
     top_logprobs: int = 0

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from functools import reduce
-from operator import add
 from typing import Any, Literal, get_args
 
 from langchain_core.exceptions import OutputParserException
 from langchain_core.language_models import LanguageModelInput
-from langchain_core.messages import AIMessage
+from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.output_parsers import (
     JsonOutputKeyToolsParser,
     JsonOutputParser,
@@ -87,16 +85,26 @@ def whole(check: Callable[[AIMessage], None]) -> Runnable[AIMessage, AIMessage]:
         for piece in pieces:
             said.append(piece)
             yield piece
-        check(reduce(add, said))
+        check(_sum(said))
 
     async def apassed(pieces: AsyncIterator[AIMessage]) -> AsyncIterator[AIMessage]:
         said = []
         async for piece in pieces:
             said.append(piece)
             yield piece
-        check(reduce(add, said))
+        check(_sum(said))
 
     return RunnableGenerator(passed, apassed, name="whole")
+
+
+def _sum(said: Sequence[AIMessage]) -> AIMessage:
+    """In one addition: piece by piece each would copy all that was said before it."""
+    chunks = [piece for piece in said if isinstance(piece, AIMessageChunk)]
+    if len(chunks) > 1:
+        total = chunks[0] + chunks[1:]
+        assert isinstance(total, AIMessageChunk)
+        return total
+    return said[0] if said else AIMessage("")
 
 
 def _document(answer: AIMessage) -> None:

@@ -115,6 +115,8 @@ def measure_calls(
     scores: dict[str, Score] = {}
     for case in cases(data):
         score = scores.setdefault(case.group, Score())
+        if score.rows >= per_group:
+            continue
         ids = cast(
             list[int],
             engine.tokenizer.apply_chat_template(
@@ -122,7 +124,7 @@ def measure_calls(
                 chat_template=template, add_generation_prompt=True, return_dict=False,
             ),
         )  # fmt: skip
-        if score.rows >= per_group or len(ids) > max_prompt:
+        if len(ids) > max_prompt:
             continue
         try:
             constraint = None

@@ -14,6 +14,8 @@ from whiflash_engine.config import ArmName, Span
 from whiflash_engine.events import Round, Stats
 
 _RESAMPLED = 2000
+_FEWEST = 3
+"""Prompts of a kind for an interval: drawing one or two anew says nothing."""
 
 
 @dataclass(slots=True)
@@ -49,9 +51,10 @@ class Times:
 class Method(TypedDict):
     """Figures of one way to decode. Ratios are of tokens per second, prompt pass included.
 
-    to_plain_interval: 90% of the ratios when the prompts are drawn anew, with replacement.
-    decoding_to_plain: without the prompt passes. rounds_by_length: how many rounds committed
-    how many tokens, by arm; rounds_by_span: how many rounds each arm drafted, by span.
+    to_plain_interval: 90% of the ratios when the prompts are drawn anew, with replacement; by
+    kind only where there are three of the kind. decoding_to_plain: without the prompt passes.
+    rounds_by_length: how many rounds committed how many tokens, by arm; rounds_by_span: how many
+    rounds each arm drafted, by span.
     """
 
     tokens_per_second: float
@@ -102,7 +105,11 @@ def figures(record: Times, plain: Times) -> Method:
         "to_plain": record.rate() / plain.rate(),
         "to_plain_interval": interval(record, plain),
         "to_plain_by_kind": {kind: record.rate(kind) / plain.rate(kind) for kind in kinds},
-        "to_plain_interval_by_kind": {kind: interval(record, plain, kind) for kind in kinds},
+        "to_plain_interval_by_kind": {
+            kind: interval(record, plain, kind)
+            for kind in kinds
+            if plain.kinds.count(kind) >= _FEWEST
+        },
     }
     stats = record.stats()
     if not stats.rounds:

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 
 from whiflash_adapters.formats.base import Ask
 from whiflash_adapters.formats.hermes import HERMES
+from whiflash_engine.config import require
 from whiflash_engine.constraint import GrammarFactory
 from whiflash_engine.errors import ConfigError, ConstraintError
-from whiflash_engine.training.rows import read_lines
+from whiflash_engine.training.rows import Json, read_lines
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -103,8 +104,18 @@ def judge_folder(
     if not paths:
         raise ConfigError("data", str(folder), "holds no *.jsonl.gz")
     return {
-        path.name.removesuffix(".jsonl.gz"): asdict(
-            judge((row for _, row in read_lines(path)), factory, tokenizer)
-        )
+        path.name.removesuffix(".jsonl.gz"): asdict(judge(_rows(path), factory, tokenizer))
         for path in paths
     }
+
+
+def _rows(path: Path) -> Iterator[Json]:
+    """ConfigError, naming file and line, for a row that cannot be judged."""
+    for number, row in read_lines(path):
+        where, tests = f"{path}:{number}", row.get("tests")
+        require("schema" in row, "data", where, "has no 'schema'")
+        sound = isinstance(tests, list) and all(
+            isinstance(test, dict) and {"data", "valid"} <= test.keys() for test in tests
+        )
+        require(sound, "data", where, "needs 'tests', each with 'data' and 'valid'")
+        yield row

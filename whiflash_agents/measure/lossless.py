@@ -117,6 +117,7 @@ def _gap(start: PromptStart, plain: Sequence[int], routed: Sequence[int], gramma
     logits = target.forward(before, target.new_cache(len(before)), rows=1).logits[0]
     if grammar:
         constraint = start.prompt.constraint(start.engine)
+        constraint.close_by(start.sequence.end - len(start.ids))  # near the end masks are narrower
         constraint.commit(plain[:at])
         logits = logits.masked_fill(~constraint.masks(())[1][0], float("-inf"))
     best = logits.max()

@@ -61,10 +61,10 @@ def _best(hand: HandMade, costs: CostModel) -> Decision:
     marks = {arm: state.watermark for arm, state in sequence.drafts.items()}
     best, decision = 0.0, Decision("plain", 0)
     for arm in context.width:
-        accepted = hand.judge(_drafted(hand, arm, context))[0].accepted
-        seconds = costs.expected(arm, accepted + 1, accepted + 1, context.backlog[arm])
-        if (rate := (accepted + 1) / seconds[0]) > best:
-            best, decision = rate, Decision(arm, accepted)
+        made = len(hand.judge(_drafted(hand, arm, context))[0].tokens)
+        seconds = costs.expected(arm, made, made, context.backlog[arm])
+        if (rate := made / seconds[0]) > best:
+            best, decision = rate, Decision(arm, made - 1)  # the last one comes undrafted
     sequence.cache.crop(sequence.processed)
     for arm, state in sequence.drafts.items():
         state.crop(marks[arm])

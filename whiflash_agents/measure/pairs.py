@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from whiflash_agents.measure.start import PromptStart
 from whiflash_engine.config import ArmName
@@ -22,7 +22,8 @@ from whiflash_engine.verify import Outcome, entropy, verify
 @dataclass(frozen=True, slots=True)
 class Pair:
     """What each drafter would have committed from one prefix, bonus token and what a grammar
-    forced counted. tried: behind that, how many draft tokens passed, and how many there were."""
+    forced counted. tried: behind that, how many draft tokens passed, and how many there were, as
+    `Round.tried` tells it."""
 
     context: RouteContext
     lengths: Mapping[ArmName, int]
@@ -64,7 +65,7 @@ class HandMade:
         return drafter.propose(state, sequence.tokens, count, self.sampler, known)
 
     def judge(self, proposal: Proposal) -> tuple[Outcome, TargetOutput]:
-        """One pass of the target; nothing is committed."""
+        """One pass of the target; nothing is committed. The outcome has what would be."""
         sequence = self.sequence
         sequence.cache.crop(sequence.processed)
         legal, masks = len(proposal.tokens), None
@@ -76,7 +77,16 @@ class HandMade:
             proposal, output.logits, self.sampler, seen=sequence.tokens,
             position=len(sequence.tokens), masks=masks,
         )  # fmt: skip
-        return outcome, output
+        return self._cut(outcome), output
+
+    def _cut(self, outcome: Outcome) -> Outcome:
+        """Nothing behind the first stop token, as `SequenceState.commit` cuts it."""
+        stops = self.start.sampling.stop_token_ids
+        stop = next((i for i, token in enumerate(outcome.tokens) if token in stops), None)
+        if stop is None:
+            return outcome
+        tokens = outcome.tokens[: stop + 1]
+        return replace(outcome, tokens=tokens, accepted=min(outcome.accepted, len(tokens)))
 
     def commit(self, outcome: Outcome, output: TargetOutput) -> None:
         """Of the proposal that was judged last."""
@@ -98,7 +108,9 @@ def pairs(start: PromptStart, grammar: bool, rng: random.Random) -> Iterator[Pai
             outcome, output = hand.judge(proposal)
             lengths[arm] = len(outcome.tokens)
             forced = min(len(context.forced), len(proposal.tokens))
-            tried[arm] = max(outcome.accepted - forced, 0), len(proposal.tokens) - forced
+            passed = max(outcome.accepted - forced, 0)
+            whole = len(outcome.tokens) > outcome.accepted
+            tried[arm] = passed, len(proposal.tokens) - forced if whole else passed
         yield Pair(context, lengths, tried)
         hand.commit(outcome, output)
 

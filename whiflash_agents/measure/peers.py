@@ -5,7 +5,7 @@ Greedy, ending where the answer ends, with and without drafts copied from the te
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,7 +30,7 @@ _COPIED = 10
 
 def peers(engine: Engine, folder: Path, gguf: Path | None) -> Mapping[str, Peer]:
     """folder: the model's files, for transformers. gguf: the same model for llama.cpp, in
-    whatever precision the file has; ConfigError if that is not installed."""
+    whatever precision the file has; see `require_llama`."""
     found = {**_transformers(engine, folder)}
     return found if gguf is None else {**found, **_llama(engine, gguf)}
 
@@ -75,14 +75,16 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(before)
 
 
-def _llama(engine: Engine, gguf: Path) -> dict[str, Peer]:
+def require_llama(gguf: Path) -> None:
+    """ConfigError without the file or llama.cpp; to be told before anything is loaded."""
     require(gguf.is_file(), "gguf", str(gguf), "no such file")
-    try:
-        llama = importlib.import_module("llama_cpp")
-        lookup = importlib.import_module("llama_cpp.llama_speculative")
-    except ImportError:
-        require(False, "gguf", str(gguf), "needs llama-cpp-python, which is not installed")
-        raise
+    why = "needs llama-cpp-python, which is not installed"
+    require(importlib.util.find_spec("llama_cpp") is not None, "gguf", str(gguf), why)
+
+
+def _llama(engine: Engine, gguf: Path) -> dict[str, Peer]:
+    llama = importlib.import_module("llama_cpp")
+    lookup = importlib.import_module("llama_cpp.llama_speculative")
     threads, stops = torch.get_num_threads(), frozenset(engine.stop_token_ids)
 
     def loaded(draft: object) -> Peer:

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 from whiflash_agents.measure.figures import Method
 from whiflash_agents.measure.prompts import KINDS
 from whiflash_agents.measure.speed import Speed
+from whiflash_agents.writable import require_writable, unwritable
 from whiflash_engine.config import ArmName, require
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 COLOURS: Mapping[ArmName, str] = {
     "ar": "#0072b2", "diffusion": "#b5179e", "retrieval": "#b07d00", "forced": "#2e7d32",
@@ -26,7 +28,8 @@ ALONE: tuple[ArmName, ...] = ("ar", "diffusion", "retrieval")
 
 
 def require_plots(folder: Path) -> None:
-    """ConfigError if nothing could be drawn there; to be told before anything is measured."""
+    """Makes the folder. ConfigError if nothing could be drawn there; to be told before anything
+    is measured."""
     try:
         import matplotlib
     except ImportError:
@@ -35,11 +38,17 @@ def require_plots(folder: Path) -> None:
     else:
         matplotlib.use("agg")
     require(not folder.exists() or folder.is_dir(), "plots", str(folder), "is no folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable("plots", folder, error) from error
+    require_writable("plots", folder)
 
 
 def draw(speed: Speed, folder: Path, name: str) -> list[Path]:
     """Four panels: speed by kind, tokens a round by arm, arms by span, cost by width. Returns
-    the files. Only ratios: absolute times are the machine's."""
+    the files, ConfigError if they cannot be written. Only ratios: absolute times are the
+    machine's."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 7.5), layout="constrained")
@@ -51,11 +60,7 @@ def draw(speed: Speed, folder: Path, name: str) -> list[Path]:
     _spans(panels[1][0], routed)
     _widths(panels[1][1], speed["width_seconds"])
     figure.suptitle(f"{speed['prompts']} prompts, {speed['dtype']}, {speed['threads']} threads")
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{name}.{kind}" for kind in ("svg", "png")]
-    for path in paths:
-        figure.savefig(path, dpi=120, metadata={"Date": None} if path.suffix == ".svg" else None)
-    return paths
+    return _save(figure, folder, name)
 
 
 def draw_dial(speed: Speed, folder: Path) -> list[Path]:
@@ -76,10 +81,18 @@ def draw_dial(speed: Speed, folder: Path) -> list[Path]:
     axes.plot(places, ratios, "s-", color=COLOURS["diffusion"], label="tokens/s to plain")
     axes.set(xlabel="balance", xticks=places, ylim=(1.0, None))
     axes.legend(frameon=False)
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"dial.{kind}" for kind in ("svg", "png")]
+    return _save(figure, folder, "dial")
+
+
+def _save(figure: Figure, folder: Path, name: str) -> list[Path]:
+    paths = [folder / f"{name}.{kind}" for kind in ("svg", "png")]
     for path in paths:
-        figure.savefig(path, dpi=120, metadata={"Date": None} if path.suffix == ".svg" else None)
+        try:
+            # without its date: the same result draws the same file
+            dated = {"Date": None} if path.suffix == ".svg" else None
+            figure.savefig(path, dpi=120, metadata=dated)
+        except OSError as error:
+            raise unwritable("plots", path, error) from error
     return paths
 
 
@@ -88,7 +101,8 @@ def _speeds(axes: Axes, methods: Mapping[str, Method]) -> None:
     width = 0.85 / len(methods)
     for i, (name, method) in enumerate(methods.items()):
         ratios = [method["to_plain_by_kind"].get(kind, 0.0) for kind in KINDS]
-        ends = [method["to_plain_interval_by_kind"].get(kind, (0.0, 0.0)) for kind in KINDS]
+        intervals = method["to_plain_interval_by_kind"]
+        ends = [intervals.get(kind, (r, r)) for kind, r in zip(KINDS, ratios, strict=True)]
         below = [max(r - low, 0.0) for r, (low, _) in zip(ratios, ends, strict=True)]
         above = [max(high - r, 0.0) for r, (_, high) in zip(ratios, ends, strict=True)]
         places = [k + (i - len(methods) / 2 + 0.5) * width for k in range(len(KINDS))]

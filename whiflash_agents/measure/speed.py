@@ -54,12 +54,14 @@ def measure(
     oracle: bool = False,
 ) -> Speed:  # fmt: skip
     """folder, gguf: the model's files, for the peers. ways: "plain" among them. oracle: ask
-    the one that knows every draft's fate as well. One warm-up prompt is not counted."""
+    the one that knows every draft's fate as well. One warm-up prompt is not counted, and what
+    routers learned from it is forgotten: it is measured again."""
     others = peers(engine, folder, gguf)
     names = [*others, *([ORACLE] if oracle else ()), *ways]
     times = {name: Times() for name in names}
-    runs = {name: way.runner(engine) for name, way in ways.items()}
     for number, prompt in enumerate([prompts[0], *prompts]):
+        if number <= 1:  # afresh behind the warm-up as well
+            runs = {name: way.runner(engine) for name, way in ways.items()}
         ids = prompt.token_ids(engine)
         turned = number % len(names)
         for name in names[turned:] + names[:turned]:

@@ -1,4 +1,4 @@
-"""The routers of an engine: one per configuration, so that what one has learned outlives a call."""
+"""The routers of an engine: one per configuration. What they have learned outlives a call."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from dataclasses import replace
 from pathlib import Path
 
 from whiflash_engine.config import ArmName, RouterConfig
-from whiflash_engine.router.averages import EntropyPolicy
 from whiflash_engine.router.costs import CostModel
 from whiflash_engine.router.memory import keep, recall
-from whiflash_engine.router.neural import NeuralPolicy, Perceptron, RouterNet
-from whiflash_engine.router.router import Router, build_router
+from whiflash_engine.router.neural import Perceptron, RouterNet
+from whiflash_engine.router.router import Learner, Router, build_router
 
 _KEEP_EVERY = 100
 """Rounds between two writings of the statistics."""
 
 
 class Routers:
-    """They share the measured costs. The default one's statistics may be kept in a file."""
+    """They share the measured costs and what is learned of drafts, for neither depends on how a
+    configuration weighs it. What is learned may be kept in a file, whichever of them learns it."""
 
     def __init__(
         self,
@@ -33,43 +33,50 @@ class Routers:
         turn: threading.Lock,
     ) -> None:
         """model: its name, for the statistics. turn: held by whoever uses a router. ConfigError
-        for a default that the arms do not allow, and for a file that holds no statistics of this
-        model."""
+        as of `get` for the default."""
         self._arms, self._default, self._net = tuple(arms), default, net
         self._statistics, self._turn, self._unkept = statistics, turn, _KEEP_EVERY
         self._model = model
         self.costs = CostModel()
+        self._building = threading.Lock()
         self._built: dict[RouterConfig, Router] = {}
-        policy = self.get().policy
-        if statistics is not None and isinstance(policy, EntropyPolicy | NeuralPolicy):
-            recall(statistics, policy, model)
+        self._learners: list[Learner] = []  # one of a kind
+        self.get()
 
     def get(self, config: RouterConfig | None = None) -> Router:
-        """None: the default."""
+        """None: the default. ConfigError for one that arms and network do not allow, and, if it
+        learns, for a file that holds no statistics of this model."""
         config = config or self._default
         if config.name != "random":  # no other policy draws from the seed
             config = replace(config, seed=0)
-        if config not in self._built:
-            self._built[config] = build_router(config, self._arms, self.costs, self._net)
-        return self._built[config]
+        with self._building:
+            if config not in self._built:
+                self._built[config] = self._build(config)
+            return self._built[config]
 
     def fresh(self, config: RouterConfig) -> Router:
         """One that has learned nothing yet and is nobody else's, with a copy of the costs."""
         return build_router(config, self._arms, deepcopy(self.costs), self._net)
 
+    def _build(self, config: RouterConfig) -> Router:
+        router = build_router(config, self._arms, self.costs, self._net, self._learners)
+        policy = router.policy
+        if isinstance(policy, Learner) and policy not in self._learners:
+            if self._statistics is not None:
+                recall(self._statistics, policy, self._model)
+            self._learners.append(policy)
+        return router
+
     def ran(self, rounds: int) -> None:
         """To be told of every generation: writes the statistics after the first and then every
         hundred rounds, unless somebody else is in a round just now."""
         self._unkept += rounds
-        policy = self.get().policy
-        if self._statistics is None or self._unkept < _KEEP_EVERY:
-            return
-        if not isinstance(policy, EntropyPolicy | NeuralPolicy):
+        if self._statistics is None or not self._learners or self._unkept < _KEEP_EVERY:
             return
         # never waits: an abandoned generator may be closed anywhere, even inside a round
         if self._turn.acquire(blocking=False):
             try:
-                keep(self._statistics, policy, self._model)
+                keep(self._statistics, self._learners[0], self._model)
                 self._unkept = 0
             except OSError as error:  # an answer is worth more than its statistics
                 self._statistics = None

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, get_args
+from typing import Final, TypeAlias, get_args
 
 from whiflash_engine.config import ArmName, RouterConfig, RouterName, Span, require
 from whiflash_engine.events import Round
@@ -29,7 +29,10 @@ from whiflash_engine.router.policies import (
     ThresholdPolicy,
 )
 
-__all__ = ["Decision", "RouteContext", "Router", "build_router"]
+__all__ = ["Decision", "Learner", "RouteContext", "Router", "build_router"]
+
+Learner: TypeAlias = EntropyPolicy | NeuralPolicy
+"""What learns from its rounds."""
 
 FAVOURED: Final[Mapping[Span, ArmName]] = {
     "json": "diffusion",
@@ -157,9 +160,11 @@ def build_router(
     arms: Sequence[ArmName],
     costs: CostModel | None = None,
     net: RouterNet | Perceptron | None = None,
+    known: Sequence[Learner] = (),
 ) -> Router:
-    """The router that `config` names, over the arms that are loaded. net: a learned one.
-    ConfigError if it needs what is not there."""
+    """The router that `config` names, over the arms that are loaded. net: a learned one. known:
+    what has learned of these arms already; the first of the kind that the router needs goes on
+    learning in it. ConfigError if it needs what is not there."""
     for arm in arms:
         require(arm in get_args(ArmName), "arm", arm, f"must be one of {get_args(ArmName)}")
     name = config.name
@@ -178,9 +183,12 @@ def build_router(
         if isinstance(net, Perceptron):
             delta = DeltaPolicy(net, config.delta_threshold)
             return Router(delta, span_bias=config.span_bias, costs=costs)
-    learned = isinstance(net, RouterNet) and (config.learned or name == "neural")
+    learned = config.learned or name == "neural"
+    unused = learned and isinstance(net, Perceptron)  # one that was asked for, and says too little
+    require(not unused, "router", name, 'the neural_router is a published one: it needs "neural"')
+    fresh = NeuralPolicy(net) if learned and isinstance(net, RouterNet) else EntropyPolicy()
     return Router(
-        NeuralPolicy(net) if isinstance(net, RouterNet) and learned else EntropyPolicy(),
+        next((policy for policy in known if type(policy) is type(fresh)), fresh),
         balance=config.balance,
         span_bias=config.span_bias,
         probed=[arm for arm in arms if arm != "forced"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 from whiflash_engine.errors import ConfigError
@@ -81,3 +82,10 @@ def default_taps(layers: int) -> tuple[int, ...]:
     if not low < middle < high:
         raise ConfigError("taps", None, f"state them: {layers} layers are too few for the rule")
     return (low, (low + middle + 1) // 2, middle, (middle + high + 1) // 2, high)
+
+
+def require_taps(taps: tuple[int, ...], layers: int) -> None:
+    """ConfigError where a boundary does not exist: its features would be zeros."""
+    inside = bool(taps) and all(0 <= tap <= layers for tap in taps)
+    if not inside or any(low >= high for low, high in pairwise(taps)):
+        raise ConfigError("taps", taps, f"should ascend from one to the next, within 0..{layers}")

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from whiflash_engine.checkpoints.fields import Fields
-from whiflash_engine.errors import CheckpointError
+from whiflash_engine.errors import CheckpointError, ConfigError
 from whiflash_engine.training.chat import HubTokenizer
-from whiflash_engine.training.corpus_options import CorpusOptions, default_taps
+from whiflash_engine.training.corpus_options import CorpusOptions, default_taps, require_taps
 from whiflash_engine.training.corpus_prompts import Prompt, corpus_prompts
 from whiflash_engine.training.generate import Answer, BatchGenerator
 from whiflash_engine.training.grammars import PromptGrammars, ToolGrammar
@@ -32,9 +32,10 @@ def write_corpus(
     options: CorpusOptions, report: Report, tool_grammar: ToolGrammar | None = None
 ) -> None:
     """tool_grammar: how calls are constrained; without it only schemas are."""
-    if options.taps is None:
-        config = trainable_config(options.model)
-        options = replace(options, taps=default_taps(config.num_layers))
+    layers = trainable_config(options.model).num_layers
+    taps = default_taps(layers) if options.taps is None else options.taps
+    require_taps(taps, layers)
+    options = replace(options, taps=taps)
     path = options.output / "manifest.json"
     plan = options.output / "plan.json"
     manifest = {"target": fingerprint(options.model), **options.settings()}
@@ -42,25 +43,34 @@ def write_corpus(
     if path.exists():
         report({"corpus": "already complete"})
         return
+    tokenizer = HubTokenizer(options.model, options.template)
+    splits = _prompts(options, tokenizer)
     write_json(plan, manifest)
     model = load_llama(options.model)
-    tokenizer = HubTokenizer(options.model, options.template)
     grammars = PromptGrammars(tokenizer, model.config.vocab_size, tool_grammar)
-    ids: dict[str, list[str]] = {}
-    for split, mix, count in (
-        ("dev", options.dev_mix, options.dev_rows), ("train", options.mix, options.rows),
-    ):  # fmt: skip
-        prompts = corpus_prompts(options, split, mix, count, tokenizer)
-        ids[split] = [prompt.id for prompt in prompts]
+    for split, prompts in splits.items():
         _write_split(options, split, prompts, model, tokenizer, grammars, report)
     # Only now: other parts may have finished what was missing before.
-    left = sum(_missing(options, split, len(rows)) for split, rows in ids.items())
+    left = sum(_missing(options, split, len(prompts)) for split, prompts in splits.items())
     if left:
         report({"chunks left to other parts": left})
         return
-    counts = {split: _count(options.output / split) for split in ids}
+    counts = {split: _count(options.output / split) for split in splits}
+    ids = {split: [prompt.id for prompt in prompts] for split, prompts in splits.items()}
     write_json(path, {**manifest, "counts": counts, "prompts": ids})
     plan.unlink(missing_ok=True)
+
+
+def _prompts(options: CorpusOptions, tokenizer: HubTokenizer) -> dict[str, list[Prompt]]:
+    """Those of both splits. ConfigError where one has none: nothing could be learned, or judged."""
+    splits: dict[str, list[Prompt]] = {}
+    for split, mix, name in (("dev", options.dev_mix, "dev_rows"), ("train", options.mix, "rows")):
+        count = getattr(options, name)
+        splits[split] = corpus_prompts(options, split, mix, count, tokenizer)
+        if not splits[split]:
+            why = f"too few for the shares, or no prompt of {mix} has max_prompt tokens at most"
+            raise ConfigError(name, count, f"{why} ({options.max_prompt})")
+    return splits
 
 
 def _missing(options: CorpusOptions, split: str, rows: int) -> int:

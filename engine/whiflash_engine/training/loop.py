@@ -3,7 +3,8 @@
 Nothing computed is lost: a checkpoint (weights, optimiser state, position in the data) is
 written every few minutes and when the loop ends for whatever reason, Ctrl-C included. A run
 that is started again in the same folder goes on where it stopped. Batches depend on the step
-number alone, so an interrupted run ends with the weights of an uninterrupted one.
+number alone, so an interrupted run ends with the weights of an uninterrupted one; under a time
+budget nearly so, because the learning rate then follows the clock.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from whiflash_engine.checkpoints.fields import Fields
 from whiflash_engine.errors import CheckpointError, ConfigError
+from whiflash_engine.training.interrupts import held_back
 from whiflash_engine.training.model_files import read_tensors, write_json, write_tensors
 from whiflash_engine.training.optim import load_optimiser_tensors, optimiser_tensors, rate
 
@@ -118,6 +120,7 @@ def train(trainee: Trainee, options: LoopOptions, folder: Path, report: Report) 
     optimisers = trainee.optimisers()
     base_rates = {name: [g["lr"] for g in o.param_groups] for name, o in optimisers.items()}
     losses: list[float] = []
+    whole = True  # weights, optimisers and step number are of one moment
 
     def spent() -> float:
         return before + time.monotonic() - began
@@ -145,10 +148,12 @@ def train(trainee: Trainee, options: LoopOptions, folder: Path, report: Report) 
             loss, count = trainee.loss(step)
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(_parameters(trainee), options.clip)
-            for optimiser in optimisers.values():
-                optimiser.step()
-                optimiser.zero_grad(set_to_none=True)
-            step, tokens = step + 1, tokens + count
+            with held_back():
+                whole = False
+                for optimiser in optimisers.values():
+                    optimiser.step()
+                    optimiser.zero_grad(set_to_none=True)
+                step, tokens, whole = step + 1, tokens + count, True
             losses.append(float(loss.detach()))
             now = time.monotonic()
             if step % options.report_every == 0:
@@ -162,7 +167,7 @@ def train(trainee: Trainee, options: LoopOptions, folder: Path, report: Report) 
                 curve(dict(trainee.evaluate()))
                 evaluated = time.monotonic()
     finally:
-        if step > first_step:
+        if whole and step > first_step:
             checkpoint.save(trainee, step, tokens, spent())
     trainee.export()
     curve(dict(trainee.evaluate()))
