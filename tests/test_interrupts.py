@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -72,6 +72,14 @@ def ctrl_c() -> None:
 
 def broken() -> None:
     raise KeyboardInterrupt
+
+
+@pytest.fixture(autouse=True)
+def heard() -> Iterator[None]:
+    """Also where the tests run in the background, which shells make deaf to Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize(("how", "saved"), [(ctrl_c, 4), (broken, None)])
