@@ -182,8 +182,6 @@ def load_parts(
         diffusion_drafter = diffusion_drafter or shipped.dflash
     drafters = load_drafters(folder.path, ar_drafter, diffusion_drafter)
     net = load_net(folder.path, neural_router)
-    published = router.name == "auto" and isinstance(net, Perceptron)
-    require(not published, "neural_router", str(neural_router), 'needs router="neural"')
     build_router(router, (*drafters.arms, "retrieval", "plain"), net=net)  # tells what it lacks
     drafters.check(ar_depth, diffusion_block)
     tokenizer = load_tokenizer(folder.path)
