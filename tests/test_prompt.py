@@ -247,3 +247,42 @@ def test_a_fragment_that_the_template_refuses_is_counted_turn_by_turn() -> None:
         chat.invoke([*history, AIMessage("so")])
     with pytest.raises(ConfigError, match="ask!"):
         told(picky, [AIMessage("yes")], tools=False)
+
+
+THINKER = (
+    GLM + "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}"
+)
+
+
+def test_the_template_s_own_variables_may_be_set() -> None:
+    engine = FakeEngine("ok", tokenizer=tokenizer_of(THINKER))
+    chat = ChatWhiFlash(engine=engine, chat_template_kwargs={"enable_thinking": False})
+    chat.invoke("hi")
+    chat.invoke("hi", chat_template_kwargs={"enable_thinking": True})
+    assert [p.endswith("<think></think>") for p in engine.prompts] == [True, False]
+    other = ChatWhiFlash(engine=engine)
+    said: list[BaseMessage] = [HumanMessage("hi")]
+    assert chat.get_num_tokens_from_messages(said) > other.get_num_tokens_from_messages(said)
+    assert chat._identifying_params != other._identifying_params
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("thinking", r"\['thinking'\]=1: is no variable of this model's chat template"),
+        ("enable.thinking", r"\['enable\.thinking'\]=1: is no variable"),
+        ("tools", r"\['tools'\]=1: is said by other settings"),
+        ("messages", r"\['messages'\]=1: is said by other settings"),
+        ("tokenize", r"\['tokenize'\]=1: is said by other settings"),
+    ],
+)
+def test_variables_that_are_not_the_template_s_are_refused(name: str, said: str) -> None:
+    engine = FakeEngine("ok", tokenizer=tokenizer_of(THINKER))
+    chat = ChatWhiFlash(engine=engine, chat_template_kwargs={name: 1})
+    for asked in (
+        chat.invoke,
+        lambda text: chat.get_num_tokens_from_messages([HumanMessage(text)]),
+    ):
+        with pytest.raises(ConfigError, match="chat_template_kwargs" + said):
+            asked("hi")
+    assert engine.prompts == []

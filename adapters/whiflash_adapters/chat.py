@@ -31,6 +31,7 @@ from whiflash_adapters.request import Request, Wish
 from whiflash_adapters.sharing import ChatSharing
 from whiflash_adapters.structured import Method, structured
 from whiflash_adapters.tool_choice import resolve
+from whiflash_adapters.values import template_variables
 from whiflash_engine.checkpoints.context import context_length
 from whiflash_engine.errors import ConfigError
 
@@ -115,7 +116,8 @@ class ChatWhiFlash(ChatSharing):
             return 0
         specs = [as_tool(tool) for tool in tools or ()]
         with as_langchain():
-            return self._loaded()[1].count(to_template(messages), specs)
+            variables = template_variables(self.chat_template_kwargs)
+            return self._loaded()[1].count(to_template(messages), specs, variables)
 
     def _generate(
         self,

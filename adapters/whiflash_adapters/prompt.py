@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from inspect import signature
+from types import MappingProxyType
 from typing import TYPE_CHECKING, cast
 
 from jinja2 import TemplateError
@@ -14,6 +17,7 @@ from whiflash_adapters.formats.plain_turns import in_plain_turns
 from whiflash_adapters.formats.tools import Tool, in_usual_order
 from whiflash_adapters.messages import TemplateMessage
 from whiflash_adapters.quoting import Quoting, whole
+from whiflash_engine.config import require
 from whiflash_engine.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -48,12 +52,19 @@ class Prompter:
         self._agreed = tool_format is not None or speaks(template, self.format)
         self._quoting = Quoting(tokenizer, template, self.format.markers)
 
-    def encode(self, messages: Sequence[TemplateMessage], tools: Sequence[Tool]) -> list[int]:
-        """The prompt, ready for the assistant's turn.
+    def encode(
+        self,
+        messages: Sequence[TemplateMessage],
+        tools: Sequence[Tool],
+        variables: Mapping[str, object] = MappingProxyType({}),
+    ) -> list[int]:
+        """The prompt, ready for the assistant's turn. variables: of the template, beside these.
 
         Control tokens inside messages and tools are encoded as the plain text they are, so that
-        no tool result can open a turn of its own. ConfigError where the template refuses.
+        no tool result can open a turn of its own. ConfigError where the template refuses, and
+        for a variable that it does not know.
         """
+        self._check(variables)
         turns: Sequence[TemplateMessage] = self._quoting.quoted(list(messages))
         tools = self._quoting.quoted([in_usual_order(tool) for tool in tools])
         if self._tells_tools:
@@ -62,13 +73,19 @@ class Prompter:
             turns, tools = in_plain_turns(turns, tools, self.format), ()
         if turns[0]["role"] == "system" and not self._tells_system:
             turns = without_system(turns)
-        return self._quoting.ids(self._rendered(turns, tools))
+        return self._quoting.ids(self._rendered(turns, tools, variables))
 
-    def count(self, messages: Sequence[TemplateMessage], tools: Sequence[Tool]) -> int:
+    def count(
+        self,
+        messages: Sequence[TemplateMessage],
+        tools: Sequence[Tool],
+        variables: Mapping[str, object] = MappingProxyType({}),
+    ) -> int:
         """Tokens of the prompt. Where the template refuses a part of a conversation as a prompt
         they are summed over its turns, and rather too many than too few."""
+        self._check(variables)
         try:
-            return len(self.encode(messages, tools))
+            return len(self.encode(messages, tools, variables))
         except ConfigError:
             said = [turn["content"] for turn in in_plain_turns(messages, (), self.format)]
             start = len(self.encode([_USER], tools))
@@ -111,7 +128,21 @@ class Prompter:
         longer = self.encode([_USER, _ASSISTANT, _USER], ())
         return (len(longer) - len(self.encode([_USER], ()))) // 2
 
-    def _rendered(self, messages: Sequence[TemplateMessage], tools: Sequence[Tool]) -> str:
+    def _check(self, variables: Mapping[str, object]) -> None:
+        """ConfigError for what is not the template's to know."""
+        ours = {"messages", *signature(self._tokenizer.apply_chat_template).parameters}
+        for name, value in variables.items():
+            field = f"chat_template_kwargs[{name!r}]"
+            require(name not in ours, field, value, "is said by other settings")
+            known = re.search(rf"\b{re.escape(name)}\b", self._template())
+            require(known is not None, field, value, "is no variable of this model's chat template")
+
+    def _rendered(
+        self,
+        messages: Sequence[TemplateMessage],
+        tools: Sequence[Tool],
+        variables: Mapping[str, object] = MappingProxyType({}),
+    ) -> str:
         # transformers' annotation is narrower than what its templates take.
         turns = cast("list[dict[str, str]]", [dict(message) for message in messages])
         try:
@@ -120,6 +151,7 @@ class Prompter:
                 [dict(tool) for tool in tools] or None,
                 add_generation_prompt=True,
                 tokenize=False,
+                **variables,
             )
         except TemplateError as error:
             roles = [message["role"] for message in messages]

@@ -22,6 +22,7 @@ from whiflash_adapters.values import (
     router_config,
     sampling_config,
     stop_strings,
+    template_variables,
 )
 from whiflash_engine.config import RouterConfig, SamplingConfig
 from whiflash_engine.errors import ConfigError, PromptTooLongError
@@ -32,7 +33,7 @@ Constrain = Literal["auto", "always", "never"]
 _UNUSED = ("ls_structured_output_format", "stream_usage")
 _PER_CALL = frozenset({
     "tools", "tool_choice", "parallel_tool_calls", "strict", "response_format",
-    "constrain", *SAMPLING, *ROUTING, *_UNUSED,
+    "constrain", "chat_template_kwargs", *SAMPLING, *ROUTING, *_UNUSED,
 })  # fmt: skip
 
 
@@ -61,7 +62,7 @@ class Request:
 class Wish:
     """One call as it was made, checked as far as it can be without a model.
 
-    The fields that `Request` has too mean the same.
+    The fields that `Request` has too mean the same. variables: of the chat template.
     """
 
     turns: tuple[TemplateMessage, ...]
@@ -75,6 +76,7 @@ class Wish:
     strict: bool | None
     constrained: bool
     final: Mapping[str, object] | None
+    variables: Values
 
     @classmethod
     def of(
@@ -116,10 +118,11 @@ class Wish:
             strict=strict,
             constrained=constrain != "never" and (bool(tools) or final is not None),
             final=final,
+            variables=template_variables(values.get("chat_template_kwargs")),
         )
 
     def request(self, engine: TokenEngine, prompter: Prompter) -> Request:
-        prompt = prompter.encode(self.turns, self.tools)
+        prompt = prompter.encode(self.turns, self.tools, self.variables)
         room = engine.context_length - len(prompt)
         if room < 1:
             raise PromptTooLongError(len(prompt), engine.context_length)

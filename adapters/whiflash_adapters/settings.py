@@ -22,6 +22,7 @@ from whiflash_adapters.values import (
     router_config,
     sampling_config,
     stop_strings,
+    template_variables,
 )
 from whiflash_engine.config import RouterConfig, RouterName
 from whiflash_engine.errors import ConfigError
@@ -78,6 +79,10 @@ class ChatSettings(BaseChatModel):
     """How the model writes tool calls, a name of `whiflash_adapters.formats.choose.FORMATS`;
     None goes by its chat template."""
 
+    chat_template_kwargs: dict[str, object] | None = None
+    """Variables of the model's own chat template: {"enable_thinking": False} for Qwen3,
+    {"reasoning_effort": "low"} for gpt-oss."""
+
     engine: SkipValidation[TokenEngine | None] = Field(default=None, exclude=True, repr=False)
     """An engine that is loaded already, to share it; the fields that load one are then unused,
     and it routes as it was told to unless `router`, `balance` or `span_bias` is stated here."""
@@ -104,6 +109,7 @@ class ChatSettings(BaseChatModel):
         router_config(self._routing())
         stop_strings(self.stop, None)
         constraining(self.constrain)
+        template_variables(self.chat_template_kwargs)
         if self.tool_format is not None:
             named(self.tool_format)
         return self
@@ -112,7 +118,7 @@ class ChatSettings(BaseChatModel):
     def _identifying_params(self) -> dict[str, Any]:
         names = (
             "model", "ar_drafter", "diffusion_drafter", "neural_router", "device", "dtype", "stop",
-            "constrain", "tool_format", *ROUTING, *SAMPLING,
+            "constrain", "tool_format", "chat_template_kwargs", *ROUTING, *SAMPLING,
         )  # fmt: skip
         return {name: getattr(self, name) for name in names} | {"model": self._named}
 
@@ -125,7 +131,8 @@ class ChatSettings(BaseChatModel):
         """What holds for a call unless it says otherwise. An engine that was given routes as it
         was told to: its router is left out unless the call or a field states one."""
         stated = {name: value for name, value in given.items() if value is not None}
-        own = {name: getattr(self, name) for name in ("model", "constrain", *SAMPLING)}
+        names = ("model", "constrain", "chat_template_kwargs", *SAMPLING)
+        own = {name: getattr(self, name) for name in names}
         # A call that only says logprobs=False takes the model's top_logprobs back with it.
         top = 0 if "logprobs" in stated else own["top_logprobs"]
         _check_logprobs({"top_logprobs": top, "logprobs": own["logprobs"], **stated})

@@ -52,6 +52,15 @@ def router_config(values: Values) -> RouterConfig:
     return RouterConfig(name=values["router"], **rest)  # type: ignore[arg-type]
 
 
+def template_variables(given: object) -> Values:
+    """What is told to the chat template beside messages and tools."""
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
+        raise ConfigError("chat_template_kwargs", given, "must be an object with names")
+    return given
+
+
 def stop_strings(of_model: object, of_call: object) -> tuple[str, ...]:
     """Those of the model and those of the call, each once."""
     stops: list[str] = []
