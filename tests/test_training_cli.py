@@ -11,12 +11,12 @@ from safetensors import safe_open
 
 from tests.training_toys import TEMPLATE, toy_data, toy_model, toy_tokenizer
 from whiflash_agents.train_cli import add_train_parser
+from whiflash_engine.checkpoints.tensors import read_folder
 from whiflash_engine.errors import ConfigError
 from whiflash_engine.loading import load_drafters
 from whiflash_engine.training.corpus_options import default_taps
 from whiflash_engine.training.miniature import MiniatureOptions, train_miniature
 from whiflash_engine.training.mixes import AdapterMix
-from whiflash_engine.training.model_files import read_tensors
 
 
 def run(*arguments: str | Path) -> int:
@@ -68,7 +68,7 @@ def test_everything_in_miniature(tmp_path: Path) -> None:
     )  # fmt: skip
     lines: list[str] = []
     train_miniature(options, lambda line: lines.append(str(dict(line))))
-    tensors = read_tensors(tmp_path / "base"), read_tensors(tmp_path / "out" / "model")
+    tensors = read_folder(tmp_path / "base"), read_folder(tmp_path / "out" / "model")
     assert any(not torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
     loaded = load_drafters(
         tmp_path / "out" / "model", tmp_path / "out" / "eagle3", tmp_path / "out" / "dflash"

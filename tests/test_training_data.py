@@ -17,6 +17,7 @@ from tests.training_toys import TAPS, toy_model, toy_tokenizer
 from whiflash_adapters.messages import TemplateMessage
 from whiflash_adapters.structured import with_schema
 from whiflash_engine.checkpoints.lora import merge_lora, read_lora
+from whiflash_engine.checkpoints.tensors import read_file, read_folder
 from whiflash_engine.errors import CheckpointError, ConfigError
 from whiflash_engine.training import composed
 from whiflash_engine.training.adapter import opening_weights
@@ -33,7 +34,7 @@ from whiflash_engine.training.lora import (
     inject,
     save_adapter,
 )
-from whiflash_engine.training.model_files import JsonValue, read_tensors, write_tensors
+from whiflash_engine.training.model_files import JsonValue, write_tensors
 from whiflash_engine.training.rows import PromptRow, load_by_ids, load_rows
 from whiflash_engine.training.vocab import always_needed, choose_vocab
 
@@ -184,7 +185,7 @@ def test_adapters_of_one_descent_are_averaged(tmp_path: Path) -> None:
         folders.append(tmp_path / f"{value}-{rank}")
         save_adapter(folders[-1], {"lora_A": torch.full((rank, 3), value)}, LoraConfig(rank), "toy")
     average_adapters(folders[:2], tmp_path / "mean")
-    found = read_tensors(tmp_path / "mean" / "adapter_model.safetensors")["lora_A"]
+    found = read_file(tmp_path / "mean" / "adapter_model.safetensors")["lora_A"]
     assert found.dtype == torch.bfloat16 and (found == 2.5).all()
     config = json.loads((tmp_path / "mean" / "adapter_config.json").read_text())
     assert config == json.loads((folders[0] / "adapter_config.json").read_text())
@@ -205,7 +206,7 @@ def test_a_merged_adapter_equals_the_adapted_forward(tmp_path: Path) -> None:
             # what bfloat16 can hold, because that is how adapters are saved
             parameter.copy_((torch.randn(parameter.shape) * 0.2).bfloat16())
     save_adapter(tmp_path / "adapter", adapter_tensors(model), config, "toy")
-    merged = merge_lora(read_lora(tmp_path / "adapter"), read_tensors(folder))
+    merged = merge_lora(read_lora(tmp_path / "adapter"), read_folder(folder))
     write_tensors(tmp_path / "merged" / "model.safetensors", merged)
     (tmp_path / "merged" / "config.json").write_bytes((folder / "config.json").read_bytes())
     plain = load_llama(tmp_path / "merged", torch.float32)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tests.training_toys import TAPS, toy_material
+from whiflash_engine.checkpoints.tensors import read_folder
 from whiflash_engine.errors import CheckpointError, ConfigError
 from whiflash_engine.training.dflash import (
     DFlashOptions,
@@ -32,7 +33,7 @@ from whiflash_engine.training.eagle3 import (
 )
 from whiflash_engine.training.llama import rope_table, rotate
 from whiflash_engine.training.loop import LoopOptions, train
-from whiflash_engine.training.model_files import read_tensors, write_tensors
+from whiflash_engine.training.model_files import write_tensors
 
 
 @pytest.fixture(scope="module")
@@ -300,7 +301,7 @@ def test_training_goes_on_from_exported_weights(
     second = fresh(tmp_path / "out")
     for name, value in second.trained().items():
         assert torch.equal(value, first.trained()[name].bfloat16().float()), name
-    tensors = read_tensors(tmp_path / "out")
+    tensors = read_folder(tmp_path / "out")
     write_tensors(tmp_path / "bad" / "model.safetensors", {**tensors, "fc.weight": torch.ones(2)})
     with pytest.raises(CheckpointError, match=r"'fc\.weight' has shape \(2,\)"):
         fresh(tmp_path / "bad")

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from whiflash_engine.checkpoints.lora import merge_lora, read_lora
+from whiflash_engine.checkpoints.tensors import read_file, read_folder
 from whiflash_engine.checkpoints.unpack import TEMPLATE
 from whiflash_engine.training.adapter_data import LessonBuilder
 from whiflash_engine.training.batching import epoch_batches
@@ -30,7 +31,6 @@ from whiflash_engine.training.lora import (
 from whiflash_engine.training.mixes import AdapterMix
 from whiflash_engine.training.model_files import (
     fingerprint,
-    read_tensors,
     write_tensors,
 )
 from whiflash_engine.training.own_replies import OwnReplies
@@ -70,7 +70,7 @@ class AdapterTrainee:
         self.options, self.model = options, model
         parameters = inject(model, options.lora)
         if options.start is not None:
-            load_adapter_tensors(model, read_tensors(options.start / "adapter_model.safetensors"))
+            load_adapter_tensors(model, read_file(options.start / "adapter_model.safetensors"))
         self._optimiser = torch.optim.AdamW(
             parameters, lr=options.learning_rate, weight_decay=0.0, betas=(0.9, 0.98)
         )
@@ -143,7 +143,7 @@ def train_adapter(options: AdapterOptions, report: Report) -> None:
 
 def merge_adapter(model: Path, adapter: Path, template: Path, output: Path) -> None:
     """Write the model with the adapter folded in: what drafters are trained for."""
-    weights = merge_lora(read_lora(adapter), read_tensors(model))
+    weights = merge_lora(read_lora(adapter), read_folder(model))
     write_tensors(output / "model.safetensors", weights)
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(model / name, output / name)

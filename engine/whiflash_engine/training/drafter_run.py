@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from whiflash_engine.checkpoints.tensors import read_file
 from whiflash_engine.config import require
 from whiflash_engine.devices import choose_dtype
 from whiflash_engine.errors import CheckpointError
@@ -19,7 +20,7 @@ from whiflash_engine.training.corpus import Corpus, Sample
 from whiflash_engine.training.drafter_parts import Batch, DrafterShape
 from whiflash_engine.training.llama import Llama, load_llama
 from whiflash_engine.training.loop import LoopOptions
-from whiflash_engine.training.model_files import fingerprint, read_tensors
+from whiflash_engine.training.model_files import fingerprint
 from whiflash_engine.training.optim import Muon
 from whiflash_engine.training.vocab import DraftVocab, always_needed, choose_vocab
 
@@ -152,7 +153,7 @@ def load_material(options: DrafterOptions) -> Material:
 def go_on_from(model: nn.Module, folder: Path) -> None:
     """Copy an exported drafter's weights into `model`. What it trains does not depend on the
     draft vocabulary, so that may differ. CheckpointError if a name or a shape does."""
-    saved = read_tensors(folder / "model.safetensors")
+    saved = read_file(folder / "model.safetensors")
     wanted = dict(model.named_parameters())
     for name, parameter in wanted.items():
         found = saved.get(name)

@@ -20,9 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from whiflash_engine.checkpoints.fields import Fields
+from whiflash_engine.checkpoints.tensors import read_file
 from whiflash_engine.errors import CheckpointError, ConfigError
 from whiflash_engine.training.interrupts import held_back
-from whiflash_engine.training.model_files import read_tensors, write_json, write_tensors
+from whiflash_engine.training.model_files import write_json, write_tensors
 from whiflash_engine.training.optim import load_optimiser_tensors, optimiser_tensors, rate
 
 Report = Callable[[Mapping[str, float | str]], None]
@@ -99,7 +100,7 @@ class Checkpoint:
                 path, f"belongs to a run with other settings ({', '.join(different)}); "
                 "choose another folder or remove this one"
             )  # fmt: skip
-        tensors = read_tensors(self.folder / saved.text("file"))
+        tensors = read_file(self.folder / saved.text("file"))
         trained = trainee.trained()
         with torch.no_grad():
             for name, parameter in trained.items():

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from whiflash_engine.checkpoints.fields import Fields
 from whiflash_engine.checkpoints.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from whiflash_engine.checkpoints.tensors import read_file
 from whiflash_engine.config import require
 from whiflash_engine.errors import CheckpointError
 from whiflash_engine.training.model_files import (
-    read_tensors,
     write_json,
     write_tensors,
 )
@@ -121,7 +121,7 @@ def average_adapters(folders: Sequence[Path], output: Path) -> None:
         if config != configs[0]:
             raise CheckpointError(folder / ADAPTER_CONFIG, f"differs from {folders[0]}'s")
     files = [folder / ADAPTER_WEIGHTS for folder in folders]
-    found = [read_tensors(file) for file in files]
+    found = [read_file(file) for file in files]
     for file, tensors in zip(files, found, strict=True):
         shapes = [{name: t.shape for name, t in part.items()} for part in (tensors, found[0])]
         if shapes[0] != shapes[1]:

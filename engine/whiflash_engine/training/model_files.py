@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from whiflash_engine.errors import CheckpointError
@@ -44,24 +44,6 @@ def write_json(path: Path, values: Mapping[str, object]) -> None:
     with writing(path) as place:
         text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
         place.write_text(text, encoding="utf-8")
-
-
-def read_tensors(folder_or_file: Path) -> dict[str, Tensor]:
-    """All tensors of a .safetensors file, or of every such file in a folder."""
-    files = [folder_or_file]
-    if folder_or_file.is_dir():
-        files = sorted(folder_or_file.glob("*.safetensors"))
-    if not files:
-        raise CheckpointError(folder_or_file, "holds no .safetensors file")
-    tensors: dict[str, Tensor] = {}
-    for file in files:
-        try:
-            tensors.update(load_file(file))
-        except FileNotFoundError as error:
-            raise CheckpointError(file, "no such file") from error
-        except SafetensorError as error:
-            raise CheckpointError(file, f"unreadable safetensors: {error}") from error
-    return tensors
 
 
 def write_tensors(

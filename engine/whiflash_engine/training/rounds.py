@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from whiflash_engine.checkpoints.fields import Fields
+from whiflash_engine.checkpoints.tensors import read_file
 from whiflash_engine.config import ArmName
 from whiflash_engine.errors import CheckpointError
 from whiflash_engine.router.neural import Array
 from whiflash_engine.training.loop import Report
-from whiflash_engine.training.model_files import read_tensors, write_json, write_tensors
+from whiflash_engine.training.model_files import write_json, write_tensors
 
 DRAFTERS: tuple[ArmName, ...] = ("ar", "diffusion")
 ARMS: tuple[ArmName, ...] = (*DRAFTERS, "retrieval")
@@ -57,7 +58,7 @@ class Rounds:
     @staticmethod
     def read(folder: Path) -> Rounds:
         """What `log_rounds` wrote. CheckpointError if that is nothing, or of several models."""
-        parts = [read_tensors(file) for file in sorted(folder.glob("prefixes-*.safetensors"))]
+        parts = [read_file(file) for file in sorted(folder.glob("prefixes-*.safetensors"))]
         parts = [part for part in parts if len(part["prompt"])]
         if not parts:
             raise CheckpointError(folder, "holds no prefixes")
