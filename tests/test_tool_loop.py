@@ -2,35 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
+import contextvars
 import threading
-import time
-from typing import Annotated, Any
+from typing import Any
 
 import pytest
+from langchain_core.callbacks import get_usage_metadata_callback
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
-from langchain_core.tools import InjectedToolCallId, Tool, ToolException, tool
+from langchain_core.tools import tool
 from pydantic import BaseModel
 
 from tests.fake_engine import FakeEngine
 from tests.toys_text import write_call
+from tests.toys_tools import ADD, Scripted, add, loop, result_of, unhurried
 from whiflash_adapters.chat import ChatWhiFlash
-from whiflash_adapters.tool_loop import ToolLoop, generate_structured
+from whiflash_adapters.tool_loop import ToolLoop, Transcript, generate_structured
 from whiflash_engine.errors import ConfigError
-
-
-def add(a: int, b: int) -> int:
-    """Add two numbers."""
-    return a + b
-
-
-ADD = write_call("add", {"a": 2, "b": 3})
-
-
-def loop(*texts: str, tools: Any = (add,), **options: Any) -> ToolLoop:
-    return ToolLoop(ChatWhiFlash(engine=FakeEngine(*texts)), tools, **options)
 
 
 def test_a_question_a_call_an_answer() -> None:
@@ -67,7 +54,49 @@ def test_wrong_arguments_are_told_to_the_model() -> None:
     assert isinstance(result, ToolMessage) and result.status == "error" and "b" in result.text
 
 
-def test_what_was_the_worlds_fault_is_tried_again() -> None:
+BROKEN = ADD.replace("3", "3,,")
+
+
+def test_a_broken_call_is_told_to_the_model_and_is_no_answer() -> None:
+    engine = FakeEngine(BROKEN, ADD, "It is 5.")
+    done = ToolLoop(ChatWhiFlash(engine=engine, constrain="never"), [add]).run("2 + 3?")
+    assert [m.type for m in done.messages] == ["human", "ai", "tool", "ai", "tool", "ai"]
+    assert done.finished and done.answer == "It is 5."
+    asked, told = done.messages[1:3]
+    assert isinstance(asked, AIMessage) and isinstance(told, ToolMessage)
+    assert told.tool_call_id == asked.invalid_tool_calls[0]["id"] and told.name == "add"
+    assert told.status == "error" and "3,," in told.text
+    # the model reads the complaint under the call that it is about
+    assert engine.prompts[1].count('"name": "add"') == engine.prompts[0].count('"name": "add"') + 1
+    assert "3,," in engine.prompts[1]
+
+
+def test_calls_beside_a_broken_one_are_answered_as_well() -> None:
+    chat = ChatWhiFlash(engine=FakeEngine(f"{ADD}\n{BROKEN}", "ok"), constrain="never")
+    results = ToolLoop(chat, [add]).run("hi").messages[2:-1]
+    assert [isinstance(m, ToolMessage) and m.status for m in results] == ["success", "error"]
+    assert results[0].text == "5"
+
+
+def test_a_model_that_only_makes_broken_calls_has_not_finished() -> None:
+    chat = ChatWhiFlash(engine=FakeEngine(BROKEN), constrain="never")
+    done = ToolLoop(chat, [add], steps=2).run("hi")
+    assert [m.type for m in done.messages] == ["human", "ai", "tool", "ai", "tool"]
+    assert not done.finished
+
+
+def test_a_broken_call_that_nobody_can_answer_ends_the_loop_unfinished() -> None:
+    nameless = AIMessage(
+        "", invalid_tool_calls=[{"name": None, "args": "{", "id": "x", "error": None}]
+    )
+    done = Transcript((HumanMessage("hi"), nameless))
+    assert not done.finished and done.answer == ""
+    said = ToolLoop(Scripted(messages=iter([nameless])), [add]).run("hi").messages
+    assert said == (HumanMessage("hi"), nameless)
+
+
+def test_what_was_the_worlds_fault_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    unhurried(monkeypatch)
     tries = 0
 
     @tool
@@ -88,126 +117,84 @@ def test_what_was_the_worlds_fault_is_tried_again() -> None:
 
 
 def test_a_tool_that_takes_too_long_is_left_behind() -> None:
+    released = threading.Event()
+
     def slow(a: int) -> int:
         """Takes its time."""
-        time.sleep(1.0)
+        released.wait()
         return a
 
-    start = time.perf_counter()
-    done = loop(write_call("slow", {"a": 1}), "ok", tools=[slow], timeout=0.05).run("hi")
-    assert time.perf_counter() - start < 0.9
-    assert "slow took more than 0.05 seconds" in done.messages[2].text
+    result = result_of(slow, {"a": 1}, timeout=0.05)
+    assert not released.is_set() and "slow took more than 0.05 seconds" in result.text
+    (left,) = (thread for thread in threading.enumerate() if thread.name == "tool slow")
+    assert left.daemon  # else the process could not end before it does
+    released.set()
+    left.join()
 
 
-def test_a_tool_that_never_returns_does_not_keep_the_process_from_ending() -> None:
-    said = write_call("stuck", {"a": 1})
-    program = f"""
-import threading
-from tests.fake_engine import FakeEngine
-from whiflash_adapters.chat import ChatWhiFlash
-from whiflash_adapters.tool_loop import ToolLoop
-
-def stuck(a: int) -> int:
-    'Never returns.'
-    threading.Event().wait()
-    return a
-
-chat = ChatWhiFlash(engine=FakeEngine({said!r}, "ok"))
-print(ToolLoop(chat, [stuck], timeout=0.05).run("hi").answer)
-"""
-    ran = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True
-    )
-    assert ran.stdout.strip() == "ok"
+who: contextvars.ContextVar[str] = contextvars.ContextVar("who", default="nobody")
 
 
-def result_of(asked: Any, arguments: dict[str, Any], **options: Any) -> ToolMessage:
-    """What the model reads when it calls this one tool."""
-    name = asked.name if hasattr(asked, "name") else asked.__name__
-    done = loop(write_call(name, arguments), "ok", tools=[asked], **options).run("hi")
-    result = done.messages[2]
-    assert isinstance(result, ToolMessage)
-    assert result.tool_call_id == done.calls[0]["id"] and result.name == name
-    return result
+def test_tools_know_the_context_of_the_caller() -> None:
+    def whose(a: int) -> str:
+        """Says for whom it works."""
+        return who.get()
+
+    async def whose_later(a: int) -> str:
+        """Says so as a coroutine."""
+        return who.get()
+
+    token = who.set("ann")
+    try:
+        assert result_of(whose, {"a": 1}).text == "ann"
+        assert result_of(whose_later, {"a": 1}).text == "ann"
+    finally:
+        who.reset(token)
 
 
-def test_coroutines_are_tools() -> None:
-    async def double(a: int) -> int:
-        """Twice as much."""
-        return 2 * a
+def test_callbacks_around_the_loop_hear_of_models_within_tools() -> None:
+    inner = ChatWhiFlash(engine=FakeEngine("inside"))
 
-    result = result_of(double, {"a": 4})
-    assert (result.text, result.status) == ("8", "success")
-    single = Tool("double", None, "Twice as much.", coroutine=lambda a: double(int(a)))
-    assert result_of(single, {"__arg1": "4"}).text == "8"
+    def ask(a: int) -> str:
+        """Asks another model."""
+        return inner.invoke("hi").text
 
-
-def test_coroutines_are_tried_again_and_left_behind_as_well() -> None:
-    tries = 0
-
-    async def flaky(a: int) -> int:
-        """Works the second time."""
-        nonlocal tries
-        tries += 1
-        if tries < 2:
-            raise ConnectionError("gone")
-        return a
-
-    async def stuck(a: int) -> None:
-        """Never returns."""
-        threading.Event().wait()
-
-    assert result_of(flaky, {"a": 7}).text == "7" and tries == 2
-    result = result_of(stuck, {"a": 7}, timeout=0.05)
-    assert "stuck took more than 0.05 seconds" in result.text and result.status == "error"
+    with get_usage_metadata_callback() as outside:
+        inner.invoke("hi")
+    with get_usage_metadata_callback() as around:
+        done = loop(write_call("ask", {"a": 1}), "ok", tools=[ask]).run("hi")
+    said = [m.usage_metadata for m in done.messages if isinstance(m, AIMessage)]
+    own = sum(usage["output_tokens"] for usage in said if usage)
+    heard = around.usage_metadata["fake"]["output_tokens"]
+    assert heard == own + outside.usage_metadata["fake"]["output_tokens"]
 
 
-def test_a_tool_may_ask_for_the_id_of_its_call() -> None:
-    def whose(a: int, call: Annotated[str, InjectedToolCallId]) -> str:
-        """Says who called."""
-        return f"{a} for {call}"
-
-    result = result_of(tool(whose), {"a": 1})
-    assert result.text == f"1 for {result.tool_call_id}"
-
-
-def test_what_is_no_text_is_told_as_json() -> None:
-    def weather(city: str) -> dict[str, object]:
-        """The weather of a city."""
-        return {"city": city, "sunny": True, "wind": None}
-
-    told = result_of(weather, {"city": "Köln"}).text
-    assert json.loads(told) == {"city": "Köln", "sunny": True, "wind": None} and "Köln" in told
+@tool(return_direct=True)
+def decide(a: int) -> str:
+    """Decides."""
+    if a < 0:
+        raise ValueError("below zero")
+    return f"it is {a}"
 
 
-def test_artifacts_are_kept() -> None:
-    @tool(response_format="content_and_artifact")
-    def draw(a: int) -> tuple[str, list[int]]:
-        """Draws."""
-        return f"{a} points", [a] * a
-
-    result = result_of(draw, {"a": 3})
-    assert result.text == "3 points" and result.artifact == [3, 3, 3]
+def test_a_result_that_is_returned_directly_is_the_answer() -> None:
+    done = loop(write_call("decide", {"a": 3}), "never said", tools=[decide]).run("hi")
+    assert [m.type for m in done.messages] == ["human", "ai", "tool"]
+    assert done.finished and done.answer == "it is 3" and done.returned == done.messages[-1]
 
 
-def test_an_error_that_the_tool_words_itself_is_still_one() -> None:
-    def refuse(a: int) -> int:
-        """Refuses."""
-        raise ToolException("not today")
-
-    asked = tool(refuse)
-    asked.handle_tool_error = True
-    result = result_of(asked, {"a": 1})
-    assert (result.text, result.status) == ("not today", "error")
+def test_calls_beside_it_are_answered_before_it_ends() -> None:
+    both = f"{write_call('decide', {'a': 3})}\n{ADD}"
+    done = loop(both, "never said", tools=[decide, add]).run("hi")
+    assert [m.text for m in done.messages[2:]] == ["it is 3", "5"]
+    assert done.finished and done.answer == "it is 3"
 
 
-def test_a_message_of_the_tools_own_answers_the_call_that_was_made() -> None:
-    def answer(a: int) -> ToolMessage:
-        """Answers in a message."""
-        return ToolMessage(f"{a}!", tool_call_id="another", artifact=a)
-
-    result = result_of(answer, {"a": 5})
-    assert (result.text, result.artifact) == ("5!", 5)
+def test_an_error_is_not_returned_directly() -> None:
+    said = write_call("decide", {"a": -1}), write_call("decide", {"a": 1})
+    done = loop(*said, tools=[decide]).run("hi")
+    assert [m.type for m in done.messages] == ["human", "ai", "tool", "ai", "tool"]
+    assert "below zero" in done.messages[2].text and done.answer == "it is 1"
 
 
 def test_the_steps_run_out() -> None:
@@ -219,9 +206,16 @@ def test_the_steps_run_out() -> None:
     ("options", "said"),
     [
         ({"steps": 0}, "steps=0"),
+        ({"steps": "5"}, "steps='5'"),
+        ({"steps": 2.5}, "steps=2.5"),
+        ({"steps": True}, "steps=True"),
         ({"timeout": 0}, "timeout=0"),
+        ({"timeout": "5"}, "timeout='5'"),
+        ({"timeout": float("nan")}, "timeout=nan"),
+        ({"timeout": float("inf")}, "timeout=inf"),
         ({"attempts": 0}, "attempts=0"),
-        ({"tools": [add, add]}, "names must differ"),
+        ({"attempts": "x"}, "attempts='x'"),
+        ({"attempts": 1.5}, "attempts=1.5"),
     ],
 )
 def test_bad_options(options: dict[str, Any], said: str) -> None:
