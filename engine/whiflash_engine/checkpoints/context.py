@@ -6,11 +6,11 @@ import os
 from pathlib import Path
 
 from whiflash_engine.checkpoints.fields import Fields
+from whiflash_engine.checkpoints.positions import positions
+from whiflash_engine.checkpoints.shipped import DEFAULT_NAME, SMOLLM2_TOOLS, UNTOUCHED_NAME
 from whiflash_engine.errors import CheckpointError
 
-# Names and place as in `shipped.py`, which needs torch: this is asked when nothing is loaded yet.
-EMBEDDED = ("default", "smollm2-135m-tools", "smollm2-135m")
-_DRAFTER = Path(__file__).parent.parent / "weights/smollm2_135m_tools/eagle3/config.json"
+EMBEDDED = ("default", DEFAULT_NAME, UNTOUCHED_NAME)
 
 
 def context_length(model: str | Path | None) -> int | None:
@@ -20,14 +20,16 @@ def context_length(model: str | Path | None) -> int | None:
     if config is None:
         return None
     try:
-        return Fields.read(config).integer("max_position_embeddings")
+        fields = Fields.read(config)
+        return positions(fields, fields.integer("max_position_embeddings"))
     except CheckpointError:  # whoever loads the model is told
         return None
 
 
 def _config(model: str | Path | None) -> Path | None:
     if model is None or str(model) in EMBEDDED:
-        return _DRAFTER  # made for the embedded model, and here before that is fetched
+        # made for the embedded model, and here before that is fetched
+        return SMOLLM2_TOOLS.eagle3 / "config.json"
     folder = os.path.expanduser(model)
     config = os.path.join(folder, "config.json")
     if os.path.isfile(config):

@@ -13,74 +13,42 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from whiflash_engine.config import ModelConfig, require
 from whiflash_engine.errors import ConfigError
 from whiflash_engine.target.base import TargetCache, TargetOutput
-from whiflash_engine.target.hf_loading import geometry, load_causal
-
-# Layers that keep every key, or could: rolling back is cutting the end off.
-_CROPPABLE = ("DynamicLayer", "DynamicSlidingWindowLayer")
-
-
-class HFCache:
-    """A `DynamicCache` of plain layers under our verbs.
-
-    Sliding-window layers get plain layers as well: a window that forgets cannot be rolled
-    back, and the model's own mask hides what lies outside of it.
-    """
-
-    def __init__(self) -> None:
-        self.inner = DynamicCache()
-
-    @property
-    def length(self) -> int:
-        return int(self.inner.get_seq_length())
-
-    @property
-    def nbytes(self) -> int:
-        return sum(
-            layer.keys.nbytes + layer.values.nbytes
-            for layer in self.inner.layers
-            if layer.is_initialized
-        )
-
-    def crop(self, length: int) -> None:
-        """After a pass that broke off, layers differ in length, and keys from values: each
-        is cut to what it shall have, where the library's crop takes as much from all."""
-        for layer in self.inner.layers:
-            if layer.is_initialized:
-                layer.keys = layer.keys[..., :length, :]
-                layer.values = layer.values[..., :length, :]
+from whiflash_engine.target.hf_cache import HFCache
+from whiflash_engine.target.hf_loading import causal_config, load_causal
 
 
 class HFTarget:
     """Implements `Target` for a local folder that `AutoModelForCausalLM` can load.
 
-    taps: boundary indices 0..num_layers-1; the last boundary is not observable here, as
-    the library normalises it. Code that comes with a model is never run.
+    taps: boundary indices 0..num_layers. Code that comes with a model is never run.
+    A longrope model's context ends at its original length (see `checkpoints.positions`).
     Raises CheckpointError for damaged or incomplete weights, ConfigError for a model that
-    is not causal or cannot be rolled back.
+    is not causal or cannot be rolled back, as far as possible before the weights are read.
     """
 
     def __init__(
         self, folder: Path, *, taps: tuple[int, ...], dtype: torch.dtype, device: torch.device
     ) -> None:
+        self._config = causal_config(folder)
+        layers = self._config.num_layers
+        for tap in taps:
+            require(0 <= tap <= layers, "tap", tap, f"must lie in 0..{layers}")
+        self._taps = taps
         self._model = load_causal(folder, dtype)
         nn.Module.to(self._model, device).train(False)
-        _refuse_uncroppable(self._model)
         # by name: the library annotates one of the two only
         head: object = methodcaller("get_output_embeddings")(self._model)
         table: object = methodcaller("get_input_embeddings")(self._model)
         if not isinstance(head, nn.Linear) or not isinstance(table, nn.Module):
             raise ConfigError("model", str(folder), "has no output projection that can be shared")
         self._head, self._table = head, table
-        self._config = geometry(folder, self._model.config)
-        for tap in taps:
-            last = self._config.num_layers - 1
-            require(0 <= tap <= last, "tap", tap, f"must lie in 0..{last}")
-        self._taps = taps
+        # what nobody listens to need not be found
+        self._last = _last_layer(self._model, layers) if layers in taps else nn.Identity()
         self._dtype, self._device = dtype, device
         self._can_keep = "logits_to_keep" in signature(self._model.forward).parameters
         self._probe()
@@ -114,10 +82,12 @@ class HFTarget:
         ids = torch.tensor([list(tokens)], dtype=torch.long, device=self._device)
         # A long prompt wants one row of logits, not thousands; 0 would mean all of them.
         keep = {"logits_to_keep": max(rows, 1)} if self._can_keep else {}
-        last: list[Tensor] = []
+        final: list[Tensor] = []
+        leaving: list[Tensor] = []
         # What enters the output projection is the final hidden state, in every architecture.
-        hook = self._head.register_forward_pre_hook(lambda _, inputs: last.append(inputs[0]))
-        try:
+        head = self._head.register_forward_pre_hook(lambda _, given: final.append(given[0]))
+        last = self._last.register_forward_hook(lambda *call: leaving.append(_stream(call[-1])))
+        with head, last:
             out = self._model(
                 input_ids=ids,
                 past_key_values=cache.inner,
@@ -125,10 +95,11 @@ class HFTarget:
                 output_hidden_states=bool(self._taps),
                 **keep,
             )
-        finally:
-            hook.remove()
-        hidden_rows, logits = last[-1][0], out.logits[0]
-        states = [out.hidden_states[tap][0] for tap in self._taps]
+        hidden_rows, logits = final[-1][0], out.logits[0]
+        # The library tells the last boundary too, but after the norm.
+        boundaries = [*out.hidden_states[:-1], *leaving] if self._taps else []
+        # Gemma 3n's stream has several parts, (parts, 1, n, hidden); the first is the active one.
+        states = [boundaries[tap].flatten(0, -3)[0] for tap in self._taps]
         features = torch.cat(states, -1) if states else hidden_rows.new_empty(n, 0)
         start = hidden_rows.shape[0] - rows
         return TargetOutput(logits[start:].float(), features, hidden_rows[start:])
@@ -153,12 +124,15 @@ class HFTarget:
         require(grown and cache.length == 3, "model", name, "keeps a state of its own")
 
 
-def _refuse_uncroppable(model: PreTrainedModel) -> None:
-    name = type(model).__name__
-    require(not model.config.is_encoder_decoder, "model", name, "is an encoder-decoder, not causal")
-    layers = DynamicCache(config=model.config).layers
-    kinds = sorted({type(layer).__name__ for layer in layers} - set(_CROPPABLE))
-    require(
-        not kinds and not getattr(model, "_is_stateful", False),
-        "model", name, "has a recurrent state, which a rejected draft cannot be taken out of",
-    )  # fmt: skip
+def _last_layer(model: PreTrainedModel, count: int) -> nn.Module:
+    """The decoder's layers are its first list of as many modules, whatever its name."""
+    decoder: object = methodcaller("get_decoder")(model)
+    assert isinstance(decoder, nn.Module)
+    for module in decoder.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == count:
+            return module[-1]
+    raise ConfigError("tap", count, f"cannot be observed in {type(model).__name__}")
+
+
+def _stream(output: Tensor | tuple[Tensor, ...]) -> Tensor:
+    return output[0] if isinstance(output, tuple) else output

@@ -1,4 +1,4 @@
-"""Causal models of `transformers`, from a local folder: weights and geometry, or what is wrong.
+"""Causal models of `transformers`, from a local folder: their weights, or what is wrong.
 
 Code that comes with a model is never run.
 """
@@ -8,34 +8,60 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 
-from whiflash_engine.checkpoints.fields import Fields
-from whiflash_engine.checkpoints.rope import rope_config
 from whiflash_engine.checkpoints.tensors import safetensors_files
-from whiflash_engine.config import ModelConfig, RopeConfig
+from whiflash_engine.config import ModelConfig, require
 from whiflash_engine.errors import CheckpointError, ConfigError
+from whiflash_engine.target.hf_cache import refuse_stateful
+from whiflash_engine.target.hf_geometry import geometry
+
+# Models of images and text that are plain decoders when there is text alone. Others are not:
+# some keep the place of the last image from one pass to the next.
+_READ_TEXT_ALONE = ("mistral3",)
 
 
 def causal_config(folder: Path) -> ModelConfig:
-    """The geometry that `HFTarget` would have, from config.json alone.
+    """The geometry that `HFTarget` has, from config.json alone.
 
     Raises ConfigError for a family that the library does not know without code of the
-    folder's own, and for a model that is no decoder.
+    folder's own, and for a model that is no decoder or cannot be rolled back.
     """
+    config = _read(folder)
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (ValueError, KeyError, OSError, RuntimeError, ImportError, TypeError) as error:
-        raise _cannot_load(folder, error) from error
-    return geometry(folder, config)
+        refuse_stateful(config)
+        told = geometry(folder, config)
+    except ConfigError:
+        raise
+    except (AttributeError, TypeError, ValueError) as error:
+        why = f"its config says no usable geometry ({error})"
+        raise ConfigError("model", str(folder), why) from error
+    kind = str(config.model_type)
+    require(not config.is_encoder_decoder, "model_type", kind, "is an encoder-decoder, not causal")
+    known = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None) is not None
+    require(
+        known or kind in _READ_TEXT_ALONE,
+        "model_type", kind, "transformers has no language model of it that takes text alone",
+    )  # fmt: skip
+    return told
 
 
 def load_causal(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     """Weights that are missing are an error here; the library would invent them."""
     safetensors_files(folder)
+    kind = _read(folder).model_type
+    loader = AutoModelForImageTextToText if kind in _READ_TEXT_ALONE else AutoModelForCausalLM
     try:
-        loaded: object = AutoModelForCausalLM.from_pretrained(
+        loaded: object = loader.from_pretrained(
             folder,
             dtype=dtype,
             trust_remote_code=False,
@@ -57,41 +83,15 @@ def load_causal(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     return model
 
 
-def _cannot_load(folder: Path, error: Exception) -> ConfigError:
+def _read(folder: Path) -> PretrainedConfig:
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (ValueError, KeyError, OSError, RuntimeError, ImportError, TypeError) as error:
+        raise _cannot_load(folder, error) from error
+    except StrictDataclassError as error:  # which says where; its cause says what
+        raise _cannot_load(folder, error.__cause__ or error) from error
+
+
+def _cannot_load(folder: Path, error: BaseException) -> ConfigError:
     why = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return ConfigError("model", str(folder), f"transformers cannot load it: {why}")
-
-
-def geometry(folder: Path, config: PretrainedConfig) -> ModelConfig:
-    """What the library calls by one name in all architectures, the rest as far as it goes."""
-    try:
-        return _told(folder, config)
-    except (AttributeError, TypeError, ValueError) as error:
-        if isinstance(error, ConfigError):
-            raise
-        why = f"its config says no usable geometry ({error})"
-        raise ConfigError("model", str(folder), why) from error
-
-
-def _told(folder: Path, config: PretrainedConfig) -> ModelConfig:
-    text = config.get_text_config(decoder=True)
-    hidden, heads = int(text.hidden_size), int(text.num_attention_heads)
-    positions = int(getattr(text, "max_position_embeddings", None) or 2048)
-    try:
-        fields = Fields(folder / "config.json", text.to_dict())
-        rope = rope_config(fields, max_positions=positions)
-    except CheckpointError:
-        rope = RopeConfig()
-    return ModelConfig(
-        vocab_size=int(text.vocab_size),
-        hidden_size=hidden,
-        intermediate_size=int(getattr(text, "intermediate_size", None) or 4 * hidden),
-        num_layers=int(text.num_hidden_layers),
-        num_heads=heads,
-        num_kv_heads=int(getattr(text, "num_key_value_heads", None) or heads),
-        head_dim=int(getattr(text, "head_dim", None) or hidden // heads),
-        rms_norm_eps=float(getattr(text, "rms_norm_eps", None) or 1e-5),
-        rope=rope,
-        max_positions=positions,
-        tie_embeddings=bool(getattr(text, "tie_word_embeddings", False)),
-    )
