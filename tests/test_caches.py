@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from torch import Tensor
@@ -10,7 +12,9 @@ from tests.toys import TINY, tiny_dflash, tiny_eagle3, tiny_eagle3_parts, tiny_t
 from whiflash_engine.cache import KVCache
 from whiflash_engine.config import SamplingConfig
 from whiflash_engine.drafters.dflash import DFlashDrafter, DFlashState
-from whiflash_engine.drafters.eagle3 import Eagle3Drafter, Eagle3State
+from whiflash_engine.drafters.eagle3 import DEPTH, Eagle3Drafter, Eagle3State
+from whiflash_engine.drafters.taps import Taps
+from whiflash_engine.errors import ConfigError
 from whiflash_engine.features import FeatureLog
 from whiflash_engine.sampling import Sampler
 from whiflash_engine.target.native import NativeTarget
@@ -38,8 +42,8 @@ def _prefix(log: FeatureLog, length: int) -> FeatureLog:
     return part
 
 
-def _views(kv: KVCache, layers: int) -> Tensor:
-    return torch.stack([torch.stack(kv.view(i)) for i in range(layers)])
+def _held(kv: KVCache) -> Tensor:
+    return torch.stack(list(kv.places(0)[1]))
 
 
 @pytest.mark.parametrize("backlog", _BACKLOGS)
@@ -55,10 +59,9 @@ def test_lazy_catch_up_equals_eager_ingestion(kind: str, backlog: int) -> None:
     for end in range(1, log.length + 1):  # one position at a time: what "eager" costs
         drafter.ingest(eager, _prefix(log, end), tokens[: end + 1])
     assert lazy.watermark == eager.watermark == log.length
-    layers = 1 if kind == "ar" else 2
     assert isinstance(lazy, Eagle3State | DFlashState)
     assert isinstance(eager, Eagle3State | DFlashState)
-    torch.testing.assert_close(_views(lazy.kv, layers), _views(eager.kv, layers))
+    torch.testing.assert_close(_held(lazy.kv), _held(eager.kv))
     chooser = Sampler(SamplingConfig())
     assert drafter.propose(lazy, tokens, 4, chooser) == drafter.propose(eager, tokens, 4, chooser)
 
@@ -107,6 +110,46 @@ def test_kv_only_prefill_equals_the_full_layer(backlog: int) -> None:
     assert state.newest is not None
     full = _full_layer(target, log, tokens)
     torch.testing.assert_close(state.newest[0], full[-1], atol=1e-4, rtol=1e-4)
+
+
+class _Whole(Eagle3Drafter):
+    """Runs the whole layer at every slot."""
+
+    def _slots(self, kv: KVCache, g: Tensor, tokens: Sequence[int], rows: int = 1) -> Tensor:
+        return super()._slots(kv, g, tokens, rows=g.shape[0])
+
+
+@pytest.mark.parametrize("backlog", _BACKLOGS)
+def test_so_it_does_where_the_whole_layer_runs(backlog: int) -> None:
+    target = tiny_target()
+    tokens = _tokens(backlog + 1)
+    log = _log(tokens)
+    lean = tiny_eagle3(target)
+    whole = _Whole(*tiny_eagle3_parts(target), target)
+    states = [drafter.new_state(512) for drafter in (lean, whole)]
+    for drafter, state in zip((lean, whole), states, strict=True):
+        drafter.ingest(state, log, tokens)
+    one, other = states
+    assert one.newest is not None and other.newest is not None
+    torch.testing.assert_close(one.newest, other.newest, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(_held(one.kv), _held(other.kv))
+
+
+def test_how_many_tokens_are_drafted() -> None:
+    target = tiny_target()
+    parts = tiny_eagle3_parts(target)
+    depths = [Eagle3Drafter(*parts, target, depth).max_draft for depth in (None, 3)]
+    assert depths == [DEPTH, 3] and Eagle3Drafter(*parts, target).max_draft == DEPTH
+    with pytest.raises(ConfigError, match="ar_depth=0"):
+        Eagle3Drafter(*parts, target, 0)
+
+
+def test_a_boundary_that_is_not_tapped_is_named() -> None:
+    target = tiny_target(taps=(1, 3))
+    rows = torch.arange(2 * 2 * 32).float().view(2, -1)
+    assert torch.equal(Taps(target, (3, 1))(rows).flatten(1), rows.roll(32, 1))
+    with pytest.raises(ConfigError, match="tap=2"):
+        Taps(target, (3, 2))
 
 
 @pytest.mark.parametrize("kind", ["ar", "diffusion"])

@@ -30,7 +30,7 @@ def passes(step: float, monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Expected seconds of a plain round, by width from 1 on, in steps."""
     target, costs = SteppedTarget(step), CostModel()
     monkeypatch.setattr("whiflash_engine.calibrate.perf_counter", lambda: target.now)
-    calibrate(target, {"ar": ToyDrafter("ar", target, seed=0, draft=3)}, costs)
+    calibrate(target, {"ar": ToyDrafter(target, seed=0, draft=3)}, costs)
     return [s / step for s in costs.expected("plain", 1, MAX_COPY + 1, 0)]
 
 

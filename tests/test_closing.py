@@ -6,6 +6,7 @@ import json
 import random
 from typing import cast
 
+import jsonschema
 import pytest
 import torch
 
@@ -17,7 +18,7 @@ from whiflash_adapters.formats.hermes import HERMES
 from whiflash_agents.measure.prompts import shipped
 from whiflash_engine.closing import Endings, way_out
 from whiflash_engine.config import RouterConfig, RouterName, SamplingConfig
-from whiflash_engine.constraint import Constraint, GrammarFactory
+from whiflash_engine.constraint import GrammarFactory, LLGuidanceConstraint
 from whiflash_engine.engine import Engine
 
 TIGHT = {"x-guidance": {"whitespace_flexible": False}}
@@ -68,7 +69,7 @@ def factory() -> GrammarFactory:
     return GrammarFactory(tokenizer.backend_tokenizer, VOCAB, [cast(int, tokenizer.eos_token_id)])
 
 
-def at_random(constraint: Constraint, total: int, seed: int) -> list[int]:
+def at_random(constraint: LLGuidanceConstraint, total: int, seed: int) -> list[int]:
     """Any allowed token, until the text must stop or the tokens run out."""
     rng, tokens = random.Random(seed), list[int]()
     while len(tokens) < total and not constraint.stopped:
@@ -82,7 +83,7 @@ def text_of(tokens: list[int]) -> str:
     return str(byte_tokenizer().decode(tokens, skip_special_tokens=True))
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(0, 40, 2))
 def test_random_documents_end_in_time(factory: GrammarFactory, seed: int) -> None:
     total = 100 + 5 * seed
     constraint = factory.json_schema(NESTED | TIGHT)
@@ -96,20 +97,20 @@ def test_random_documents_end_in_time(factory: GrammarFactory, seed: int) -> Non
 @pytest.mark.parametrize("name", AWKWARD)
 def test_awkward_values_do_not_stand_in_the_way(factory: GrammarFactory, name: str) -> None:
     """Where the first digit that comes to mind leads nowhere, and signs are needed."""
-    for seed in range(6):
-        total = 200 + 7 * seed
+    for seed in range(3):
+        total = 200 + 14 * seed
         constraint = factory.json_schema(AWKWARD[name] | TIGHT)
         constraint.close_by(total)
-        json.loads(text_of(at_random(constraint, total, seed)))
+        found = json.loads(text_of(at_random(constraint, total, seed)))
+        jsonschema.validate(found, AWKWARD[name])
 
 
 def test_a_document_whose_end_is_long_is_finished_too(factory: GrammarFactory) -> None:
     rows = {"type": "array", "minItems": 30, "items": record(a=INTEGER, b=TEXT)}
-    for seed in range(3):
-        constraint = factory.json_schema(record(notes=TEXT, rows=rows) | TIGHT)
-        constraint.close_by(1200)
-        found = json.loads(text_of(at_random(constraint, 1200, seed)))
-        assert len(found["rows"]) >= 30
+    constraint = factory.json_schema(record(notes=TEXT, rows=rows) | TIGHT)
+    constraint.close_by(1200)
+    found = json.loads(text_of(at_random(constraint, 1200, seed=0)))
+    assert len(found["rows"]) >= 30
 
 
 def test_nothing_long_is_begun_that_could_not_be_ended() -> None:
@@ -122,7 +123,7 @@ def test_nothing_long_is_begun_that_could_not_be_ended() -> None:
     row = record(**{f"field_{i}": TEXT for i in range(5)})
     optional = record(a=TEXT) | {"properties": {"a": TEXT, "detail": row}}
     for schema in ({"type": "array", "items": row, "minItems": 1}, optional):
-        for total in range(90, 220, 7):
+        for total in range(90, 220, 13):
             constraint = factory.json_schema(schema | TIGHT)
             constraint.close_by(total)
             tokens: list[int] = []
@@ -295,8 +296,9 @@ def test_documents_that_are_closed_are_those_of_plain_decoding(
             constraint=engine.json_schema(NESTED | TIGHT),
         ).tokens  # fmt: skip
 
-    assert tokens(name) == tokens("plain")
-    json.loads(text_of(list(tokens(name))))
+    found = tokens(name)
+    assert found == tokens("plain")
+    json.loads(text_of(list(found)))
 
 
 def test_what_was_led_to_its_end_says_so(engine: Engine) -> None:

@@ -16,11 +16,12 @@ from pydantic import BaseModel
 
 from tests.fake_engine import FakeEngine, byte_tokenizer
 from tests.test_chat import CALL, TOOLS, chat_of, merged
-from tests.toys import ToyConstraint, ToyTarget, run, tokens_of, toy_drafters
+from tests.toys import ToyConstraint, ToyTarget, run, toy_drafters
 from tests.toys_text import write_call
 from whiflash_adapters.chat import ChatWhiFlash
 from whiflash_engine.config import RouterConfig, RouterName, SamplingConfig
 from whiflash_engine.engine import Engine
+from whiflash_engine.events import tokens_of
 
 THOUGHT = "<think>\nhm\n</think>\n"
 

@@ -36,9 +36,9 @@ class _Listener:
         self._tokens = iter(tokens)
         self.logits: list[Tensor] = []
 
-    def choose(self, logits: Tensor, position: int) -> tuple[int, None]:
-        self.logits.append(logits)
-        return next(self._tokens), None
+    def choose(self, logits: Tensor, position: int) -> tuple[list[int], None]:
+        self.logits += logits
+        return [next(self._tokens) for _ in logits], None
 
 
 def _material(length: int) -> tuple[list[int], FeatureLog]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from whiflash_engine.constraint import Constraint, GrammarFactory
+from whiflash_engine.constraint import GrammarFactory, LLGuidanceConstraint
 from whiflash_engine.errors import ConstraintError
 
 # The letters of bytes in byte-level BPE; a blank is written Ġ, a newline Ċ.
@@ -148,7 +148,7 @@ def test_forced_tokens_are_canonical_and_legal(
     assert constraint.masks(forced)[0] == len(forced)
 
 
-def _accepts(constraint: Constraint, tokens: Sequence[int]) -> bool:
+def _accepts(constraint: LLGuidanceConstraint, tokens: Sequence[int]) -> bool:
     legal, _ = constraint.masks(tokens)
     if legal == len(tokens):
         constraint.commit(tokens)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from whiflash_engine.config import ArmName
@@ -47,13 +49,14 @@ def test_a_change_that_lasts_is_believed(factor: float) -> None:
 
 
 def _at(curve: Curve, *places: int) -> list[float]:
-    found = [curve.between(place, place) for place in places]
-    return [value for one in found for value in one]
+    found = [curve.at(place) for place in places]
+    assert found == [curve.between(place, place)[0] for place in places]
+    return [value for value in found if value is not None]
 
 
 def test_a_curve_is_linear_between_points_and_flat_outside() -> None:
     curve = Curve()
-    assert not curve.between(3, 3)
+    assert not curve.between(3, 3) and curve.at(3) is None
     curve.seed(8, 4.0)
     assert _at(curve, 1, 99) == [4.0, 4.0]
     curve.seed(4, 2.0)
@@ -89,13 +92,22 @@ def test_catching_up_is_charged_by_backlog_and_over_the_rounds_it_serves() -> No
     costs.seed_verify(4, 0.010)
     assert _expected(costs, "ar", 4, 1000) == pytest.approx(0.010)  # never measured
     for _ in range(300):
-        costs.learn(_round("ar", Seconds(catch_up=0.016), backlog=64))
-        costs.learn(_round("ar", Seconds(catch_up=0.032), backlog=300))  # as 256
+        costs.learn(_round("ar", Seconds(catch_up=0.016), backlog=64))  # as 96
+        costs.learn(_round("ar", Seconds(catch_up=0.032), backlog=300))  # as 384
     assert costs.catch_up("ar", 64, 4) == pytest.approx(0.016)
-    assert costs.catch_up("ar", 160, 4) == pytest.approx(0.024)
+    assert costs.catch_up("ar", 240, 4) == pytest.approx(0.024)
     assert costs.catch_up("diffusion", 160, 4) == 0.0
     assert _expected(costs, "ar", 4, 64) == pytest.approx(0.010 + 0.016 / 8)
     assert _expected(costs, "ar", 4, 4) == pytest.approx(0.010)  # an ordinary ingest
+
+
+def test_what_was_measured_of_many_backlogs_is_not_held_against_the_longer_ones() -> None:
+    """A millisecond a position, whatever the backlog."""
+    costs = CostModel()
+    for backlog in random.Random(0).choices(range(32, 512), k=9000):
+        costs.learn(_round("ar", Seconds(catch_up=backlog * 1e-3), backlog=backlog))
+    for backlog in (64, 100, 127, 128, 200, 255, 300):
+        assert costs.catch_up("ar", backlog, 4) == pytest.approx(backlog * 1e-3, rel=0.2)
 
 
 def test_longer_drafts_cost_more() -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
+from functools import cache
 
 import pytest
 import torch
 from torch import Tensor
 
+import whiflash_engine.decode as decoding
+import whiflash_engine.judge as judging
 import whiflash_engine.verify as verification
 from tests.toys import (
     TINY,
@@ -21,14 +24,13 @@ from tests.toys import (
     run,
     tiny_drafters,
     tiny_target,
-    tokens_of,
     toy_drafters,
 )
 from whiflash_engine.config import ArmName, RouterConfig, RouterName, SamplingConfig
 from whiflash_engine.decode import decode
 from whiflash_engine.drafters.base import Drafter, Proposal
 from whiflash_engine.errors import ConfigError, NumericsError, PromptTooLongError
-from whiflash_engine.events import Round, Seconds, Stats
+from whiflash_engine.events import Round, Seconds, Stats, tokens_of
 from whiflash_engine.offer import offer
 from whiflash_engine.router.recent import UNTRIED, Recent
 from whiflash_engine.target.native import NativeTarget
@@ -99,11 +101,17 @@ def test_logprobs_cost_nothing_unless_asked_for() -> None:
         SamplingConfig(logprobs=-1)
 
 
+@cache
+def _plain(prompt: tuple[int, ...], count: int) -> list[int]:
+    """What the tiny target says."""
+    sampling = SamplingConfig(max_tokens=count)
+    plain = run(tiny_target(), {}, prompt, sampling=sampling, router=RouterConfig("plain"))
+    return tokens_of(plain)
+
+
 def _prophets(target: NativeTarget, prompt: list[int], count: int) -> dict[ArmName, Drafter]:
     """Real drafters whose drafts are often right (see `Prophet`)."""
-    sampling = SamplingConfig(max_tokens=count)
-    plain = run(target, {}, prompt, sampling=sampling, router=RouterConfig("plain"))
-    known = [*prompt, *tokens_of(plain)]
+    known = [*prompt, *_plain(tuple(prompt), count)]
     return {name: Prophet(drafter, known) for name, drafter in tiny_drafters(target).items()}
 
 
@@ -113,9 +121,8 @@ def test_greedy_output_of_real_networks_equals_plain_decoding(name: RouterName) 
     sampling = SamplingConfig(max_tokens=80)
     for prompt in ([5], [1, 2, 3], list(range(40))):
         drafters = _prophets(target, prompt, 80)
-        plain = run(target, drafters, prompt, sampling=sampling, router=RouterConfig("plain"))
         rounds = run(target, drafters, prompt, sampling=sampling, router=RouterConfig(name))
-        assert tokens_of(rounds) == tokens_of(plain)
+        assert tokens_of(rounds) == _plain(tuple(prompt), 80)
         if name not in ("auto", "retrieval"):
             assert sum(r.accepted for r in rounds) > 0.3 * len(rounds)
 
@@ -137,9 +144,39 @@ def test_what_a_grammar_forces_costs_no_drafter_and_always_passes() -> None:
     assert stats.forced == sum(r.forced for r in rounds if r.accepted) > 20
 
 
+@pytest.mark.parametrize("constrained", [False, True])
+def test_the_phases_add_up_to_the_round(monkeypatch: pytest.MonkeyPatch, constrained: bool) -> None:
+    """By a clock that moves on by a second whenever somebody looks at it."""
+    ticks = itertools.count()
+    for module in (decoding, judging):
+        monkeypatch.setattr(module, "perf_counter", lambda: float(next(ticks)))
+    target = ToyTarget(9, seed=3)
+    constraint = ToyConstraint(9) if constrained else None
+    rounds = run(
+        target, toy_drafters(target), [1, 2, 3], sampling=SamplingConfig(max_tokens=20),
+        router=RouterConfig("ar"), constraint=constraint,
+    )  # fmt: skip
+    masking = 1.0 if constrained else 0.0
+    for done in rounds[1:-1]:  # the last ones have no room for a draft
+        spent = done.seconds
+        assert (spent.mask, spent.verify) == (masking, 1.0 + masking)
+        assert (spent.pick, spent.draft, spent.commit) == (2.0, 1.0, 1.0)  # and what it learned
+        assert spent.total == 6.0 + 2 * masking
+
+
+def test_a_commit_moves_the_entropy_as_well() -> None:
+    target = ToyTarget(9, seed=3)
+    sequence = new_sequence(target, {}, [1, 2, 3], 9)
+    assert sequence.prefill() and not sequence.prefill()
+    assert sequence.entropy == verification.entropy(target.table[1, 2])
+    output = target.forward([3], sequence.cache, rows=1)
+    sequence.commit([4], output, (), entropy=1.5)
+    assert sequence.entropy == 1.5
+
+
 # ---------------------------------------------------------------- sampled output
 
-_VOCAB, _LENGTH, _DRAWS = 6, 4, 3000
+_VOCAB, _LENGTH, _DRAWS = 6, 4, 1000
 
 
 def _exact(
@@ -184,7 +221,8 @@ def _sampled_p(
     name: RouterName, draft_vocab: int, grammar: bool = False, forcing: bool = False
 ) -> float:
     target = ToyTarget(_VOCAB, seed=4)
-    drafters = toy_drafters(target, draft_vocab=draft_vocab)
+    # Drafts that owe the target nothing: most are rejected, and a wrong residual shows soonest.
+    drafters = toy_drafters(target, draft_vocab=draft_vocab, blend=0.0)
     router = new_router(RouterConfig(name, seed=1), drafters)
     counts: Counter[tuple[int, ...]] = Counter()
     for seed in range(_DRAWS):
@@ -198,8 +236,10 @@ def _sampled_p(
     return _chi_square_p(counts, _exact(target, [2, 3], constraint))
 
 
-@pytest.mark.parametrize("draft_vocab", [6, 4])
-@pytest.mark.parametrize("name", ["plain", "ar", "diffusion", "random"])
+@pytest.mark.parametrize(
+    ("name", "draft_vocab"),
+    [("plain", 6), *itertools.product(("ar", "diffusion", "random"), (6, 4))],
+)
 def test_sampled_output_has_the_law_of_the_target(name: RouterName, draft_vocab: int) -> None:
     assert _sampled_p(name, draft_vocab) > 0.001
 
@@ -219,7 +259,7 @@ def test_a_wrong_residual_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
         return p
 
     monkeypatch.setattr(verification, "_residual", wrong)
-    assert _sampled_p("ar", 6) < 0.001
+    assert _sampled_p("ar", 6) < 1e-6
 
 
 # ---------------------------------------------------------------- abandoned, stopped, refused

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from transformers import LlamaConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from whiflash_engine.cache import KVCache
 from whiflash_engine.config import RopeConfig
@@ -50,6 +52,22 @@ def test_a_rotation_turns_pairs_by_their_angle_and_leaves_other_heads_alone() ->
         )
 
 
+@pytest.mark.parametrize("truncate", [True, False])
+def test_yarn_is_what_transformers_computes(truncate: bool) -> None:
+    told = {
+        "rope_type": "yarn", "factor": 32.0, "rope_theta": 150_000.0, "truncate": truncate,
+        "original_max_position_embeddings": 4096,
+    }  # fmt: skip
+    wanted, scale = ROPE_INIT_FUNCTIONS["yarn"](
+        LlamaConfig(head_dim=64, max_position_embeddings=131_072, rope_parameters=told), CPU
+    )
+    config = RopeConfig(150_000.0, "yarn", 32.0, original_max_position=4096, truncate=truncate)
+    cos, sin = Rope(config, 64, torch.float64, CPU).table(1, 1)
+    angles = torch.atan2(sin, cos).flatten()[32:]
+    torch.testing.assert_close(angles, wanted.double(), atol=0, rtol=1e-6)
+    assert cos.square().add(sin.square())[0, 0, 0] == pytest.approx(scale**2)
+
+
 def test_places_are_where_write_writes() -> None:
     one, other = (KVCache(2, 3, 4, 8, torch.float32, CPU) for _ in range(2))
     for count in (2, 3):
@@ -64,6 +82,5 @@ def test_places_are_where_write_writes() -> None:
                 assert torch.equal(kept, there)
         one.advance(count)
         other.advance(count)
-    for layer in range(2):
-        for kept, there in zip(one.view(layer), other.view(layer), strict=True):
-            assert torch.equal(kept, there)
+    for kept, there in zip(one.places(0)[1], other.places(0)[1], strict=True):
+        assert torch.equal(kept, there)

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.toys import ToyConstraint, ToyTarget, new_sequence, run, tokens_of, toy_drafters
+from tests.toys import ToyConstraint, ToyTarget, new_sequence, run, toy_drafters
 from whiflash_engine.config import RouterConfig, SamplingConfig
+from whiflash_engine.events import tokens_of
 from whiflash_engine.lookup import LEAST, Lookup
-from whiflash_engine.router.averages import EntropyPolicy
+from whiflash_engine.router.averages import AveragesPolicy
 from whiflash_engine.router.policies import RouteContext
 
 TEXT = st.lists(st.integers(0, 3), max_size=40)
@@ -106,7 +107,7 @@ def test_it_can_be_switched_off() -> None:
 
 
 def test_longer_matches_are_trusted_more_once_they_were_right() -> None:
-    policy, rng = EntropyPolicy(), random.Random(0)
+    policy, rng = AveragesPolicy(), random.Random(0)
     target = ToyTarget(4, seed=2)
     rounds = run(
         target,

@@ -10,20 +10,20 @@ from pathlib import Path
 import pytest
 
 from tests.test_neural import ARMS, context, net, rounds
-from whiflash_engine.config import RouterConfig, SamplingConfig
+from whiflash_engine.config import ArmName, RouterConfig, SamplingConfig
 from whiflash_engine.engine import Engine
 from whiflash_engine.errors import ConfigError
-from whiflash_engine.router.averages import EntropyPolicy
+from whiflash_engine.router.averages import AveragesPolicy
 from whiflash_engine.router.memory import keep, recall
-from whiflash_engine.router.neural import NeuralPolicy, RouterNet
+from whiflash_engine.router.neural import Learner, NeuralPolicy, RouterNet
 from whiflash_engine.router.registry import Routers
 from whiflash_engine.router.router import Router
 
 
 @pytest.mark.parametrize("learned", [False, True])
 def test_what_is_kept_is_what_is_recalled(learned: bool, tmp_path: Path) -> None:
-    def fresh() -> EntropyPolicy | NeuralPolicy:
-        return NeuralPolicy(net()) if learned else EntropyPolicy()
+    def fresh() -> Learner:
+        return NeuralPolicy(net()) if learned else AveragesPolicy()
 
     policy, path = fresh(), tmp_path / "deeper" / "router.json"
     recall(path, policy, "m")  # not there yet: nothing is known
@@ -65,7 +65,7 @@ def test_what_cannot_be_written_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "router.json"
-    keep(path, EntropyPolicy(), "m")
+    keep(path, AveragesPolicy(), "m")
     whole = path.read_text()
 
     def full(*_: object) -> None:
@@ -73,7 +73,7 @@ def test_what_cannot_be_written_leaves_nothing_behind(
 
     monkeypatch.setattr("whiflash_engine.router.memory.os.replace", full)
     with pytest.raises(OSError, match="No space"):
-        keep(path, EntropyPolicy(), "n")
+        keep(path, AveragesPolicy(), "n")
     assert [p.name for p in tmp_path.iterdir()] == ["router.json"]
     assert path.read_text() == whole
 
@@ -107,6 +107,7 @@ def test_an_engine_keeps_them_and_survives_a_folder_that_is_gone(
 
 
 PLAIN, AUTO, LONG = RouterConfig("plain"), RouterConfig("auto"), RouterConfig("auto", balance=0.0)
+UNLEARNED = RouterConfig(learned=False)
 
 
 def routers(default: RouterConfig, path: Path, network: RouterNet | None = None) -> Routers:
@@ -133,6 +134,26 @@ def test_whoever_learns_is_kept_whichever_is_the_default(
     again = routers(default, path, network)
     assert expected(again.get(AUTO)) == pytest.approx(learned, abs=1e-2)
     assert learned != expected(one.fresh(AUTO))
+
+
+@pytest.mark.parametrize("default", [AUTO, UNLEARNED])
+def test_running_averages_are_kept_beside_a_learned_router(
+    default: RouterConfig, tmp_path: Path
+) -> None:
+    path = tmp_path / "router.json"
+    one = routers(default, path, net())
+    for accepted in (3, 3, 1, 3):
+        one.get(AUTO).policy.expect("ar", context())
+        one.get(AUTO).learn(rounds("ar", accepted))
+        one.get(UNLEARNED).learn(rounds("diffusion", accepted))
+    one.ran(8)
+    again = routers(default, path, net())
+    cases: list[tuple[RouterConfig, ArmName]] = [(AUTO, "ar"), (UNLEARNED, "diffusion")]
+    for config, arm in cases:
+        learned, fresh = (found.get(config).policy for found in (one, again))
+        unused = one.fresh(config).policy
+        told = [list(policy.expect(arm, context())) for policy in (learned, fresh, unused)]
+        assert told[1] == pytest.approx(told[0], abs=1e-2) and told[2] != pytest.approx(told[0])
 
 
 def test_who_learns_nothing_keeps_nothing(tmp_path: Path) -> None:

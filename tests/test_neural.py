@@ -17,13 +17,14 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tests.toys import ToyTarget, run, tokens_of, toy_drafters
+from tests.toys import ToyTarget, run, toy_drafters
 from whiflash_agents.cli import main
 from whiflash_engine.checkpoints.router import load_router
 from whiflash_engine.config import ArmName, RouterConfig, RouterName, SamplingConfig
 from whiflash_engine.engine import Engine
 from whiflash_engine.errors import CheckpointError, ConfigError
-from whiflash_engine.events import Round, Seconds
+from whiflash_engine.events import Round, Seconds, tokens_of
+from whiflash_engine.router.build import build_router
 from whiflash_engine.router.neural import (
     SPANS,
     STRUCTURE,
@@ -34,7 +35,6 @@ from whiflash_engine.router.neural import (
 )
 from whiflash_engine.router.policies import RouteContext
 from whiflash_engine.router.registry import Routers
-from whiflash_engine.router.router import build_router
 from whiflash_engine.training.rounds import Drafted, Rounds, log_rounds
 from whiflash_engine.training.router import RouterOptions, fit
 from whiflash_engine.training.router_worth import Seconds as Costs
@@ -185,10 +185,9 @@ def test_published_files_prefer_ar_above_the_threshold(tmp_path: Path) -> None:
     delta = float(found(hidden.numpy())[0])
     for tau, arm in ((delta - 0.1, "ar"), (delta + 0.1, "diffusion")):
         config = RouterConfig("neural", span_bias=0.0, delta_threshold=tau)
-        assert build_router(config, ARMS, net=found).pick(context(hidden), ARMS).arm == arm
-    assert build_router(config, ARMS, net=found).pick(
-        replace(context(), hidden=None), ARMS
-    ).arm == "diffusion"  # fmt: skip
+        assert build_router(config, ARMS, net=found).pick(context(hidden)).arm == arm
+    stateless = replace(context(), hidden=None)
+    assert build_router(config, ARMS, net=found).pick(stateless).arm == "diffusion"
     for extra in ({"third": torch.zeros(2, 2)}, {"net.0.bias": torch.zeros(5)}):
         with pytest.raises(CheckpointError, match="no router for hidden size 16"):
             load_router(published(tmp_path / "bad.safetensors", **extra), HIDDEN)

@@ -9,7 +9,7 @@ import pytest
 
 from whiflash_engine.config import ArmName, Span
 from whiflash_engine.events import Round, Seconds
-from whiflash_engine.router.averages import EntropyPolicy
+from whiflash_engine.router.averages import AveragesPolicy
 from whiflash_engine.router.policies import (
     Policy,
     RandomPolicy,
@@ -84,7 +84,7 @@ def test_the_threshold_prefers_ar_above_tau_only() -> None:
 
 
 def test_estimates_start_at_the_prior_and_stay_within_the_width() -> None:
-    policy = EntropyPolicy()
+    policy = AveragesPolicy()
     assert _whole(policy, "plain", _context()) == 1.0
     prior = 2 - 2**-7  # 1 + 1/2 + 1/4 + ... : even odds at each of seven tokens
     assert _whole(policy, "ar", _context()) == _whole(policy, "diffusion", _context()) == prior
@@ -100,7 +100,7 @@ def test_estimates_start_at_the_prior_and_stay_within_the_width() -> None:
 
 def test_one_round_by_hand() -> None:
     """Shrinkage 4 at each of three levels, prior 1/2, one round: one token passed, one failed."""
-    policy = EntropyPolicy()
+    policy = AveragesPolicy()
     policy.learn(_round("ar", 1, drafts=3))
     arm = [(1 + 4 * 0.5) / 5]
     arm.append((0 + 4 * arm[0]) / 5)
@@ -122,7 +122,7 @@ def test_one_round_by_hand() -> None:
 
 
 def test_cells_tell_spans_and_entropies_apart() -> None:
-    policy = EntropyPolicy()
+    policy = AveragesPolicy()
     for _ in range(100):
         policy.learn(_round("diffusion", 7, entropy=0.01, span="json"))
         policy.learn(_round("diffusion", 0, entropy=2.0, span="text"))
@@ -134,7 +134,7 @@ def test_cells_tell_spans_and_entropies_apart() -> None:
 
 
 def test_how_long_drafts_were_says_nothing_about_how_long_they_could_be() -> None:
-    policy = EntropyPolicy()
+    policy = AveragesPolicy()
     for _ in range(300):
         policy.learn(_round("ar", 5))
     before = _whole(policy, "ar", _context())
@@ -147,7 +147,7 @@ def test_how_long_drafts_were_says_nothing_about_how_long_they_could_be() -> Non
 
 
 def test_what_has_not_been_tried_for_long_goes_by_the_position_before() -> None:
-    policy = EntropyPolicy()
+    policy = AveragesPolicy()
     for _ in range(100):
         policy.learn(_round("ar", 2))  # the third token never passes
     for _ in range(600):
@@ -157,7 +157,7 @@ def test_what_has_not_been_tried_for_long_goes_by_the_position_before() -> None:
 
 
 def test_forced_tokens_are_certain_and_only_what_follows_them_is_learned() -> None:
-    policy = EntropyPolicy()
+    policy = AveragesPolicy()
     for _ in range(200):
         policy.learn(replace(_round("forced", 4, drafts=4), forced=4))
         policy.learn(replace(_round("ar", 5, drafts=7), forced=3))
@@ -170,7 +170,7 @@ def test_forced_tokens_are_certain_and_only_what_follows_them_is_learned() -> No
 
 
 def test_plain_and_empty_rounds_teach_nothing() -> None:
-    policy = EntropyPolicy()
+    policy = AveragesPolicy()
     policy.learn(_round("plain", 0, drafts=0))
     policy.learn(_round("ar", 0, drafts=0))
     assert _whole(policy, "ar", _context()) == 2 - 2**-7

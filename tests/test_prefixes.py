@@ -191,5 +191,5 @@ def test_a_cache_grows_and_keeps_what_it_holds() -> None:
     cache.advance(3)
     cache.reserve(20)
     assert cache.capacity >= 23
-    keys, values = cache.view(1)
-    assert torch.equal(keys[0], rows[:, 0]) and torch.equal(values, -keys)
+    keys, values = cache.places(0)[1][2:]
+    assert torch.equal(keys[0, 0], rows[:, 0]) and torch.equal(values, -keys)

@@ -22,9 +22,11 @@ from whiflash_engine.drafters.dflash import DFlashDrafter
 from whiflash_engine.drafters.eagle3 import Eagle3Drafter
 from whiflash_engine.events import Round
 from whiflash_engine.features import FeatureLog
+from whiflash_engine.router.build import build_router
 from whiflash_engine.router.costs import CostModel
-from whiflash_engine.router.router import Router, build_router
+from whiflash_engine.router.router import Router
 from whiflash_engine.router.spans import SpanDetector
+from whiflash_engine.sampling import distribution, penalise
 from whiflash_engine.sequence import SequenceState
 from whiflash_engine.target.base import Target, TargetCache, TargetOutput
 from whiflash_engine.target.native import NativeTarget
@@ -104,10 +106,9 @@ class ToyDrafter:
     """
 
     def __init__(
-        self, name: ArmName, target: ToyTarget, *, seed: int, draft: int = 3, blend: float = 0.7,
+        self, target: ToyTarget, *, seed: int, draft: int = 3, blend: float = 0.7,
         draft_vocab: int | None = None,
     ) -> None:  # fmt: skip
-        self.name: ArmName = name
         self.max_draft = draft
         vocab = target.config.vocab_size
         self.draft_vocab = draft_vocab or vocab
@@ -131,14 +132,15 @@ class ToyDrafter:
     ) -> Proposal:  # fmt: skip
         assert state.watermark == len(tokens) - 1
         draft = list(known[:count])
-        rows: list[Tensor | None] = []
+        rows: list[Tensor] = []
         for i in range(len(draft), count):
             a, b = [0, *tokens, *draft][-2:]
-            index, q = chooser.choose(self.table[a, b], len(tokens) + i)
-            draft.append(index)
-            rows.append(q)
+            chosen, q = chooser.choose(self.table[a, b][None], len(tokens) + i)
+            draft += chosen
+            rows += [] if q is None else [q]
         ids = None if self.draft_vocab == self.vocab else torch.arange(self.draft_vocab)
-        return Proposal(tuple(draft), certain(known[:count], scatter(rows, ids, self.vocab)))
+        spread = scatter(torch.cat(rows) if rows else None, ids, self.vocab)
+        return Proposal(tuple(draft), certain(known[:count], spread))
 
 
 class ToyConstraint:
@@ -147,8 +149,7 @@ class ToyConstraint:
     forcing: after 2 only 5 is allowed, and after 5 only 0.
     """
 
-    stopped = narrowed = False
-    is_accepting = True
+    narrowed = False
 
     def __init__(self, vocab: int, *, forcing: bool = False) -> None:
         self._forcing = forcing
@@ -203,7 +204,6 @@ class Prophet:
     def __init__(self, drafter: Drafter, known: Sequence[int]) -> None:
         """known: the prompt and all that plain decoding makes of it."""
         self._drafter, self._known = drafter, known
-        self.name: ArmName = drafter.name
         self.max_draft = drafter.max_draft
 
     def new_state(self, capacity: int) -> DraftState:
@@ -221,10 +221,12 @@ class Prophet:
         return Proposal((*right, *own[len(right) :]))
 
 
-def toy_drafters(target: ToyTarget, **options: int) -> dict[ArmName, Drafter]:
+def toy_drafters(
+    target: ToyTarget, draft_vocab: int | None = None, blend: float = 0.7
+) -> dict[ArmName, Drafter]:
     return {
-        "ar": ToyDrafter("ar", target, seed=11, **options),
-        "diffusion": ToyDrafter("diffusion", target, seed=12, **options),
+        "ar": ToyDrafter(target, seed=11, draft_vocab=draft_vocab, blend=blend),
+        "diffusion": ToyDrafter(target, seed=12, draft_vocab=draft_vocab, blend=blend),
     }
 
 
@@ -261,8 +263,11 @@ def new_sequence(
     )
 
 
-def tokens_of(rounds: Sequence[Round]) -> list[int]:
-    return [token for r in rounds for token in r.tokens]
+def warp(
+    logits: Tensor, config: SamplingConfig, seen: Sequence[int] = (), draft: Sequence[int] = ()
+) -> Tensor:
+    """All that happens to logits: (r, V) -> (r, V) probabilities. seen, draft: of `penalise`."""
+    return distribution(penalise(logits, config.repetition_penalty, seen, draft), config)
 
 
 # ---------------------------------------------------------------- tiny networks

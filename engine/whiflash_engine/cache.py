@@ -76,11 +76,6 @@ class KVCache:
         new = self._kv.flatten(1, 2)[:, :, self._length : end]
         return new.unbind(), self._kv[:, :, :, :end].flatten(0, 1)[:, None].unbind()
 
-    def view(self, layer: int) -> tuple[Tensor, Tensor]:
-        """(kv_heads, length, head_dim) twice."""
-        keys, values = self._kv[layer, :, :, : self._length]
-        return keys, values
-
     def advance(self, count: int) -> None:
         """The `count` positions just written now count."""
         assert self._length + count <= self.capacity, "reserve before you write"

@@ -19,9 +19,23 @@ def require(ok: bool, field: str, value: object, why: str) -> None:
         raise ConfigError(field, value, why)
 
 
+def require_number(field: str, value: object) -> None:
+    """An int or a float, whatever its range."""
+    found = isinstance(value, int | float) and not isinstance(value, bool)
+    require(found, field, value, "must be a number")
+
+
+def require_whole(field: str, value: object) -> None:
+    found = isinstance(value, int) and not isinstance(value, bool)
+    require(found, field, value, "must be a whole number")
+
+
 @dataclass(frozen=True, slots=True)
 class RopeConfig:
-    """Rotary embedding. `kind` is one of default, linear, llama3, yarn (Hugging Face names)."""
+    """Rotary embedding. `kind` is one of default, linear, llama3, yarn (Hugging Face names).
+
+    truncate: yarn's band of frequencies begins and ends at whole dimensions.
+    """
 
     theta: float = 10_000.0
     kind: Literal["default", "linear", "llama3", "yarn"] = "default"
@@ -32,6 +46,7 @@ class RopeConfig:
     beta_fast: float = 32.0
     beta_slow: float = 1.0
     attention_factor: float | None = None
+    truncate: bool = True
 
     def __post_init__(self) -> None:
         require(self.theta > 0, "rope_theta", self.theta, "must be positive")
@@ -101,12 +116,13 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         for field in ("max_tokens", "top_k", "seed"):
-            value = getattr(self, field)
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            require(whole, field, value, "must be a whole number")
+            require_whole(field, getattr(self, field))
         for field in ("temperature", "top_p", "min_p", "repetition_penalty"):
-            value = getattr(self, field)
-            require(isinstance(value, int | float), field, value, "must be a number")
+            require_number(field, getattr(self, field))
+        stops = self.stop_token_ids
+        require(isinstance(stops, tuple), "stop_token_ids", stops, "must be a tuple of token ids")
+        for token in stops:
+            require_whole("stop_token_ids", token)
         require(self.max_tokens > 0, "max_tokens", self.max_tokens, "must be at least 1")
         require(
             math.isfinite(self.temperature) and self.temperature >= 0,
@@ -119,10 +135,9 @@ class SamplingConfig:
             math.isfinite(self.repetition_penalty) and self.repetition_penalty > 0,
             "repetition_penalty", self.repetition_penalty, "must be positive (1 is off)",
         )  # fmt: skip
-        require(
-            self.logprobs is None or self.logprobs >= 0,
-            "logprobs", self.logprobs, "must not be negative",
-        )  # fmt: skip
+        if self.logprobs is not None:
+            require_whole("logprobs", self.logprobs)
+            require(self.logprobs >= 0, "logprobs", self.logprobs, "must not be negative")
 
     @property
     def greedy(self) -> bool:
@@ -155,6 +170,12 @@ class RouterConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for field in ("balance", "span_bias", "entropy_threshold", "delta_threshold"):
+            require_number(field, getattr(self, field))
+        for field in ("retrieval", "whole_drafts", "learned"):
+            value = getattr(self, field)
+            require(isinstance(value, bool), field, value, "must be True or False")
+        require_whole("seed", self.seed)
         names = get_args(RouterName)
         require(self.name in names, "router", self.name, f"must be one of {', '.join(names)}")
         require(0 <= self.balance <= 1, "balance", self.balance, "must lie in [0, 1]")

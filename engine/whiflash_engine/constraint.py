@@ -34,16 +34,6 @@ class Constraint(Protocol):
         ...
 
     @property
-    def stopped(self) -> bool:
-        """The grammar is complete: nothing but a stop token may follow."""
-        ...
-
-    @property
-    def is_accepting(self) -> bool:
-        """The text may end here; stop tokens are allowed exactly then."""
-        ...
-
-    @property
     def narrowed(self) -> bool:
         """Whether what is committed was led to its end by `close_by`."""
         ...
@@ -140,10 +130,12 @@ class LLGuidanceConstraint:
 
     @property
     def stopped(self) -> bool:
+        """The grammar is complete: nothing but a stop token may follow."""
         return self._past_stop > 0 or self._matcher.is_stopped()
 
     @property
     def is_accepting(self) -> bool:
+        """The text may end here; stop tokens are allowed exactly then."""
         return self._past_stop > 0 or self._matcher.is_accepting()
 
     @property
@@ -169,15 +161,10 @@ class LLGuidanceConstraint:
         words = allocate_token_bitmask(len(draft) + 1, self._vocab_size)
         bits = words.view(np.uint32)
         ended, walked, legal = self._past_stop > 0, 0, 0
-        self._forget(self.length)
         self._drafted = tuple(draft)
         try:
             for row in range(len(draft) + 1):
-                if ended:
-                    bits[row] = 0
-                    for stop in self._stops:
-                        bits[row, stop // 32] |= np.uint32(1 << stop % 32)
-                elif only := self._narrow(walked):
+                if only := self._stops if ended else self._narrow(walked):
                     bits[row] = 0
                     for token in only:
                         bits[row, token // 32] |= np.uint32(1 << token % 32)

@@ -41,6 +41,8 @@ class _Found:
     only: tuple[int, ...] = ()
     joins: Mapping[int, int] = field(default_factory=dict)
     """Tokens until the end with each joiner that may follow and would lengthen the way."""
+    longest: int = 0
+    """Tokens of the longest way so far."""
 
 
 class Deadline:
@@ -50,21 +52,17 @@ class Deadline:
     def __init__(self, total: int, endings: Endings, stops: frozenset[int]) -> None:
         """total: tokens that the text may have."""
         self._total, self._endings, self._stops = total, endings, stops
-        self._found: dict[int, _Found] = {}
+        self._found: dict[int, _Found] = {}  # in the order of their positions
 
     def narrow(self, matcher: LLMatcher, position: int) -> tuple[int, ...]:
         """The only tokens that may follow behind `position` tokens, where the matcher stands;
         () where its own mask holds."""
+        self.keep(position)
         if position not in self._found:
             left = self._total - position
-            if not self._is_due(position, left):
+            if not self._is_due(left):
                 return ()
-            way = self._way(matcher, position, left)
-            found = _Found(way)
-            if way is not None and len(way.tokens) <= left <= self._near:
-                only = self._only(matcher, way, left)
-                found = _Found(way, only, self._joins(matcher, way, position, left))
-            self._found[position] = found
+            self._found[position] = self._look(matcher, left)
         return self._found[position].only
 
     def barred(self, position: int) -> tuple[int, ...]:
@@ -73,38 +71,49 @@ class Deadline:
         return tuple(t for t, need in found.joins.items() if need > left) if found else ()
 
     def keep(self, position: int) -> None:
-        """Forget what was found behind `position` tokens and more."""
-        self._found = {at: found for at, found in self._found.items() if at <= position}
+        """Forget what was found behind more than `position` tokens."""
+        while self._found and next(reversed(self._found)) > position:
+            self._found.popitem()
 
     def narrowed(self, length: int) -> bool:
         """Whether something else could have stood among the first `length` tokens."""
         return any(found.only for at, found in self._found.items() if at < length)
 
-    def _is_due(self, position: int, left: int) -> bool:
-        known = self._known(position)
-        if left > _FAR or known is None:
+    def _is_due(self, left: int) -> bool:
+        last = self._last
+        if left > _FAR or last is None:
             return left <= _FAR
         if left > self._near:
-            return left % (_OFTEN if known.way else _SELDOM) == 0
-        return known.way is not None or left % _OFTEN == 0
+            return left % (_OFTEN if last.way else _SELDOM) == 0
+        return last.way is not None or left % _OFTEN == 0
 
     @property
     def _near(self) -> int:
         """What was long before may be as long again: calls and rows repeat."""
-        ways = (len(found.way.tokens) for found in self._found.values() if found.way)
-        return max(_NEAR, max(ways, default=0) + _MOST)
+        return _NEAR if self._last is None else max(_NEAR, self._last.longest + _MOST)
 
-    def _known(self, position: int) -> _Found | None:
-        """What was found last before a position."""
-        last = max((at for at in self._found if at < position), default=None)
-        return None if last is None else self._found[last]
+    @property
+    def _last(self) -> _Found | None:
+        """What was found last: before the position that is asked for, if that is a new one."""
+        return next(reversed(self._found.values()), None)
 
-    def _way(self, matcher: LLMatcher, position: int, left: int) -> Way | None:
+    def _look(self, matcher: LLMatcher, left: int) -> _Found:
+        way, longest = self._way(matcher, left), 0 if self._last is None else self._last.longest
+        if way is None:
+            return _Found(None, longest=longest)
+        if not len(way.tokens) <= left <= self._near:
+            return _Found(way, longest=max(longest, len(way.tokens)))
+        return _Found(
+            way, self._only(matcher, way, left), self._joins(matcher, way, left),
+            max(longest, len(way.tokens)),
+        )  # fmt: skip
+
+    def _way(self, matcher: LLMatcher, left: int) -> Way | None:
         if matcher.is_accepting():
             return Way(())
-        known = self._known(position)
-        if known is not None and known.way is not None:
-            for way in (known.way.rest, known.way):  # a step on, or in the same place still
+        last = self._last
+        if last is not None and last.way is not None:
+            for way in (last.way.rest, last.way):  # a step on, or in the same place still
                 if follow(matcher, way.tokens):
                     return way
         return way_out(matcher, self._endings, left)
@@ -124,10 +133,9 @@ class Deadline:
             reserve = min(_LEAST + _PER_VALUE * way.later_values, _MOST)
         return way.tokens[:1] if left <= len(way.tokens) + reserve else ()
 
-    def _joins(self, matcher: LLMatcher, way: Way, position: int, left: int) -> Mapping[int, int]:
-        known = self._known(position)
-        if known is not None and known.way is way:
-            return known.joins  # in the same place still
+    def _joins(self, matcher: LLMatcher, way: Way, left: int) -> Mapping[int, int]:
+        if self._last is not None and self._last.way is way:
+            return self._last.joins  # in the same place still
         mask, found = matcher.compute_bitmask(), dict[int, int]()
         for token in self._endings.joiners:
             if allowed(mask, token) and (token,) != way.tokens[:1]:

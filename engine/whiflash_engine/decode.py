@@ -11,13 +11,13 @@ from typing import Final
 from whiflash_engine.config import ArmName, SamplingConfig
 from whiflash_engine.drafters.base import Drafter, Proposal
 from whiflash_engine.events import Round, Seconds
+from whiflash_engine.judge import judge
 from whiflash_engine.logprobs import logprobs
 from whiflash_engine.offer import offer
 from whiflash_engine.router.router import Decision, RouteContext, Router
 from whiflash_engine.sampling import Sampler
 from whiflash_engine.sequence import SequenceState
 from whiflash_engine.target.base import Target
-from whiflash_engine.verify import entropy, verify
 
 PROMPT_STEP: Final = 512
 """Tokens of a prompt that run at once. Between two steps others get their turn, and whoever gave
@@ -42,7 +42,7 @@ def decode(
     was waiting for its turn.
     """
     lock = turn or threading.Lock()
-    loop = _Loop(target, drafters, router, sequence, Sampler(sampling), sampling)
+    loop = _Loop(target, drafters, router, sequence, Sampler(sampling))
     sequence.settle()
     try:
         while sequence.finish_reason is None:
@@ -68,60 +68,48 @@ class _Loop:
         router: Router,
         sequence: SequenceState,
         sampler: Sampler,
-        sampling: SamplingConfig,
     ) -> None:
         self._target, self._drafters, self._router = target, drafters, router
-        self._sequence, self._sampler, self._sampling = sequence, sampler, sampling
+        self._sequence, self._sampler = sequence, sampler
         self._learning = 0.0  # of the last round: seconds, told with this one's pick
         self._prompt = 0.0  # seconds spent on the prompt, told with the round that follows it
 
     def is_ready(self) -> bool:
         """Whether a round may begin. If the prompt is not through yet, runs a step of it."""
         started = perf_counter()
-        output = self._sequence.prefill(PROMPT_STEP)
-        if output is None:
+        if not self._sequence.prefill(PROMPT_STEP):
             return True
-        self._sequence.entropy = entropy(output.logits[-1])
         self._prompt += perf_counter() - started
         return self._sequence.cache.length == self._sequence.processed
 
     def round(self) -> Round:
-        sequence, clock = self._sequence, _Clock()
+        sequence, sampling, clock = self._sequence, self._sampler.config, _Clock()
         prompt, self._prompt = self._prompt, 0.0
         clock.stop("prefill", more=prompt)
 
         context = offer(sequence, self._drafters, copies=self._router.may("retrieval"))
-        decision = self._router.pick(context, tuple(context.width))
+        decision = self._router.pick(context)
         clock.stop("pick", more=self._learning)
 
         proposal = self._propose(decision, context, clock)
-        legal, masks = len(proposal.tokens), None
-        if sequence.constraint is not None:
-            legal, masks = sequence.constraint.masks(proposal.tokens)
-            clock.stop("mask")
-
-        # the target never sees past the first token that the grammar forbids, but `verify`
-        # judges that one too: its rejection is part of the law of the output
-        passed = [sequence.tokens[-1], *proposal.tokens[:legal]]
-        output = self._target.forward(passed, sequence.cache, rows=legal + 1)
-        outcome = verify(
-            proposal, output.logits, self._sampler, seen=sequence.tokens,
-            position=len(sequence.tokens), masks=masks,
-        )  # fmt: skip
+        verdict = judge(self._target, sequence, proposal, self._sampler)
+        outcome, output = verdict.outcome, verdict.output
+        clock.took("mask", verdict.masking)
         clock.stop("verify")
 
-        position, before, span = len(sequence.tokens), sequence.entropy, sequence.spans.span
-        tokens = sequence.commit(outcome.tokens, output, self._sampling.stop_token_ids)
-        sequence.entropy, sequence.last_arm = outcome.entropy, decision.arm
+        tokens = sequence.commit(
+            outcome.tokens, output, sampling.stop_token_ids, entropy=outcome.entropy
+        )
+        sequence.last_arm = decision.arm
         clock.stop("commit")
-        top = self._sampling.logprobs
+        top = sampling.logprobs
         told = () if top is None else logprobs(output.logits, tokens, top)
 
         done = Round(
-            arm=decision.arm, position=position, tokens=tokens, proposed=proposal.tokens,
-            accepted=min(outcome.accepted, len(tokens)), verified=legal + 1, span=span,
-            entropy=before, backlog=context.backlog[decision.arm], seconds=clock.seconds,
-            forced=min(len(context.forced), len(proposal.tokens)),
+            arm=decision.arm, position=context.position, tokens=tokens, proposed=proposal.tokens,
+            accepted=min(outcome.accepted, len(tokens)), verified=len(output.logits),
+            span=context.span, entropy=context.entropy, backlog=context.backlog[decision.arm],
+            seconds=clock.seconds, forced=min(len(context.forced), len(proposal.tokens)),
             matched=context.matched if decision.arm == "retrieval" else 0,
             scores=decision.scores,
             cached=sequence.kept if prompt else 0, logprobs=told,
@@ -162,6 +150,11 @@ class _Clock:
         now = perf_counter()
         self._spent[phase] = self._spent.get(phase, 0.0) + now - self._since + more
         self._since = now
+
+    def took(self, phase: str, seconds: float) -> None:
+        """So much of the time since the last stop belongs to this phase."""
+        self._spent[phase] = self._spent.get(phase, 0.0) + seconds
+        self._since += seconds
 
     @property
     def seconds(self) -> Seconds:

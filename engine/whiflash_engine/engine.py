@@ -25,7 +25,7 @@ from whiflash_engine.config import (
 from whiflash_engine.constraint import Constraint, GrammarFactory
 from whiflash_engine.decode import decode
 from whiflash_engine.drafters.base import Drafter
-from whiflash_engine.events import Completion, Round, Stats
+from whiflash_engine.events import Completion, Round
 from whiflash_engine.grammar_tokenizer import native_tokenizer
 from whiflash_engine.loading import load_parts
 from whiflash_engine.prefixes import PrefixStore
@@ -97,12 +97,9 @@ class Engine:
         statistics: str | Path | None = None,
         ar_depth: int | None = None,
         diffusion_block: int | None = None,
-        router: RouterName = "auto",
-        balance: float = 1.0,
-        span_bias: float = 0.05,
+        router: RouterName | RouterConfig = "auto",
         device: str | None = None,
         dtype: str | None = None,
-        seed: int = 0,
         reuse_bytes: int = REUSE_BYTES,
         report: Callable[[str], None] | None = None,
     ) -> Engine:
@@ -116,13 +113,14 @@ class Engine:
         run to run; None keeps nothing. It may be deleted at any time; another model's is refused.
         ar_depth: draft tokens of the AR drafter (5). diffusion_block: rows of a DFlash block,
         bonus included; at most what it was trained with, which is the default.
+        router: what calls use that say nothing else.
         dtype: "bfloat16" or "float32"; None takes bfloat16 where the hardware is fast at
         it. In bfloat16 on an x86 CPU most of the drafters' weights have eight bits.
         reuse_bytes: how much memory recent sequences may hold, so that a prompt which begins
         like one of them is not run again; 0 keeps nothing. report: told in words what is being
         fetched and unpacked.
         """
-        chosen = RouterConfig(router, balance, span_bias, seed=seed)
+        chosen = router if isinstance(router, RouterConfig) else RouterConfig(router)
         PrefixStore(reuse_bytes)  # tells what is wrong with it before anything is read
         parts = load_parts(
             model, chosen, ar_drafter=ar_drafter, diffusion_drafter=diffusion_drafter,
@@ -220,23 +218,19 @@ class Engine:
         sampling: SamplingConfig | None = None,
         constraint: Constraint | None = None,
         router: RouterConfig | None = None,
-        span: Span = "text",
     ) -> Completion:
         """`generate`, run to its end."""
         start, first = perf_counter(), 0.0
         rounds: list[Round] = []
         for done in self.generate(
-            token_ids, sampling=sampling, constraint=constraint, router=router, span=span
+            token_ids, sampling=sampling, constraint=constraint, router=router
         ):
             first = first or perf_counter() - start
             rounds.append(done)
-        stats = Stats.of(
+        return Completion.of(
             rounds, prompt_tokens=len(token_ids), seconds=perf_counter() - start,
             time_to_first_token=first,
         )  # fmt: skip
-        reason = rounds[-1].finish_reason
-        assert reason is not None
-        return Completion(tuple(t for r in rounds for t in r.tokens), tuple(rounds), reason, stats)
 
     def grammar(self, lark: str, signposts: Sequence[str] = ()) -> Constraint:
         """A constraint from an llguidance Lark grammar. Raises ConstraintError; ConfigError

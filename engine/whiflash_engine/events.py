@@ -5,7 +5,7 @@ The same types whether anybody looks or not. Tokens only; text is the caller's b
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
@@ -100,6 +100,11 @@ class Round:
         if len(self.tokens) <= self.accepted:
             drafted = accepted
         return (accepted, drafted) if accepted >= 0 else (0, 0)
+
+
+def tokens_of(rounds: Iterable[Round]) -> list[int]:
+    """All that rounds committed, in order."""
+    return [token for done in rounds for token in done.tokens]
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,3 +213,16 @@ class Completion:
     rounds: tuple[Round, ...]
     finish_reason: FinishReason
     stats: Stats
+
+    @staticmethod
+    def of(
+        rounds: Sequence[Round], *, prompt_tokens: int, seconds: float, time_to_first_token: float
+    ) -> Completion:
+        """All rounds of one that came to its end."""
+        reason = rounds[-1].finish_reason
+        assert reason is not None
+        stats = Stats.of(
+            rounds, prompt_tokens=prompt_tokens, seconds=seconds,
+            time_to_first_token=time_to_first_token,
+        )  # fmt: skip
+        return Completion(tuple(tokens_of(rounds)), tuple(rounds), reason, stats)

@@ -26,6 +26,7 @@ from whiflash_engine.lookup import Lookup, common
 from whiflash_engine.router.recent import Recent
 from whiflash_engine.router.spans import SpanDetector
 from whiflash_engine.target.base import Target, TargetOutput
+from whiflash_engine.verify import entropy
 
 MAX_COPY = 12
 """The most tokens that are copied from the text in one round."""
@@ -61,7 +62,6 @@ class SequenceState:
         spans: SpanDetector,
         constraint: Constraint | None = None,
     ) -> None:
-        check_prompt(target, prompt)
         self._target = target
         self.tokens: list[int] = []
         self.end = min(len(prompt) + max_tokens, target.config.max_positions)
@@ -147,24 +147,30 @@ class SequenceState:
         state = self.drafts.get(arm)
         return 0 if state is None else self.processed - state.watermark
 
-    def prefill(self, most: int | None = None) -> TargetOutput | None:
+    def prefill(self, most: int | None = None) -> bool:
         """Run what the target has not seen yet, all but the last token, through it; at most
-        `most` tokens of it. None if there is nothing left."""
+        `most` tokens of it. False if there is nothing left."""
         missing = self.tokens[self.cache.length : -1][:most]
         if not missing:
-            return None
+            return False
         output = self._target.forward(missing, self.cache, rows=1)
         self.log.append(output.features)
-        self.hidden = output.hidden[-1]
-        return output
+        self.hidden, self.entropy = output.hidden[-1], entropy(output.logits[-1])
+        return True
 
     def commit(
-        self, tokens: Sequence[int], output: TargetOutput, stop_ids: Collection[int]
+        self,
+        tokens: Sequence[int],
+        output: TargetOutput,
+        stop_ids: Collection[int],
+        *,
+        entropy: float,
     ) -> tuple[int, ...]:
         """Append a round's tokens, cut at the first stop token or where the room ends.
 
         output: of the pass over [x_m, drafts...]; its rows up to the last committed draft
-        enter the log, the rest is dropped. Returns what was committed.
+        enter the log, the rest is dropped. entropy: as `Outcome` tells it. Returns what was
+        committed.
         """
         kept = list(tokens[: self.end - len(self.tokens)])
         stop = next((i for i, token in enumerate(kept) if token in stop_ids), None)
@@ -175,7 +181,7 @@ class SequenceState:
         self.spans.advance(kept)
         self.log.append(output.features[: len(kept)])
         self.cache.crop(self.processed + len(kept))
-        self.hidden = output.hidden[len(kept) - 1]
+        self.hidden, self.entropy = output.hidden[len(kept) - 1], entropy
         self.tokens += kept
         if stop is not None:
             hurried = self.constraint is not None and self.constraint.narrowed

@@ -63,7 +63,8 @@ def verify(
         the one after the draft. r <= k is for drafts whose token r - 1 the masks forbid.
     seen: all committed ids x_0..x_m, prompt and last bonus token included.
     position: absolute position of the first token that this round commits, m + 1.
-    masks: (r, V) bool, True where a token is allowed; None allows all.
+    masks: (r, V) bool, True where a token is allowed; None allows all. They may stay on the
+        CPU: of most rows one entry is looked at.
 
     Raises NumericsError, before anything is decided, if a logit is NaN or +inf or if a row
     has no finite logit (among the allowed ones).
@@ -72,12 +73,10 @@ def verify(
     if not 1 <= rows <= len(proposal.tokens) + 1:
         raise ValueError(f"{rows} rows of logits for {len(proposal.tokens)} draft tokens")
     draft = proposal.tokens[:rows]
-    masks = None if masks is None else masks.to(logits.device)
-    # The maximum of a row is NaN if any entry is, +inf if any is, -inf if all are.
-    _require_finite(logits.amax(dim=1))
     scores = penalise(logits, sampler.config.repetition_penalty, seen, draft)
+    best = _best(scores)
     if sampler.config.greedy:
-        accepted, bonus = _greedy(draft, scores, masks)
+        accepted, bonus = _greedy(draft, best, scores, masks)
     else:
         accepted, bonus = _sampled(proposal, scores, sampler, position, masks)
     return Outcome(accepted, (*draft[:accepted], bonus), entropy(logits[accepted]))
@@ -92,17 +91,23 @@ def entropy(logits: Tensor) -> float:
     return max(0.0, float(total.log() - (weights @ x) / total))
 
 
-def _greedy(draft: Sequence[int], scores: Tensor, masks: Tensor | None) -> tuple[int, int]:
+def _best(scores: Tensor) -> list[int]:
+    """The argmax of each row. NumericsError unless all of them are finite."""
     best = argmax(scores)
-    fine = [True] * len(best)
-    if masks is not None:
-        # Most rows' argmax is allowed anyway, so only the others are masked.
-        rows = torch.arange(len(best), device=masks.device)
-        fine = masks[rows, torch.tensor(best, device=masks.device)].tolist()
+    # That of a row is a NaN if there is one, else +inf if there is, and -inf if all are.
+    peaks = scores.gather(1, torch.tensor(best, device=scores.device)[:, None])
+    if not bool(torch.isfinite(peaks).all()):
+        raise NumericsError("the target's logits are not finite, or no allowed token has one")
+    return best
+
+
+def _greedy(
+    draft: Sequence[int], best: Sequence[int], scores: Tensor, masks: Tensor | None
+) -> tuple[int, int]:
     for row, token in enumerate(best):
-        if masks is not None and not fine[row]:
-            score = _masked(scores, masks, row)
-            token = argmax(score)[0]
+        # most rows' best is allowed anyway, so only the others are masked
+        if masks is not None and not masks[row, token]:
+            _, token = _masked(scores, masks, row)
         if row == len(draft) or token != draft[row]:
             return row, token
     raise ValueError(_NEEDS_BONUS)
@@ -113,7 +118,7 @@ def _sampled(
 ) -> tuple[int, int]:
     # Row by row: rows after a rejection cost nothing, and one row stays in the cache.
     for row in range(scores.shape[0]):
-        score = scores[row : row + 1] if masks is None else _masked(scores, masks, row)
+        score = scores[row : row + 1] if masks is None else _masked(scores, masks, row)[0]
         p = distribution(score, sampler.config)[0]
         if row == len(proposal.tokens):
             return row, draw(p, sampler.uniform(position + row, "sample"))
@@ -137,13 +142,8 @@ def _residual(p: Tensor, token: int, q: Tensor | None) -> Tensor:
     return rest if float(rest.sum()) > 0.0 else p
 
 
-def _masked(scores: Tensor, masks: Tensor, row: int) -> Tensor:
-    """(1, V): one row with forbidden tokens at -inf."""
-    score = scores[row : row + 1].masked_fill(~masks[row : row + 1], float("-inf"))
-    _require_finite(score.amax(dim=1))
-    return score
-
-
-def _require_finite(peaks: Tensor) -> None:
-    if not bool(torch.isfinite(peaks).all()):
-        raise NumericsError("the target's logits are not finite, or no allowed token has one")
+def _masked(scores: Tensor, masks: Tensor, row: int) -> tuple[Tensor, int]:
+    """(1, V): one row with forbidden tokens at -inf; and its argmax."""
+    forbidden = ~masks[row : row + 1].to(scores.device)
+    score = scores[row : row + 1].masked_fill(forbidden, float("-inf"))
+    return score, _best(score)[0]

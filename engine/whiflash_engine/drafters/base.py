@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from whiflash_engine.config import ArmName
 from whiflash_engine.features import FeatureLog
 
 
@@ -53,18 +52,16 @@ class DraftState(Protocol):
 
 
 class Chooser(Protocol):
-    """Turns drafter logits into a draft token; the sampler implements it."""
+    """Turns drafter logits into draft tokens; the sampler implements it."""
 
-    def choose(self, logits: Tensor, position: int) -> tuple[int, Tensor | None]:
-        """logits: (draft vocab,) -> index into it, and the distribution (None if greedy)."""
+    def choose(self, logits: Tensor, position: int) -> tuple[list[int], Tensor | None]:
+        """logits: (n, draft vocab) -> an index into each row, and the rows' distributions (None
+        if greedy). position: of the first of the tokens; the others follow it."""
         ...
 
 
 class Drafter(Protocol):
     """Proposes the tokens that follow the bonus token."""
-
-    @property
-    def name(self) -> ArmName: ...
 
     @property
     def max_draft(self) -> int:
@@ -97,19 +94,15 @@ class Drafter(Protocol):
         ...
 
 
-def scatter(rows: Sequence[Tensor | None], ids: Tensor | None, vocab_size: int) -> Tensor | None:
-    """Distributions over a draft vocabulary -> over the target's.
+def scatter(q: Tensor | None, ids: Tensor | None, vocab_size: int) -> Tensor | None:
+    """(n, draft vocab) distributions -> (n, vocab_size) ones, over the target's vocabulary.
 
-    rows: (draft vocab,) each, or None where the choice was deterministic; ids: target id of
-    each draft id, None when the vocabularies are the same. -> (n, vocab_size) or None.
+    q: None where the choice was deterministic, and stays so. ids: target id of each draft id,
+    None when the vocabularies are the same.
     """
-    given = [row for row in rows if row is not None]
-    if not given:
-        return None
-    q = torch.stack(given)
-    if ids is None:
+    if q is None or ids is None:
         return q
-    return q.new_zeros(len(given), vocab_size).index_copy_(1, ids, q)
+    return q.new_zeros(len(q), vocab_size).index_copy_(1, ids, q)
 
 
 def certain(known: Sequence[int], q: Tensor | None) -> Tensor | None:

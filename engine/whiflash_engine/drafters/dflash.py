@@ -15,17 +15,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from whiflash_engine.cache import KVCache
 from whiflash_engine.checkpoints.dflash import DFlashConfig
-from whiflash_engine.config import ArmName, require
+from whiflash_engine.config import require
 from whiflash_engine.drafters.base import Chooser, DraftState, Proposal, certain
 from whiflash_engine.drafters.rounded import draft_linear
+from whiflash_engine.drafters.taps import Taps, embedding
 from whiflash_engine.drafters.vocabulary import ContextWords, DraftHead
 from whiflash_engine.features import FeatureLog
-from whiflash_engine.layers import RMSNorm, Rope, attention, attention_mask, swiglu
+from whiflash_engine.layers import RMSNorm, Rope, attention, attention_mask, rotate, swiglu
 from whiflash_engine.linear import Linear
 from whiflash_engine.target.base import Target
 
@@ -62,8 +62,6 @@ class DFlashDrafter:
     block: rows of the block, bonus included; at most what the checkpoint was trained with.
     """
 
-    name: ArmName = "diffusion"
-
     def __init__(
         self,
         config: DFlashConfig,
@@ -72,12 +70,10 @@ class DFlashDrafter:
         block: int | None = None,
     ) -> None:
         size = config.block_size if block is None else checked_block(block, config)
-        for tap in config.taps:
-            require(tap in target.taps, "target layer", tap, f"the target taps {target.taps}")
         self.config = config
         self.max_draft = size - 1
         self._target = target
-        self._picks = [target.taps.index(tap) for tap in config.taps]
+        self._taps = Taps(target, config.taps)
         eps = config.rms_norm_eps
         self._hidden_norm = RMSNorm(weights["hidden_norm.weight"], eps)
         self._norm = RMSNorm(weights["norm.weight"], eps)
@@ -88,7 +84,7 @@ class DFlashDrafter:
         )
         self._layers = [_Layer(config, weights, i) for i in range(config.num_layers)]
         self._head = DraftHead(target, weights)
-        self._embedding = weights.get("embed_tokens.weight")
+        self._embed = embedding(target, weights)
         self._rope = Rope(config.rope, config.head_dim, target.dtype, target.device)
 
     def new_state(self, capacity: int) -> DFlashState:
@@ -104,14 +100,13 @@ class DFlashDrafter:
         c, kv, n = self.config, state.kv, log.length - state.watermark
         if n == 0:
             return
-        rows = log.rows(state.watermark, log.length)
-        taps = rows.view(n, len(self._target.taps), -1)[:, self._picks].flatten(1)
-        context = self._hidden_norm(self._fc(taps))
+        taps = self._taps(log.rows(state.watermark, log.length))
+        context = self._hidden_norm(self._fc(taps.flatten(1)))
         fused = self._context_kv(context).view(n, c.num_layers, 2, c.num_kv_heads, c.head_dim)
         kv.reserve(n)
+        cos, sin = self._rope.table(kv.length, n)
         for i, layer in enumerate(self._layers):
-            k = self._rope(layer.k_norm(fused[:, i, 0]), kv.length)
-            kv.write(i, k, fused[:, i, 1])
+            kv.write(i, rotate(layer.k_norm(fused[:, i, 0]), cos, sin), fused[:, i, 1])
         kv.advance(n)
 
     @torch.inference_mode()
@@ -130,23 +125,18 @@ class DFlashDrafter:
         masked = [self.config.mask_token_id] * (self.max_draft - len(known))
         block = [tokens[-1], *known, *masked]
         ids = torch.tensor(block, device=self._target.device)
-        x = (
-            F.embedding(ids, self._embedding)
-            if self._embedding is not None
-            else self._target.embed(ids)
-        )
+        x = self._embed(ids)
         state.kv.reserve(len(block))
+        table = self._rope.table(state.kv.length, len(block))
         for i, layer in enumerate(self._layers):
-            x = layer(x, i, state.kv, self._rope)  # rows past the length: nothing to undo
+            x = layer(x, i, state.kv, table)  # rows past the length: nothing to undo
         y = self._norm(x[1 + len(known) :])
         logits = self._head(y, state.words)[: count - len(known)]
         # rows are marginals: given the context, each is drawn by itself, and so the
         # distribution of a draft token does not depend on the earlier ones
-        start = len(tokens) + len(known)
-        chosen = [chooser.choose(row, start + i) for i, row in enumerate(logits)]
-        draft = self._head.tokens([i for i, _ in chosen], state.words)
-        q = self._head.scatter([q for _, q in chosen], state.words)
-        return Proposal((*known, *draft), certain(known, q))
+        chosen, q = chooser.choose(logits, len(tokens) + len(known))
+        draft = self._head.tokens(chosen, state.words)
+        return Proposal((*known, *draft), certain(known, self._head.scatter(q, state.words)))
 
 
 class _Layer:
@@ -167,14 +157,15 @@ class _Layer:
         self._q_norm = RMSNorm(get("self_attn.q_norm"), eps)
         self.k_norm = RMSNorm(get("self_attn.k_norm"), eps)
 
-    def __call__(self, x: Tensor, index: int, kv: KVCache, rope: Rope) -> Tensor:
-        """x: (block, hidden) at the positions kv.length..; the cache's length stays."""
+    def __call__(self, x: Tensor, index: int, kv: KVCache, table: tuple[Tensor, Tensor]) -> Tensor:
+        """x: (block, hidden) at the positions kv.length.., which `table` of `Rope` is for; the
+        cache's length stays."""
         c, n = self._config, x.shape[0]
         qkv = self._qkv(self._norm_in(x))
         qkv = qkv.view(n, c.num_heads + 2 * c.num_kv_heads, c.head_dim)
         q, k, v = torch.split(qkv, [c.num_heads, c.num_kv_heads, c.num_kv_heads], 1)
-        q = rope(self._q_norm(q), kv.length)
-        keys, values = kv.write(index, rope(self.k_norm(k), kv.length), v)
+        q = rotate(self._q_norm(q), *table)
+        keys, values = kv.write(index, rotate(self.k_norm(k), *table), v)
         group = c.num_heads // c.num_kv_heads
         # a full layer has no mask: the block sees the context and itself both ways
         mask = attention_mask(n, keys.shape[2], group, x, window=self._window, causal=self._causal)

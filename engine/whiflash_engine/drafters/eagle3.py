@@ -14,21 +14,25 @@ ingest after a verification is the same code with a shorter list.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from whiflash_engine.cache import KVCache
 from whiflash_engine.checkpoints.eagle3 import Eagle3Config
-from whiflash_engine.config import ArmName, require
+from whiflash_engine.config import require
 from whiflash_engine.drafters.base import Chooser, DraftState, Proposal, certain
 from whiflash_engine.drafters.rounded import draft_linear
+from whiflash_engine.drafters.taps import Taps, embedding
 from whiflash_engine.drafters.vocabulary import ContextWords, DraftHead
 from whiflash_engine.features import FeatureLog
-from whiflash_engine.layers import RMSNorm, Rope, attention, swiglu
+from whiflash_engine.layers import RMSNorm, Rope, attention, attention_mask, rotate, swiglu
 from whiflash_engine.linear import Linear
 from whiflash_engine.target.base import Target
+
+DEPTH: Final = 5
+"""Tokens that are drafted in a round, unless another number is asked for."""
 
 
 class Eagle3State:
@@ -62,19 +66,20 @@ def checked_depth(depth: int) -> int:
 
 
 class Eagle3Drafter:
-    """Implements `Drafter`. weights: canonical names of `load_eagle3`; depth: K."""
-
-    name: ArmName = "ar"
+    """Implements `Drafter`. weights: canonical names of `load_eagle3`; depth: K, None for the
+    usual one."""
 
     def __init__(
-        self, config: Eagle3Config, weights: Mapping[str, Tensor], target: Target, depth: int = 5
+        self,
+        config: Eagle3Config,
+        weights: Mapping[str, Tensor],
+        target: Target,
+        depth: int | None = None,
     ) -> None:
-        for tap in config.aux:
-            require(tap in target.taps, "aux layer", tap, f"the target taps {target.taps}")
         self.config = config
-        self.max_draft = checked_depth(depth)
+        self.max_draft = DEPTH if depth is None else checked_depth(depth)
         self._target = target
-        self._picks = [target.taps.index(tap) for tap in config.aux]
+        self._taps = Taps(target, config.aux)
         self._norms = {
             name: RMSNorm(weight, config.rms_norm_eps)
             for name, weight in weights.items()
@@ -90,7 +95,7 @@ class Eagle3Drafter:
         )
         self._down = Linear(w["midlayer.mlp.down_proj.weight"])
         self._head = DraftHead(target, weights)
-        self._embedding = w.get("embed_tokens.weight")
+        self._embed = embedding(target, weights)
         self._rope = Rope(config.rope, config.head_dim, target.dtype, target.device)
 
     def new_state(self, capacity: int) -> Eagle3State:
@@ -119,7 +124,7 @@ class Eagle3Drafter:
             return Proposal(tuple(known[:count]))
         y = state.newest
         draft: list[int] = []
-        rows: list[Tensor | None] = []
+        drawn_from: list[Tensor] = []
         try:
             for i in range(count):
                 # the state fed back is pre-norm, unless the checkpoint says `norm_output`
@@ -127,26 +132,23 @@ class Eagle3Drafter:
                 if i < len(known):
                     draft.append(known[i])
                 else:
-                    index, q = chooser.choose(self._head(normed, state.words)[0], first + i)
-                    draft += self._head.tokens([index], state.words)
-                    rows.append(q)
+                    chosen, q = chooser.choose(self._head(normed, state.words), first + i)
+                    draft += self._head.tokens(chosen, state.words)
+                    if q is not None:
+                        drawn_from.append(q)
                 if i + 1 < count:
                     y = self._slots(state.kv, normed if self.config.norm_output else y, draft[-1:])
         finally:
             state.kv.crop(slots)  # draft-time KV never survives the round
-        return Proposal(tuple(draft), certain(known, self._head.scatter(rows, state.words)))
-
-    def _embed(self, ids: Tensor) -> Tensor:
-        if self._embedding is None:
-            return self._target.embed(ids)
-        return F.embedding(ids, self._embedding)
+        q = self._head.scatter(torch.cat(drawn_from) if drawn_from else None, state.words)
+        return Proposal(tuple(draft), certain(known, q))
 
     def _norm(self, name: str, x: Tensor) -> Tensor:
         return self._norms[name](x)
 
     def _fuse(self, rows: Tensor) -> Tensor:
         """(n, taps * target hidden) -> (n, hidden)."""
-        taps = rows.view(rows.shape[0], len(self._target.taps), -1)[:, self._picks]
+        taps = self._taps(rows)
         if self.config.fc_norm:
             parts = [self._norm(f"fc_norm.{i}.weight", taps[:, i]) for i in range(taps.shape[1])]
             return self._fc(torch.cat(parts, -1))
@@ -155,10 +157,10 @@ class Eagle3Drafter:
             self._norm("input_norm.weight", fused) if self.config.norm_before_fc else fused
         )
 
-    def _slots(self, kv: KVCache, g: Tensor, tokens: Sequence[int]) -> Tensor:
+    def _slots(self, kv: KVCache, g: Tensor, tokens: Sequence[int], rows: int = 1) -> Tensor:
         """Write the slots (g[i], tokens[i]) after the last one; output state of the last.
 
-        g: (n, hidden) -> (1, hidden).
+        g: (n, hidden) -> (1, hidden). rows: how many of the last slots run the whole layer.
         """
         c, n = self.config, g.shape[0]
         ids = torch.tensor(tokens, dtype=torch.long, device=g.device)
@@ -166,16 +168,18 @@ class Eagle3Drafter:
         normed = self._norm("midlayer.hidden_norm.weight", g)
         a = torch.cat((self._norm("midlayer.input_layernorm.weight", e), normed), -1)
         k, v = self._kv(a).view(n, 2, c.num_kv_heads, c.head_dim).unbind(1)
-        q = self._q(a[-1:]).view(1, c.num_heads, c.head_dim)
+        q = self._q(a[-rows:]).view(rows, c.num_heads, c.head_dim)
         if c.qk_norm:
             k = self._norm("midlayer.self_attn.k_norm.weight", k)
             q = self._norm("midlayer.self_attn.q_norm.weight", q)
         kv.reserve(n)
-        keys, values = kv.write(0, self._rope(k, kv.length), v)
-        q = self._rope(q, kv.length + n - 1)
-        residual = normed[-1:] if c.norm_before_residual else g[-1:]
-        h = residual + self._o(attention(q, keys, values, None))
+        cos, sin = self._rope.table(kv.length, n)
+        keys, values = kv.write(0, rotate(k, cos, sin), v)
+        q = rotate(q, cos[-rows:], sin[-rows:])
+        mask = attention_mask(rows, kv.length + n, c.num_heads // c.num_kv_heads, g)
+        residual = normed[-rows:] if c.norm_before_residual else g[-rows:]
+        h = residual + self._o(attention(q, keys, values, mask))
         inner = self._gate_up(self._norm("midlayer.post_attention_layernorm.weight", h))
         y = h + self._down(swiglu(inner))
         kv.advance(n)  # last: a slot counts once its output state is there
-        return y
+        return y[-1:]

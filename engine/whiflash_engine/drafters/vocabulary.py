@@ -88,9 +88,9 @@ class DraftHead:
         known, more = len(self._list), words.ids
         return [self._list[i] if i < known else more[i - known] for i in indices]
 
-    def scatter(self, rows: Sequence[Tensor | None], words: ContextWords) -> Tensor | None:
+    def scatter(self, q: Tensor | None, words: ContextWords) -> Tensor | None:
         """Distributions over the logits' columns -> over the target's vocabulary."""
         ids = self._ids
         if ids is not None and words.ids:
             ids = torch.cat([ids, torch.tensor(words.ids, device=ids.device)])
-        return scatter(rows, ids, self._target.config.vocab_size)
+        return scatter(q, ids, self._target.config.vocab_size)

@@ -24,7 +24,7 @@ _DECAY: Final = 0.99
 _PRIOR: Final = 0.5
 
 
-class EntropyPolicy:
+class AveragesPolicy:
     """E_a(k) = 1 + s_1 + ... + s_k for every draft length k, from the rounds seen so far.
 
     s_i, the chance that the first i draft tokens are all accepted, is the product of the chances

@@ -10,8 +10,8 @@ arithmetic.
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Sequence
-from itertools import pairwise
 
 from whiflash_engine.config import ArmName
 from whiflash_engine.events import Round
@@ -24,8 +24,6 @@ _CLIP = 3.0
 # Catching up once serves the rounds that follow as well. Charged to one round alone, a growing
 # backlog would make every idle arm look worse the longer it is idle, and no switch would pay.
 _ROUNDS_SERVED = 8.0
-# Widths and backlogs below this are read off one interpolation.
-_COMMON = 16
 
 
 class Average:
@@ -44,38 +42,43 @@ class Curve:
 
     def __init__(self) -> None:
         self._points: dict[int, Average] = {}
-        self._values: list[float] = []  # at 0, 1, 2, ...; empty when out of date
+        self._places: list[int] = []  # of the points, in order
+        self._line: list[float] = []  # at 0, 1, 2, ... up to the last; empty when out of date
 
     def seed(self, at: int, value: float) -> None:
+        if at not in self._points:
+            insort(self._places, at)
         self._points[at] = Average(value)
-        self._values = []
+        self._line = []
 
     def add(self, at: int, value: float) -> None:
         if at not in self._points:  # what its neighbours say: one measurement may be a stall
-            known = self.between(at, at)
-            self.seed(at, known[0] if known else value)
+            known = self.at(at)
+            self.seed(at, value if known is None else known)
         self._points[at].add(value)
-        self._values = []
+        self._line = []
+
+    def at(self, place: int) -> float | None:
+        """None before anything has been measured."""
+        return self._read(place) if self._places else None
 
     def between(self, low: int, high: int) -> Sequence[float]:
-        """At low, low+1, ..., high; nothing before anything has been measured."""
-        if not self._points:
+        """At low, low+1, ..., high; nothing before anything has been measured. For points that
+        lie close together: all that is between them is kept, since every arm asks for it."""
+        if not self._places:
             return ()
-        if high >= len(self._values):  # one interpolation serves every arm of a round
-            self._values = self._line(max(high, _COMMON))
-        return self._values[low : high + 1]
+        if not self._line:
+            self._line = [self._read(place) for place in range(self._places[-1] + 1)]
+        found = self._line[low : high + 1]
+        return found + self._line[-1:] * (high - low + 1 - len(found))
 
-    def _line(self, last: int) -> list[float]:
-        """At 0..last."""
-        places = sorted(self._points)
-        left = self._points[places[0]].value
-        line = [left] * min(places[0] + 1, last + 1)
-        for a, b in pairwise(places):
-            right = self._points[b].value
-            step = (right - left) / (b - a)
-            line += [left + step * i for i in range(1, min(b, last) - a + 1)]
-            left = right
-        return line + [left] * (last + 1 - len(line))
+    def _read(self, place: int) -> float:
+        if (point := self._points.get(place)) is not None:
+            return point.value
+        i = bisect_left(self._places, place)
+        left, right = self._places[max(i - 1, 0)], self._places[min(i, len(self._places) - 1)]
+        start, end = self._points[left].value, self._points[right].value
+        return start + (end - start) * (place - left) / max(right - left, 1)
 
 
 class CostModel:
@@ -103,9 +106,11 @@ class CostModel:
         if seconds.verify > 0:
             self._verify.add(round.verified, seconds.verify)
         if seconds.catch_up > 0:
-            # Powers of two, because backlogs are rarely the same twice.
+            # Backlogs are rarely the same twice: those between two powers of two count as the
+            # middle one.
+            least = 1 << max(round.backlog, 1).bit_length() - 1
             curve = self._catch_up.setdefault(round.arm, Curve())
-            curve.add(1 << max(round.backlog, 1).bit_length() - 1, seconds.catch_up)
+            curve.add(least + least // 2, seconds.catch_up)
         rest = seconds.pick + seconds.mask + seconds.commit
         if self._rest is None:
             self._rest = Average(rest)
@@ -115,9 +120,8 @@ class CostModel:
         """Seconds of one catch-up. A backlog of up to `width` positions is an ordinary ingest,
         which `draft` already contains."""
         curve = self._catch_up.get(arm)
-        if curve is None or backlog <= width:
-            return 0.0
-        return sum(curve.between(backlog, backlog))
+        known = None if curve is None or backlog <= width else curve.at(backlog)
+        return known or 0.0
 
     def expected(self, arm: ArmName, low: int, high: int, backlog: int) -> list[float]:
         """Seconds of a round of `arm`, positive, for each width from low to high: draft

@@ -13,14 +13,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from whiflash_engine.config import require
-from whiflash_engine.router.averages import EntropyPolicy, Key
-from whiflash_engine.router.neural import LARGEST, NeuralPolicy
+from whiflash_engine.router.averages import Key
+from whiflash_engine.router.neural import LARGEST, Learner, NeuralPolicy
 
 _VERSION = 2
 _MOST_BYTES = 4 * 2**20
 
 
-def recall(path: Path, policy: EntropyPolicy | NeuralPolicy, model: str) -> None:
+def recall(path: Path, learner: Learner, model: str) -> None:
     """Take up what `keep` wrote; nothing if there is no such file yet. ConfigError for a file
     that is something else, or another model's."""
     try:
@@ -31,11 +31,11 @@ def recall(path: Path, policy: EntropyPolicy | NeuralPolicy, model: str) -> None
             raise ValueError("of another version or another program")
         if told["model"] != model:
             raise ValueError(f"of the model {told['model']!r}, not {model!r}")
-        averages = policy.averages if isinstance(policy, NeuralPolicy) else policy
+        averages = learner.averages if isinstance(learner, NeuralPolicy) else learner
         averages.recall({_key(key): _counts(counts) for key, counts in told["cells"]})
-        if isinstance(policy, NeuralPolicy):
+        if isinstance(learner, NeuralPolicy):
             shift = told["shift"]
-            policy.shift.update({arm: _shift(shift[arm]) for arm in policy.shift if arm in shift})
+            learner.shift.update({arm: _shift(shift[arm]) for arm in learner.shift if arm in shift})
     except FileNotFoundError:
         return
     except (OSError, ValueError, TypeError, KeyError) as error:
@@ -43,15 +43,15 @@ def recall(path: Path, policy: EntropyPolicy | NeuralPolicy, model: str) -> None
         require(False, "statistics", str(path), why)
 
 
-def keep(path: Path, policy: EntropyPolicy | NeuralPolicy, model: str) -> None:
+def keep(path: Path, learner: Learner, model: str) -> None:
     """model: whose drafters they tell of. Written beside and moved into place, so that no reader
     sees half of it. OSError if it cannot be."""
-    averages = policy.averages if isinstance(policy, NeuralPolicy) else policy
+    averages = learner.averages if isinstance(learner, NeuralPolicy) else learner
     cells = averages.counts().items()
     told = {
         "version": _VERSION,
         "model": model,
-        "shift": dict(policy.shift) if isinstance(policy, NeuralPolicy) else {},
+        "shift": dict(learner.shift) if isinstance(learner, NeuralPolicy) else {},
         "cells": [[key, [[round(n, 3) for n in row] for row in rows]] for key, rows in cells],
     }
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -15,16 +15,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, get_args
+from typing import Final, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from whiflash_engine.config import ArmName, Span
 from whiflash_engine.events import Round
-from whiflash_engine.router.averages import EntropyPolicy, lengths
+from whiflash_engine.router.averages import AveragesPolicy, lengths
 from whiflash_engine.router.policies import Expected, RouteContext, ThresholdPolicy
-from whiflash_engine.router.recent import UNTRIED
 
 Array = NDArray[np.float32]
 
@@ -78,7 +77,7 @@ def features(context: RouteContext) -> Array:
     `SPANS`), for how long it has lasted, whether a grammar holds, how much of the text's end
     has stood there before, and what AR, diffusion and retrieval got through lately."""
     assert context.hidden is not None
-    recent = {**UNTRIED, **context.recent}
+    recent = context.recent
     spans = [float(context.span == span) for span in SPANS]
     own = [
         min(context.entropy, 8.0), *spans, math.log1p(context.since), float(context.constrained),
@@ -97,7 +96,7 @@ class NeuralPolicy:
 
     def __init__(self, net: RouterNet) -> None:
         self._net = net
-        self.averages = EntropyPolicy()
+        self.averages = AveragesPolicy()
         self.shift = dict.fromkeys(net.positions, 0.0)
         self._seen: RouteContext | None = None
         self._chances: dict[ArmName, list[float]] = {}
@@ -130,16 +129,20 @@ class NeuralPolicy:
         """The chances by arm, computed once a round."""
         if self._seen is not context or not self._chances:
             self._chances = {
-                arm: [_chance(one + self.shift[arm]) for one in odds]
+                arm: _chances(odds, self.shift[arm])
                 for arm, odds in self._net(features(context)).items()
             }
             self._seen = context
         return self._chances
 
 
-def _chance(odds: float) -> float:
-    """Of log odds."""
-    return 1.0 / (1.0 + math.exp(-max(odds, -60.0)))
+Learner: TypeAlias = AveragesPolicy | NeuralPolicy
+"""What learns from its rounds."""
+
+
+def _chances(odds: Sequence[float], shift: float) -> list[float]:
+    """Of log odds. As a tangent, for an exponential could overflow."""
+    return [0.5 + 0.5 * math.tanh(0.5 * (one + shift)) for one in odds]
 
 
 class DeltaPolicy(ThresholdPolicy):

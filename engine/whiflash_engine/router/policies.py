@@ -18,6 +18,7 @@ from torch import Tensor
 
 from whiflash_engine.config import ArmName, Span
 from whiflash_engine.events import Round
+from whiflash_engine.router.recent import UNTRIED
 from whiflash_engine.sampling import uniform
 
 
@@ -48,7 +49,7 @@ class RouteContext:
     matched: int = 0
     since: int = 0
     constrained: bool = False
-    recent: Mapping[ArmName, float] = field(default_factory=dict)
+    recent: Mapping[ArmName, float] = field(default_factory=lambda: UNTRIED)
     hidden: Tensor | None = None
 
 

@@ -10,10 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from whiflash_engine.config import ArmName, RouterConfig
+from whiflash_engine.router.build import build_router, new_learner
 from whiflash_engine.router.costs import CostModel
 from whiflash_engine.router.memory import keep, recall
-from whiflash_engine.router.neural import Perceptron, RouterNet
-from whiflash_engine.router.router import Learner, Router, build_router
+from whiflash_engine.router.neural import Learner, Perceptron, RouterNet
+from whiflash_engine.router.router import Router
 
 _KEEP_EVERY = 100
 """Rounds between two writings of the statistics."""
@@ -40,7 +41,8 @@ class Routers:
         self.costs = CostModel()
         self._building = threading.Lock()
         self._built: dict[RouterConfig, Router] = {}
-        self._learners: list[Learner] = []  # one of a kind
+        self._learner = new_learner(net)
+        self._learns = False  # until a configuration that was asked for does
         self.get()
 
     def get(self, config: RouterConfig | None = None) -> Router:
@@ -59,24 +61,23 @@ class Routers:
         return build_router(config, self._arms, deepcopy(self.costs), self._net)
 
     def _build(self, config: RouterConfig) -> Router:
-        router = build_router(config, self._arms, self.costs, self._net, self._learners)
-        policy = router.policy
-        if isinstance(policy, Learner) and policy not in self._learners:
+        router = build_router(config, self._arms, self.costs, self._net, self._learner)
+        if isinstance(router.policy, Learner) and not self._learns:
             if self._statistics is not None:
-                recall(self._statistics, policy, self._model)
-            self._learners.append(policy)
+                recall(self._statistics, self._learner, self._model)
+            self._learns = True
         return router
 
     def ran(self, rounds: int) -> None:
         """To be told of every generation: writes the statistics after the first and then every
         hundred rounds, unless somebody else is in a round just now."""
         self._unkept += rounds
-        if self._statistics is None or not self._learners or self._unkept < _KEEP_EVERY:
+        if self._statistics is None or not self._learns or self._unkept < _KEEP_EVERY:
             return
         # never waits: an abandoned generator may be closed anywhere, even inside a round
         if self._turn.acquire(blocking=False):
             try:
-                keep(self._statistics, self._learners[0], self._model)
+                keep(self._statistics, self._learner, self._model)
                 self._unkept = 0
             except OSError as error:  # an answer is worth more than its statistics
                 self._statistics = None

@@ -14,25 +14,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, TypeAlias, get_args
+from typing import Final
 
-from whiflash_engine.config import ArmName, RouterConfig, RouterName, Span, require
+from whiflash_engine.config import ArmName, Span
 from whiflash_engine.events import Round
-from whiflash_engine.router.averages import EntropyPolicy
 from whiflash_engine.router.costs import CostModel
-from whiflash_engine.router.neural import DeltaPolicy, NeuralPolicy, Perceptron, RouterNet
-from whiflash_engine.router.policies import (
-    Policy,
-    RandomPolicy,
-    RouteContext,
-    StaticPolicy,
-    ThresholdPolicy,
-)
+from whiflash_engine.router.policies import Policy, RouteContext
 
-__all__ = ["Decision", "Learner", "RouteContext", "Router", "build_router"]
-
-Learner: TypeAlias = EntropyPolicy | NeuralPolicy
-"""What learns from its rounds."""
+__all__ = ["Decision", "RouteContext", "Router"]
 
 FAVOURED: Final[Mapping[Span, ArmName]] = {
     "json": "diffusion",
@@ -73,8 +62,8 @@ class Router:
         whole_drafts: bool = False,
         costs: CostModel | None = None,
     ) -> None:
-        """probed: arms to try again when they have not been used for long. without: never used.
-        whole_drafts: always draft all that is on offer.
+        """probed: arms to try again when they have not been used for long. without: never worth
+        getting a draft ready for. whole_drafts: always draft all that is on offer.
 
         costs: measured seconds, to be shared by routers over the same drafters.
         """
@@ -102,9 +91,9 @@ class Router:
         """Whether it could ever pick the arm, so that it is worth getting a draft ready."""
         return arm not in self._without and arm in self._policy.candidates((arm,))
 
-    def pick(self, context: RouteContext, arms: Sequence[ArmName]) -> Decision:
-        """arms: those on offer in this round, with their `width` and `backlog` in `context`."""
-        candidates = self._policy.candidates([arm for arm in arms if arm not in self._without])
+    def pick(self, context: RouteContext) -> Decision:
+        """Among the arms on offer, those that `context` has a width for."""
+        candidates = self._policy.candidates(tuple(context.width))
         if len(candidates) == 1:
             return Decision(candidates[0], context.width[candidates[0]] - 1)
         found = {arm: self._score(arm, context) for arm in candidates}
@@ -122,10 +111,10 @@ class Router:
         for arm, idle in self._idle.items():
             if arm == round.arm:
                 self._idle[arm] = 0
+                if idle >= self._patience[arm]:
+                    self._patience[arm] = min(2 * self._patience[arm], _LAST_PROBE)
             elif arm in round.scores:  # it was on offer
                 self._idle[arm] = idle + 1
-            if arm == round.arm and idle >= self._patience[arm]:
-                self._patience[arm] = min(2 * self._patience[arm], _LAST_PROBE)
 
     def _score(self, arm: ArmName, context: RouteContext) -> tuple[float, int]:
         """The arm's best score, and the draft length that reaches it."""
@@ -135,12 +124,11 @@ class Router:
         shortest = width - len(expected) + 1
         backlog, balance = context.backlog.get(arm, 0), self._balance
         seconds = self._costs.expected(arm, shortest, width, backlog) if balance else expected
-        best, drafts = 0.0, 0
-        for i, (tokens, cost) in enumerate(zip(expected, seconds, strict=True)):
-            worth = tokens / cost**balance
-            if worth >= best:  # of equals the longest
-                best, drafts = worth, shortest + i - 1
-        return math.log(best) + self._span_bias * (FAVOURED.get(context.span) == arm), drafts
+        worth = [tokens / cost**balance for tokens, cost in zip(expected, seconds, strict=True)]
+        best = max(worth)
+        shorter = worth[::-1].index(best)  # of equals the longest
+        bias = self._span_bias if FAVOURED.get(context.span) == arm else 0.0
+        return math.log(best) + bias, width - 1 - shorter
 
     def _stale(self, candidates: Sequence[ArmName], context: RouteContext) -> ArmName | None:
         """An arm that is due for a probe.
@@ -153,53 +141,3 @@ class Router:
         due = (a for a in candidates if a in self._idle and self._idle[a] >= self._patience[a])
         # a draft of nothing but forced tokens would teach nothing
         return next((a for a in due if a == "plain" or width[a] > forced + 1), None)
-
-
-def build_router(
-    config: RouterConfig,
-    arms: Sequence[ArmName],
-    costs: CostModel | None = None,
-    net: RouterNet | Perceptron | None = None,
-    known: Sequence[Learner] = (),
-) -> Router:
-    """The router that `config` names, over the arms that are loaded. net: a learned one. known:
-    what has learned of these arms already; the first of the kind that the router needs goes on
-    learning in it. ConfigError if it needs what is not there."""
-    for arm in arms:
-        require(arm in get_args(ArmName), "arm", arm, f"must be one of {get_args(ArmName)}")
-    name = config.name
-    published = name == "neural" and isinstance(net, Perceptron)
-    for arm in _needed(name, published):
-        require(arm in arms, "router", name, f"needs the {arm} drafter, which is not loaded")
-    if name == "ar" or name == "diffusion" or name == "retrieval" or name == "plain":
-        return Router(StaticPolicy(name), costs=costs)
-    if name == "random":
-        return Router(RandomPolicy(config.seed), costs=costs)
-    if name == "entropy":
-        policy = ThresholdPolicy(config.entropy_threshold)
-        return Router(policy, span_bias=config.span_bias, costs=costs)
-    if name == "neural":
-        require(net is not None, "router", name, "needs a neural_router, and none is loaded")
-        if isinstance(net, Perceptron):
-            delta = DeltaPolicy(net, config.delta_threshold)
-            return Router(delta, span_bias=config.span_bias, costs=costs)
-    learned = config.learned or name == "neural"
-    unused = learned and isinstance(net, Perceptron)  # one that was asked for, and says too little
-    require(not unused, "router", name, 'the neural_router is a published one: it needs "neural"')
-    fresh = NeuralPolicy(net) if learned and isinstance(net, RouterNet) else EntropyPolicy()
-    return Router(
-        next((policy for policy in known if type(policy) is type(fresh)), fresh),
-        balance=config.balance,
-        span_bias=config.span_bias,
-        probed=[arm for arm in arms if arm != "forced"],
-        without=() if config.retrieval else ("retrieval",),
-        whole_drafts=config.whole_drafts,
-        costs=costs,
-    )
-
-
-def _needed(name: RouterName, published: bool) -> tuple[ArmName, ...]:
-    """Drafters without which a router would be another one."""
-    if name == "entropy" or published:
-        return ("ar", "diffusion")
-    return (name,) if name == "ar" or name == "diffusion" else ()
