@@ -18,8 +18,14 @@ from transformers import AutoTokenizer, PreTrainedModel
 from tests.toy_gguf import TEMPLATE, random_lora, toy_model, write_adapter, write_gguf
 from whiflash_engine.checkpoints import hub, resolve
 from whiflash_engine.checkpoints.fetch import Report
+from whiflash_engine.checkpoints.hub import Part
 from whiflash_engine.checkpoints.lora import merge_lora, read_lora
-from whiflash_engine.checkpoints.resolve import ModelFolder, resolve_model, shipped_drafters
+from whiflash_engine.checkpoints.resolve import (
+    ModelFolder,
+    resolve_model,
+    resolve_part,
+    shipped_drafters,
+)
 from whiflash_engine.checkpoints.shipped import SMOLLM2_TOOLS, Shipped
 from whiflash_engine.checkpoints.unpack import is_whole, make_folder
 from whiflash_engine.checkpoints.weights import is_native, load_weights
@@ -389,6 +395,45 @@ def test_a_tokenizer_of_another_kind_is_one_too(
     (cached.folder / "tokenizer.json").rename(cached.folder / name)
     assert resolve_model("org/name").path == cached.folder
     assert cached.network == 0
+
+
+@pytest.mark.parametrize(
+    ("part", "unneeded"),
+    [("drafter", ["tokenizer.json"]), ("router", ["tokenizer.json", "config.json"])],
+)
+def test_parts_of_the_hub_need_fewer_files(
+    part: Part, unneeded: list[str], hub_with: Callable[[bool, bool], Hub], tmp_path: Path
+) -> None:
+    cached = hub_with(True, False)
+    for name in unneeded:
+        (cached.folder / name).unlink()
+    assert resolve_part("org/name", part) == cached.folder
+    assert cached.network == 0
+    (cached.folder / "model.safetensors").rename(cached.folder / "model.safetensors.on_the_hub")
+    fresh, said = hub_with(True, True), list[str]()
+    assert resolve_part("org/name", part, report=said.append) == fresh.folder
+    assert (fresh.network, said) == (1, ["fetching org/name from the hub"])
+
+
+def test_a_drafter_that_the_hub_has_as_a_pickle_only(
+    hub_with: Callable[[bool, bool], Hub],
+) -> None:
+    (hub_with(True, True).folder / "model.safetensors").unlink()
+    told = r"'org/name' is cached without model\.safetensors.*\*\.bin.*hf download org/name"
+    with pytest.raises(ModelNotFoundError, match=told):
+        resolve_part("org/name", "drafter")
+
+
+def test_parts_on_this_disk_are_never_asked_for(
+    hub_with: Callable[[bool, bool], Hub], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = hub_with(False, True)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "org" / "name").mkdir(parents=True)
+    assert resolve_part("org/name", "drafter") == Path("org/name")
+    for spec in (Path("org/none"), "a/b/c", "./none", "x" * 5000):
+        assert resolve_part(spec, "router") == Path(spec)
+    assert fake.network == 0
 
 
 def test_drafters_come_with_the_default_only(toy: Toy) -> None:

@@ -17,6 +17,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from whiflash_engine.checkpoints.context import context_length
 from whiflash_engine.checkpoints.weights import (
     decoder_shapes,
     is_native,
@@ -192,6 +193,49 @@ def test_yarn_without_a_factor_and_with_mscale(tmp_path: Path) -> None:
     scaling |= {"factor": 4.0, "mscale": 1.0, "mscale_all_dim": 1.0}
     rope = load_config(_write_config(tmp_path, {**LLAMA_JSON, "rope_scaling": scaling})).rope
     assert rope.attention_factor == pytest.approx(1.0)
+
+
+def test_yarn_of_the_gpt_oss_family_is_not_truncated(tmp_path: Path) -> None:
+    scaling = {"rope_type": "yarn", "factor": 32.0, "truncate": False,
+               "original_max_position_embeddings": 16}  # fmt: skip
+    values = {**LLAMA_JSON, "rope_scaling": scaling}
+    assert is_native(values)
+    assert not load_config(_write_config(tmp_path, values)).rope.truncate
+    assert load_config(_write_config(tmp_path, LLAMA_JSON)).rope.truncate
+
+
+@pytest.mark.parametrize(
+    ("scaling", "held"),
+    [
+        ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}, 256),
+        ({"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 16}, 64),
+        ({"type": "yarn", "factor": 4.0}, 256),
+        ({"type": "yarn", "original_max_position_embeddings": 16}, 64),
+        ({"rope_type": "linear", "factor": 4.0}, 64),
+    ],
+)
+def test_a_stretched_context_is_held_whole(
+    scaling: dict[str, object], held: int, tmp_path: Path
+) -> None:
+    folder = _write_config(tmp_path, {**LLAMA_JSON, "rope_scaling": scaling})
+    assert load_config(folder).max_positions == context_length(folder) == held
+
+
+def test_the_context_ends_where_the_factors_of_longrope_switch(tmp_path: Path) -> None:
+    scaling = {"type": "longrope", "short_factor": [1.0], "long_factor": [2.0]}
+    phi3 = {**LLAMA_JSON, "model_type": "phi3", "rope_scaling": scaling}
+    told = {**phi3, "original_max_position_embeddings": 32}
+    assert context_length(_write_config(tmp_path, told)) == 32
+    scaling["original_max_position_embeddings"] = 0.5  # type: ignore[assignment]
+    assert context_length(_write_config(tmp_path, phi3)) is None
+
+
+@pytest.mark.parametrize("kind", sorted(MODELS))
+def test_a_context_that_is_not_told_is_the_familys(kind: str, tmp_path: Path) -> None:
+    values = {**LLAMA_JSON, "model_type": kind, "max_position_embeddings": None}
+    assert is_native(values)
+    wanted = AutoConfig.for_model(kind).max_position_embeddings
+    assert load_config(_write_config(tmp_path, values)).max_positions == wanted
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import platform
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -23,14 +23,17 @@ from transformers import (
 )
 
 from tests.fake_engine import byte_tokenizer
-from tests.toys import new_router, run, tokens_of
+from tests.toys import new_router, run
+from whiflash_engine.checkpoints import hub
 from whiflash_engine.checkpoints.dflash import DFlashConfig, dflash_shapes
 from whiflash_engine.checkpoints.eagle3 import Eagle3Config, eagle3_shapes
+from whiflash_engine.checkpoints.fields import Fields
 from whiflash_engine.config import RopeConfig, RouterConfig, RouterName, SamplingConfig
 from whiflash_engine.devices import choose_device, choose_dtype
 from whiflash_engine.engine import Engine
 from whiflash_engine.errors import CheckpointError, ConfigError
-from whiflash_engine.loading import load_drafters, load_target
+from whiflash_engine.events import tokens_of
+from whiflash_engine.loading import LoadedDrafters, TargetFiles, load_drafters
 from whiflash_engine.target.hf import HFTarget
 from whiflash_engine.target.native import NativeTarget
 from whiflash_engine.text import load_tokenizer, stop_token_ids
@@ -78,6 +81,10 @@ def _save(kind: str, folder: Path) -> Path:
     torch.manual_seed(0)
     MODELS[kind]().save_pretrained(folder)
     return folder
+
+
+def _drafters(model: Path, ar: str | Path | None, diffusion: str | Path | None) -> LoadedDrafters:
+    return load_drafters(TargetFiles.read(model).config, ar, diffusion)
 
 
 LAYER: dict[str, object] = {
@@ -128,7 +135,7 @@ def _dflash(folder: Path) -> Path:
 
 @pytest.mark.parametrize("kind", sorted(MODELS))
 def test_the_runner_follows_the_family(kind: str, tmp_path: Path) -> None:
-    target = load_target(_save(kind, tmp_path), (1,), torch.float32, CPU)
+    target = TargetFiles.read(_save(kind, tmp_path)).load((1,), torch.float32, CPU)
     assert isinstance(target, NativeTarget if kind == "llama" else HFTarget)
     assert (target.config.vocab_size, target.config.num_layers) == (VOCAB, 4)
 
@@ -136,9 +143,9 @@ def test_the_runner_follows_the_family(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", sorted(MODELS))
 def test_drafters_serve_every_family_without_loss(kind: str, tmp_path: Path) -> None:
     model = _save(kind, tmp_path / "model")
-    loaded = load_drafters(model, _eagle3(tmp_path / "ar"), _dflash(tmp_path / "diffusion"))
+    loaded = _drafters(model, _eagle3(tmp_path / "ar"), _dflash(tmp_path / "diffusion"))
     assert loaded.taps == (1, 2, 3)
-    target = load_target(model, loaded.taps, torch.float32, CPU)
+    target = TargetFiles.read(model).load(loaded.taps, torch.float32, CPU)
     drafters = loaded.build(target)
     sampling, prompt = SamplingConfig(max_tokens=40), [3, 1, 4, 1, 5, 9, 2, 6]
     plain = tokens_of(run(target, {}, prompt, sampling=sampling, router=RouterConfig("plain")))
@@ -153,24 +160,86 @@ def test_drafters_serve_every_family_without_loss(kind: str, tmp_path: Path) -> 
             assert any(r.arm == name for r in rounds)
 
 
+def test_drafters_serve_a_target_that_was_taught_more_tokens(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    tuned = _llama()
+    tuned.resize_token_embeddings(VOCAB + 8, mean_resizing=False)
+    tuned.save_pretrained(tmp_path / "model")
+    eagle, dflash = _eagle3(tmp_path / "ar"), _dflash(tmp_path / "diffusion")
+    heads = torch.randn(VOCAB, HIDDEN, generator=torch.Generator().manual_seed(2))
+    weights = {**load_file(eagle / "model.safetensors"), "lm_head.weight": heads}
+    save_file(weights, eagle / "model.safetensors")
+    loaded = _drafters(tmp_path / "model", eagle, dflash)
+    target = TargetFiles.read(tmp_path / "model").load(loaded.taps, torch.float32, CPU)
+    drafters = loaded.build(target)
+    prompt = [3, 1, VOCAB + 2, 1, 5, 9, VOCAB + 7, 6]
+    names: tuple[RouterName, ...] = ("ar", "diffusion")
+    for temperature in (0.0, 1.0):
+        sampling = SamplingConfig(max_tokens=40, temperature=temperature)
+        plain = tokens_of(run(target, {}, prompt, sampling=sampling, router=RouterConfig("plain")))
+        assert not temperature or max(plain) >= VOCAB
+        for name in names:
+            router = new_router(RouterConfig(name), drafters)
+            rounds = run(target, drafters, prompt, sampling=sampling, router=router)
+            assert any(r.arm == name for r in rounds)
+            assert temperature or tokens_of(rounds) == plain
+
+
+def test_drafters_may_be_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, drafter = _save("llama", tmp_path / "model"), _eagle3(tmp_path / "snapshot")
+    monkeypatch.setattr(hub, "snapshot_download", lambda spec, **_: str(drafter))
+    loaded = _drafters(model, "org/eagle3-of-llama", None)
+    assert loaded.eagle3 is not None and loaded.eagle3[0].aux == (1, 2, 3)
+
+
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 def test_a_drafter_of_another_size_is_refused_for_every_family(kind: str, tmp_path: Path) -> None:
     model, drafter = _save(kind, tmp_path / "model"), _eagle3(tmp_path / "ar")
     config = json.loads((drafter / "config.json").read_text())
     (drafter / "config.json").write_text(json.dumps({**config, "hidden_size": 64}))
     with pytest.raises(CheckpointError, match="target of hidden size 64, this one has 32"):
-        load_drafters(model, drafter, None)
+        _drafters(model, drafter, None)
 
 
-def test_without_drafters_the_model_is_not_even_read(tmp_path: Path) -> None:
-    loaded = load_drafters(tmp_path / "nowhere", None, None)
+def test_without_drafters_there_is_nothing_to_listen_to(tmp_path: Path) -> None:
+    loaded = _drafters(_save("llama", tmp_path), None, None)
     assert (loaded.taps, loaded.eagle3, loaded.dflash) == ((), None, None)
+
+
+def test_a_models_geometry_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, read, asked = _save("llama", tmp_path / "model"), Fields.read, list[Path]()
+    byte_tokenizer().save_pretrained(model)
+
+    def counted(path: Path) -> Fields:
+        asked.append(path)
+        return read(path)
+
+    monkeypatch.setattr(Fields, "read", counted)
+    Engine.load(
+        model,
+        ar_drafter=_eagle3(tmp_path / "ar"),
+        diffusion_drafter=_dflash(tmp_path / "diffusion"),
+    )
+    # for the geometry, with the weights, and for its stop tokens
+    assert asked.count(model / "config.json") <= 3
+
+
+@pytest.mark.parametrize("router", ["plain", RouterConfig("plain")])
+def test_an_engines_router_may_be_told_in_full(
+    router: RouterName | RouterConfig, tmp_path: Path
+) -> None:
+    model = _save("llama", tmp_path)
+    byte_tokenizer().save_pretrained(model)
+    engine = Engine.load(model, router=router)
+    assert {r.arm for r in engine.complete([1, 2, 3] * 5).rounds} == {"plain"}
+    with pytest.raises(ConfigError, match="router='medusa'"):
+        Engine.load(model, router=cast(RouterName, "medusa"))
 
 
 def test_draft_lengths_can_be_chosen(tmp_path: Path) -> None:
     model = _save("llama", tmp_path / "model")
-    loaded = load_drafters(model, _eagle3(tmp_path / "ar"), _dflash(tmp_path / "diffusion"))
-    target = load_target(model, loaded.taps, torch.float32, CPU)
+    loaded = _drafters(model, _eagle3(tmp_path / "ar"), _dflash(tmp_path / "diffusion"))
+    target = TargetFiles.read(model).load(loaded.taps, torch.float32, CPU)
     usual, chosen = loaded.build(target), loaded.build(target, depth=7, block=3)
     assert (usual["ar"].max_draft, usual["diffusion"].max_draft) == (5, BLOCK - 1)
     assert (chosen["ar"].max_draft, chosen["diffusion"].max_draft) == (7, 2)
@@ -219,10 +288,10 @@ def test_the_home_folder_may_be_abbreviated(
     model = _save("llama", tmp_path / "model")
     _eagle3(tmp_path / "ar")
     _dflash(tmp_path / "diffusion")
-    loaded = load_drafters(model, "~/ar", Path("~/diffusion"))
+    loaded = _drafters(model, "~/ar", Path("~/diffusion"))
     assert loaded.eagle3 is not None and loaded.dflash is not None
     with pytest.raises(CheckpointError, match="~nobody-of-this-name"):
-        load_drafters(model, "~nobody-of-this-name/ar", None)
+        _drafters(model, "~nobody-of-this-name/ar", None)
 
 
 @pytest.mark.parametrize("kind", ["config.json of the model", "config.json of a drafter"])
@@ -234,11 +303,11 @@ def test_a_bad_config_names_its_file(kind: str, text: str | None, tmp_path: Path
     if text is not None:
         path.write_text(text)
     with pytest.raises(CheckpointError) as caught:
-        load_drafters(model, drafter, None)
+        _drafters(model, drafter, None)
     assert caught.value.path == path
     if "model" in kind:
         with pytest.raises(CheckpointError) as caught:
-            load_target(model, (), torch.float32, CPU)
+            TargetFiles.read(model).load((), torch.float32, CPU)
         assert caught.value.path == path
 
 
@@ -246,14 +315,14 @@ def test_a_family_that_nobody_knows_is_named(tmp_path: Path) -> None:
     model, drafter = _save("gpt2", tmp_path / "model"), _eagle3(tmp_path / "ar")
     (model / "config.json").write_text(json.dumps({"model_type": "abacus"}))
     with pytest.raises(ConfigError, match=r"model=.*transformers cannot load it.*abacus"):
-        load_drafters(model, drafter, None)
+        _drafters(model, drafter, None)
 
 
 def test_a_model_without_tokens_cannot_be_drafted_for(tmp_path: Path) -> None:
     model, drafter = _save("gpt2", tmp_path / "model"), _eagle3(tmp_path / "ar")
     (model / "config.json").write_text(json.dumps({"model_type": "vit"}))
     with pytest.raises(ConfigError, match=r"model=.*says no usable geometry"):
-        load_drafters(model, drafter, None)
+        _drafters(model, drafter, None)
 
 
 # ---------------------------------------------------------------- device and precision

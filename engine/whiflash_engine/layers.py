@@ -108,8 +108,10 @@ def _yarn(config: RopeConfig, head_dim: int, inverse: Tensor) -> tuple[Tensor, f
         period = config.original_max_position / (rotations * 2 * math.pi)
         return head_dim * math.log(period) / (2 * math.log(config.theta))
 
-    low = max(math.floor(dimension(config.beta_fast)), 0)
-    high = min(math.ceil(dimension(config.beta_slow)), head_dim - 1)
+    low, high = dimension(config.beta_fast), dimension(config.beta_slow)
+    if config.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, head_dim - 1)
     steps = torch.arange(head_dim // 2, dtype=torch.float64)
     stretched = ((steps - low) / max(high - low, 0.001)).clamp(0, 1)
     scale = config.attention_factor or 0.1 * math.log(config.factor) + 1.0

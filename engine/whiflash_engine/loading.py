@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,18 +11,25 @@ import torch
 from torch import Tensor
 
 from whiflash_engine.checkpoints.dflash import DFlashConfig, load_dflash
+from whiflash_engine.checkpoints.digest import drafters_digest, model_digest
 from whiflash_engine.checkpoints.eagle3 import Eagle3Config, load_eagle3
+from whiflash_engine.checkpoints.fetch import Report
 from whiflash_engine.checkpoints.fields import Fields
-from whiflash_engine.checkpoints.resolve import resolve_model, shipped_drafters, silent
+from whiflash_engine.checkpoints.resolve import (
+    resolve_model,
+    resolve_part,
+    shipped_drafters,
+    silent,
+)
 from whiflash_engine.checkpoints.router import load_router
-from whiflash_engine.checkpoints.weights import is_native, load_config, load_weights
+from whiflash_engine.checkpoints.weights import is_native, load_weights, model_config
 from whiflash_engine.config import ArmName, ModelConfig, RouterConfig, require
 from whiflash_engine.devices import choose_device, choose_dtype
 from whiflash_engine.drafters.base import Drafter
 from whiflash_engine.drafters.dflash import DFlashDrafter, checked_block
 from whiflash_engine.drafters.eagle3 import Eagle3Drafter, checked_depth
+from whiflash_engine.router.build import build_router
 from whiflash_engine.router.neural import Perceptron, RouterNet
-from whiflash_engine.router.router import build_router
 from whiflash_engine.target.base import Target
 from whiflash_engine.target.hf import HFTarget
 from whiflash_engine.target.hf_loading import causal_config
@@ -51,12 +56,7 @@ class LoadedDrafters:
 
     @property
     def digest(self) -> str:
-        """Tells these drafters from others; from what fuses the features, their first layer."""
-        found = hashlib.sha256()
-        for loaded in (self.eagle3, self.dflash):
-            if loaded is not None:
-                found.update(loaded[1]["fc.weight"].float().numpy(force=True).tobytes())
-        return found.hexdigest()[:12]
+        return drafters_digest(loaded[1] for loaded in (self.eagle3, self.dflash) if loaded)
 
     @property
     def arms(self) -> tuple[ArmName, ...]:
@@ -96,50 +96,48 @@ def _cast(weights: Mapping[str, Tensor], target: Target) -> dict[str, Tensor]:
 
 
 def load_drafters(
-    model: Path, ar: str | Path | None, diffusion: str | Path | None
+    config: ModelConfig,
+    ar: str | Path | None,
+    diffusion: str | Path | None,
+    *,
+    report: Report = silent,
 ) -> LoadedDrafters:
-    """Read drafter folders; a drafter of another hidden size or vocabulary is refused."""
-    if ar is None and diffusion is None:
-        return LoadedDrafters(None, None)
-    config = _target_config(model)
+    """Read drafters (folders or hub ids); one of another hidden size or vocabulary is refused."""
+
+    def folder(spec: str | Path) -> Path:
+        return resolve_part(spec, "drafter", report=report)
+
     return LoadedDrafters(
-        None if ar is None else load_eagle3(_home(ar), config),
-        None if diffusion is None else load_dflash(_home(diffusion), config),
+        None if ar is None else load_eagle3(folder(ar), config),
+        None if diffusion is None else load_dflash(folder(diffusion), config),
     )
 
 
-def load_net(model: Path, router: str | Path | None) -> RouterNet | Perceptron | None:
-    """Read a learned router; one made for another hidden size is refused."""
-    if router is None:
-        return None
-    return load_router(_home(router), _target_config(model).hidden_size)
+def _router_net(spec: str | Path, hidden_size: int, report: Report) -> RouterNet | Perceptron:
+    return load_router(resolve_part(spec, "router", report=report), hidden_size)
 
 
-_END_BYTES = 1 << 16
+@dataclass(frozen=True, slots=True)
+class TargetFiles:
+    """A model folder, of which only config.json has been read."""
 
+    folder: Path
+    config: ModelConfig
+    """What the target's will be."""
+    is_native: bool
+    """The native runner knows the family; transformers runs every other one."""
 
-def _home(folder: str | Path) -> Path:
-    """`~` as for models; of an unknown user it stays, and the folder is told not to exist."""
-    return Path(os.path.expanduser(folder))
+    @staticmethod
+    def read(folder: Path) -> TargetFiles:
+        fields = Fields.read(folder / "config.json")
+        if is_native(fields.values):
+            return TargetFiles(folder, model_config(fields), True)
+        return TargetFiles(folder, causal_config(folder), False)
 
-
-def _target_config(folder: Path) -> ModelConfig:
-    """What `load_target(folder, ...).config` will be, without its weights."""
-    return load_config(folder) if _is_native(folder) else causal_config(folder)
-
-
-def _is_native(folder: Path) -> bool:
-    return is_native(Fields.read(folder / "config.json").values)
-
-
-def load_target(
-    folder: Path, taps: tuple[int, ...], dtype: torch.dtype, device: torch.device
-) -> Target:
-    """The native runner where the family is known, transformers for every other model."""
-    if not _is_native(folder):
-        return HFTarget(folder, taps=taps, dtype=dtype, device=device)
-    config = load_config(folder)
-    return NativeTarget(config, load_weights(folder, dtype, device), taps)
+    def load(self, taps: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Target:
+        if not self.is_native:
+            return HFTarget(self.folder, taps=taps, dtype=dtype, device=device)
+        return NativeTarget(self.config, load_weights(self.folder, dtype, device), taps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,42 +165,34 @@ def load_parts(
     diffusion_block: int | None,
     device: str | None,
     dtype: str | None,
-    report: Callable[[str], None] | None,
+    report: Report | None,
 ) -> Parts:
     """Read what `Engine.load` names; its docstring tells what None means. What does not fit
     together, or lacks what `router` needs, is refused before the target's weights are read."""
     place = choose_device(device)
     kind = choose_dtype(dtype, place)
-    folder = resolve_model(None if model is None else str(model), report=report or silent)
+    report = report or silent
+    folder = resolve_model(None if model is None else str(model), report=report)
     shipped = shipped_drafters(folder)
     if shipped is not None:
         if ar_drafter is None and diffusion_drafter is None:
             neural_router = neural_router or shipped.router
         ar_drafter = ar_drafter or shipped.eagle3
         diffusion_drafter = diffusion_drafter or shipped.dflash
-    drafters = load_drafters(folder.path, ar_drafter, diffusion_drafter)
-    net = load_net(folder.path, neural_router)
+    files = TargetFiles.read(folder.path)
+    drafters = load_drafters(files.config, ar_drafter, diffusion_drafter, report=report)
+    net = _router_net(neural_router, files.config.hidden_size, report) if neural_router else None
     build_router(router, (*drafters.arms, "retrieval", "plain"), net=net)  # tells what it lacks
     drafters.check(ar_depth, diffusion_block)
     tokenizer = load_tokenizer(folder.path)
     stops = tuple(stop_token_ids(folder.path, tokenizer))
-    target = load_target(folder.path, drafters.taps, kind, place)
+    target = files.load(drafters.taps, kind, place)
     return Parts(
         target,
         drafters.build(target, depth=ar_depth, block=diffusion_block),
         tokenizer,
         net,
         folder.name,
-        f"{folder.name} {_digest(folder.path)} {drafters.digest}",
+        f"{folder.name} {model_digest(folder.path)} {drafters.digest}",
         stops,
     )
-
-
-def _digest(folder: Path) -> str:
-    """Tells a model from others of its name: of its configuration and the ends of its weights."""
-    found = hashlib.sha256((folder / "config.json").read_bytes())
-    for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - _END_BYTES))
-            found.update(file.read())
-    return found.hexdigest()[:12]

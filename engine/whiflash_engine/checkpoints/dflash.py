@@ -31,9 +31,11 @@ def load_dflash(folder: Path, target: ModelConfig) -> tuple[DFlashConfig, dict[s
     """
     fields = Fields.read(folder / "config.json")
     files = DraftFiles.read(folder)
-    draft_vocab = files.draft_vocab(fields, target.vocab_size)
-    config = dflash_config(fields, target, files.weights.get("fc.weight"), draft_vocab)
-    return config, files.checked(dflash_shapes(config), config.vocab_size, draft_vocab)
+    files.require_kind("DFlash")
+    config = dflash_config(fields, target, files)
+    return config, files.checked(
+        dflash_shapes(config), config.vocab_size, config.draft_vocab_size, target.vocab_size
+    )
 
 
 def dflash_shapes(config: DFlashConfig) -> tuple[dict[str, Shape], dict[str, Shape]]:

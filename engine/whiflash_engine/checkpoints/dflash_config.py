@@ -7,9 +7,15 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from whiflash_engine.checkpoints.draft_files import at_least, head_counts, require_match
+from whiflash_engine.checkpoints.draft_files import (
+    DraftFiles,
+    at_least,
+    head_counts,
+    require_width,
+)
 from whiflash_engine.checkpoints.fields import Fields
 from whiflash_engine.checkpoints.rope import rope_config
+from whiflash_engine.checkpoints.weights import require_silu
 from whiflash_engine.config import ModelConfig, RopeConfig
 
 # Variants that change the computation without adding a tensor that would betray them.
@@ -23,6 +29,7 @@ _REFUSED = (
 class DFlashConfig:
     """Geometry of one DFlash drafter.
 
+    vocab_size: of the target that it was made for, whose ids it speaks.
     taps: boundary indices (`Target.taps` numbering) whose features are fused, in fc's order.
     block_size: rows of a block, the bonus token's included; it proposes block_size - 1.
     mask_token_id: the target's embedding row that stands for "not known yet".
@@ -47,16 +54,17 @@ class DFlashConfig:
     causal: tuple[bool, ...]
 
 
-def dflash_config(
-    fields: Fields, target: ModelConfig, fc: Tensor | None, draft_vocab: int
-) -> DFlashConfig:
-    """fc: its width tells how many taps there are where the file is silent."""
+def dflash_config(fields: Fields, target: ModelConfig, files: DraftFiles) -> DFlashConfig:
+    """files: the tensors, which speak where the file is silent."""
     nested = fields.has("transformer_layer_config")
     layer = fields.sub("transformer_layer_config") if nested else fields
     extra = fields.sub("dflash_config")
     _refuse_variants(fields, extra)
     hidden, (heads, kv_heads) = at_least(1, layer, "hidden_size"), head_counts(layer)
-    require_match(layer, hidden, target)
+    require_width(layer, hidden, target)
+    _require_depth(fields, target)
+    require_silu(layer)
+    vocab = files.vocab(layer, target)
     layers = at_least(1, layer, "num_hidden_layers")
     windows = _windows(layer, extra, layers)
     return DFlashConfig(
@@ -65,14 +73,14 @@ def dflash_config(
         num_layers=layers,
         num_heads=heads,
         num_kv_heads=kv_heads,
-        head_dim=at_least(2, layer, "head_dim", 128),
+        head_dim=files.head_dim(layer, heads, "layers.0"),
         rms_norm_eps=layer.number("rms_norm_eps", 1e-6),
         rope=rope_config(layer, max_positions=layer.integer("max_position_embeddings", 32768)),
-        vocab_size=target.vocab_size,
-        draft_vocab_size=draft_vocab,
+        vocab_size=vocab,
+        draft_vocab_size=files.draft_vocab(fields, vocab),
         block_size=at_least(2, fields if fields.has("block_size") else extra, "block_size"),
-        mask_token_id=_mask_token(fields, extra, target.vocab_size),
-        taps=_taps(fields, extra, fc, target),
+        mask_token_id=_mask_token(fields, extra, vocab),
+        taps=_taps(fields, extra, files.weights.get("fc.weight"), target),
         windows=windows,
         causal=_causal((fields, layer, extra), windows),
     )
@@ -88,8 +96,20 @@ def _refuse_variants(fields: Fields, extra: Fields) -> None:
         for key in _REFUSED:
             value = place.get(key)
             neutral = value is None or value is False or (value == 1 and value is not True)
+            neutral |= (key, value) == ("projector_type", "dflash")
             if not neutral:
                 raise place.fail(key, "this variant of DFlash is not supported")
+
+
+def _require_depth(fields: Fields, target: ModelConfig) -> None:
+    """Targets of one family may share all but their depth."""
+    layers = fields.integer("num_target_layers", target.num_layers)
+    if layers != target.num_layers:
+        raise fields.fail(
+            "num_target_layers",
+            f"the drafter was made for a target of {layers} layers, "
+            f"this one has {target.num_layers}",
+        )
 
 
 def _mask_token(fields: Fields, extra: Fields, vocab: int) -> int:

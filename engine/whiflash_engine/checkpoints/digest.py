@@ -1,12 +1,18 @@
-"""SHA-256 of files, the only proof of identity used here."""
+"""SHA-256 of files and weights, the only proof of identity used here."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from whiflash_engine.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_END_BYTES = 1 << 16
 
 
 def file_sha256(path: Path) -> str:
@@ -35,3 +41,21 @@ def short_sha256(parts: Iterable[str]) -> str:
     for part in parts:
         digest.update(part.encode() + b"\0")
     return digest.hexdigest()[:12]
+
+
+def model_digest(folder: Path) -> str:
+    """Tells a model from others of its name: of its configuration and the ends of its weights."""
+    found = hashlib.sha256((folder / "config.json").read_bytes())
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - _END_BYTES))
+            found.update(file.read())
+    return found.hexdigest()[:12]
+
+
+def drafters_digest(drafters: Iterable[Mapping[str, Tensor]]) -> str:
+    """Tells drafters from others: of what fuses the features, the first layer of each."""
+    found = hashlib.sha256()
+    for weights in drafters:
+        found.update(weights["fc.weight"].float().numpy(force=True).tobytes())
+    return found.hexdigest()[:12]

@@ -14,6 +14,9 @@ from whiflash_engine.checkpoints.tensors import Shape, check_tensors, read_folde
 from whiflash_engine.config import ModelConfig
 from whiflash_engine.errors import CheckpointError
 
+_MOST_ADDED = 256
+"""Tokens that a fine-tune adds, padding included; with more it is another tokenizer."""
+
 
 @dataclass(frozen=True, slots=True)
 class DraftFiles:
@@ -37,6 +40,37 @@ class DraftFiles:
             weights[name] = tensor
         return DraftFiles(folder, weights, weights.pop("d2t", None), weights.pop("t2d", None))
 
+    def require_kind(self, wanted: str) -> None:
+        """Refuse a drafter of another kind, which the norms of the features betray."""
+        found, fc = None, self.weights.get("fc.weight")
+        if "hidden_norm.weight" in self.weights:
+            found = "a DFlash"
+        elif any(name.endswith(".hidden_norm.weight") for name in self.weights):
+            found = "an EAGLE-3"
+        elif fc is not None and fc.ndim == 2 and fc.shape[1] == 2 * fc.shape[0]:
+            found = "an EAGLE-1 or EAGLE-2"  # one feature beside the embedding, and no norm
+        if found is not None and not found.endswith(wanted):
+            raise CheckpointError(self.folder, f"this is {found} checkpoint, not {wanted}")
+
+    def vocab(self, layer: Fields, target: ModelConfig) -> int:
+        """How many of the target's tokens the drafter was made for: all, or all but a few that
+        the target was taught later. Those have no row in an embedding of the drafter's own."""
+        vocab = layer.integer("vocab_size", target.vocab_size)
+        added = target.vocab_size - vocab
+        if not 0 <= added <= _MOST_ADDED or (added and "embed_tokens.weight" in self.weights):
+            raise layer.fail(
+                "vocab_size",
+                f"the drafter was made for a vocabulary of {vocab}, "
+                f"the target has {target.vocab_size}",
+            )
+        return vocab
+
+    def head_dim(self, layer: Fields, heads: int, prefix: str) -> int:
+        """The config's number, else what q_proj says: families differ in what silence means."""
+        q = self.weights.get(f"{prefix}.self_attn.q_proj.weight")
+        rows = at_least(1, layer, "hidden_size") if q is None or q.ndim == 0 else q.shape[0]
+        return at_least(2, layer, "head_dim", rows // heads)
+
     def draft_vocab(self, fields: Fields, vocab: int) -> int:
         """The config's number, else what the tensors say, else the whole vocabulary."""
         found = self.weights.get("lm_head.weight") if self.d2t is None else self.d2t
@@ -44,27 +78,27 @@ class DraftFiles:
         return at_least(1, fields, "draft_vocab_size", rows)
 
     def checked(
-        self, shapes: tuple[Mapping[str, Shape], Mapping[str, Shape]], vocab: int, draft_vocab: int
+        self,
+        shapes: tuple[Mapping[str, Shape], Mapping[str, Shape]],
+        vocab: int,
+        draft_vocab: int,
+        target_vocab: int,
     ) -> dict[str, Tensor]:
         """The weights, exactly those of `shapes` (required, optional), with `draft_ids`."""
         check_tensors(self.folder, self.weights, *shapes)
         ids = draft_ids(self.folder, self.d2t, self.t2d, vocab=vocab, draft_vocab=draft_vocab)
+        if ids is None and vocab < target_vocab and "lm_head.weight" in self.weights:
+            ids = torch.arange(vocab)
         return self.weights if ids is None else {**self.weights, "draft_ids": ids}
 
 
-def require_match(layer: Fields, width: int, target: ModelConfig) -> None:
-    """Refuse a drafter that was made for another hidden size or vocabulary."""
+def require_width(layer: Fields, width: int, target: ModelConfig) -> None:
+    """Refuse a drafter that was made for another hidden size."""
     if width != target.hidden_size:
         raise layer.fail(
             "hidden_size",
             f"the drafter was made for a target of hidden size {width}, "
             f"this one has {target.hidden_size}",
-        )
-    vocab = layer.integer("vocab_size", target.vocab_size)
-    if vocab != target.vocab_size:
-        raise layer.fail(
-            "vocab_size",
-            f"the drafter was made for a vocabulary of {vocab}, the target has {target.vocab_size}",
         )
 
 
@@ -123,7 +157,7 @@ def draft_ids(
 def _chosen(where: Path, t2d: Tensor, *, vocab: int, draft_vocab: int) -> Tensor:
     if tuple(t2d.shape) != (vocab,):
         raise CheckpointError(
-            where, f"tensor 't2d' has shape {list(t2d.shape)}, the target's vocabulary is {vocab}"
+            where, f"tensor 't2d' has shape {list(t2d.shape)}, its target's vocabulary is {vocab}"
         )
     chosen = torch.nonzero(t2d)[:, 0]
     if len(chosen) != draft_vocab:

@@ -40,10 +40,12 @@ def load_eagle3(folder: Path, target: ModelConfig) -> tuple[Eagle3Config, dict[s
     """
     fields = Fields.read(folder / "config.json")
     files = DraftFiles.read(folder)
+    files.require_kind("EAGLE-3")
     files = replace(files, weights=_canonical(folder, files.weights))
-    draft_vocab = files.draft_vocab(fields, target.vocab_size)
-    config = eagle3_config(fields, target, files.weights.keys(), draft_vocab)
-    return config, files.checked(eagle3_shapes(config), config.vocab_size, draft_vocab)
+    config = eagle3_config(fields, target, files)
+    return config, files.checked(
+        eagle3_shapes(config), config.vocab_size, config.draft_vocab_size, target.vocab_size
+    )
 
 
 def eagle3_shapes(config: Eagle3Config) -> tuple[dict[str, Shape], dict[str, Shape]]:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 
-from whiflash_engine.checkpoints.draft_files import at_least, head_counts, require_match
+from whiflash_engine.checkpoints.draft_files import (
+    DraftFiles,
+    at_least,
+    head_counts,
+    require_width,
+)
 from whiflash_engine.checkpoints.fields import Fields
 from whiflash_engine.checkpoints.rope import rope_config
+from whiflash_engine.checkpoints.weights import require_silu
 from whiflash_engine.config import ModelConfig, RopeConfig
 
 
@@ -16,6 +21,7 @@ class Eagle3Config:
     """Geometry and variant of one EAGLE-3 head.
 
     aux: boundary indices (`Target.taps` numbering) whose features are fused, low to high.
+    vocab_size: of the target that it was made for, whose ids it speaks.
     target_hidden_size: width of each feature; `hidden_size` is the head's own width.
     norm_before_residual: the residual is hidden_norm(g) instead of g.
     norm_before_fc: one RMSNorm (`input_norm`) over the concatenated features.
@@ -42,10 +48,8 @@ class Eagle3Config:
     qk_norm: bool
 
 
-def eagle3_config(
-    fields: Fields, target: ModelConfig, names: Collection[str], draft_vocab: int
-) -> Eagle3Config:
-    """names: the tensors at hand, which speak where the file is silent about a norm."""
+def eagle3_config(fields: Fields, target: ModelConfig, files: DraftFiles) -> Eagle3Config:
+    """files: the tensors by canonical name, which speak where the file is silent."""
     nested = fields.has("transformer_layer_config")
     layer = fields.sub("transformer_layer_config") if nested else fields
     extra = fields.sub("eagle_config")
@@ -58,13 +62,15 @@ def eagle3_config(
         raise extra.fail("use_aux_hidden_state", "heads without fused features are not supported")
     hidden, (heads, kv_heads) = at_least(1, layer, "hidden_size"), head_counts(layer)
     width = fields.integer("target_hidden_size", hidden)
-    require_match(layer, width, target)
+    require_width(layer, width, target)
+    require_silu(layer)
+    vocab = files.vocab(layer, target)
 
     def told(key: str, name: str) -> bool:
         for place in (fields, extra):
             if place.has(key):
                 return place.flag(key, False)
-        return name in names
+        return name in files.weights
 
     return Eagle3Config(
         hidden_size=hidden,
@@ -72,18 +78,18 @@ def eagle3_config(
         intermediate_size=at_least(1, layer, "intermediate_size"),
         num_heads=heads,
         num_kv_heads=kv_heads,
-        head_dim=at_least(2, layer, "head_dim", hidden // heads),
+        head_dim=files.head_dim(layer, heads, "midlayer"),
         rms_norm_eps=layer.number("rms_norm_eps", 1e-6),
         rope=rope_config(layer, max_positions=layer.integer("max_position_embeddings", 2048)),
-        vocab_size=target.vocab_size,
-        draft_vocab_size=draft_vocab,
+        vocab_size=vocab,
+        draft_vocab_size=files.draft_vocab(fields, vocab),
         aux=_aux(fields, extra, target.num_layers),
         # vLLM, where such heads are served, takes an absent flag of theirs as true.
         norm_before_residual=fields.flag("norm_before_residual", nested),
         norm_before_fc=told("norm_before_fc", "input_norm.weight"),
         fc_norm=fields.flag("use_aux_norm", False) or told("fc_norm", "fc_norm.0.weight"),
         norm_output=fields.flag("norm_output", False),
-        qk_norm="midlayer.self_attn.q_norm.weight" in names,
+        qk_norm="midlayer.self_attn.q_norm.weight" in files.weights,
     )
 
 

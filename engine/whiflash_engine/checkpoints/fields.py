@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from whiflash_engine.errors import CheckpointError
@@ -22,7 +22,7 @@ class Fields:
 
     path: Path
     values: Mapping[str, object]
-    prefix: str = field(default="")
+    prefix: str = ""
 
     @staticmethod
     def read(path: Path) -> Fields:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from whiflash_engine.checkpoints.fields import Fields
 from whiflash_engine.errors import CheckpointError
 
 _CLASSES = {
@@ -17,51 +17,39 @@ _CLASSES = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Metadata:
-    """Typed access to the key-value part; values are decoded when asked for."""
+class Decoded(Mapping[str, object]):
+    """The key-value part, decoded when asked for: a vocabulary takes a while."""
 
-    path: Path
-    values: Mapping[str, Callable[[], object]]
+    def __init__(self, contents: Mapping[str, Callable[[], object]]) -> None:
+        self._contents = contents
 
-    @property
-    def architecture(self) -> str:
-        value = self.get("general.architecture")
-        if not isinstance(value, str) or value not in _CLASSES:
-            known = ", ".join(_CLASSES)
-            raise CheckpointError(self.path, f"architecture {value!r} is not one of {known}")
-        return value
+    def __getitem__(self, key: str) -> object:
+        return self._contents[key]()
 
-    def get(self, key: str) -> object:
-        decode = self.values.get(key)
-        return None if decode is None else decode()
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._contents)
 
-    def integer(self, key: str, default: int | None = None) -> int:
-        value = self.get(key)
-        if value is None and default is not None:
-            return default
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise CheckpointError(self.path, f"{key} is {value!r}, not an integer")
-        return value
+    def __len__(self) -> int:
+        return len(self._contents)
 
-    def number(self, key: str, default: float | None = None) -> float:
-        value = self.get(key)
-        if value is None and default is not None:
-            return default
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise CheckpointError(self.path, f"{key} is {value!r}, not a number")
-        return float(value)
+
+def architecture(metadata: Fields) -> str:
+    value = metadata.get("general.architecture")
+    if not isinstance(value, str) or value not in _CLASSES:
+        known = ", ".join(_CLASSES)
+        raise CheckpointError(metadata.path, f"architecture {value!r} is not one of {known}")
+    return value
 
 
 def config_json(
-    metadata: Metadata, *, tied: bool, vocab: int, rope_factors: Tensor | None
+    metadata: Fields, *, tied: bool, vocab: int, rope_factors: Tensor | None
 ) -> dict[str, object]:
     """tied: the file has no output matrix. vocab: rows of the embedding.
 
     rope_factors: (head_dim / 2,) divisors of the frequencies, how Llama 3.1's long context
     is stored. Raises CheckpointError for a key that is missing or not supported.
     """
-    kind = metadata.architecture
+    kind = architecture(metadata)
     hidden = metadata.integer(f"{kind}.embedding_length")
     heads = metadata.integer(f"{kind}.attention.head_count")
     if heads < 1:
@@ -93,13 +81,13 @@ def config_json(
         config["rope_scaling"] = scaling
     for name in ("bos", "eos", "padding"):
         key = f"tokenizer.ggml.{name}_token_id"
-        if metadata.get(key) is not None:
+        if metadata.has(key):
             config[f"{name.removesuffix('ding')}_token_id"] = metadata.integer(key)
     return config
 
 
 def _rope_scaling(
-    metadata: Metadata, kind: str, theta: float, head_dim: int, factors: Tensor | None
+    metadata: Fields, kind: str, theta: float, head_dim: int, factors: Tensor | None
 ) -> dict[str, object] | None:
     if factors is not None:
         return _llama3_scaling(metadata.path, theta, head_dim, factors)
@@ -113,7 +101,7 @@ def _rope_scaling(
         "factor": metadata.number(f"{kind}.rope.scaling.factor"),
     }
     original = f"{kind}.rope.scaling.original_context_length"
-    if metadata.get(original) is not None:
+    if metadata.has(original):
         scaling["original_max_position_embeddings"] = metadata.integer(original)
     return scaling
 

@@ -17,7 +17,7 @@ from gguf.quants import dequantize
 from torch import Tensor
 
 from whiflash_engine.checkpoints.fields import Fields
-from whiflash_engine.checkpoints.gguf_config import Metadata, config_json
+from whiflash_engine.checkpoints.gguf_config import Decoded, architecture, config_json
 from whiflash_engine.checkpoints.tensors import check_tensors
 from whiflash_engine.checkpoints.weights import decoder_shapes, model_config
 from whiflash_engine.errors import CheckpointError
@@ -53,10 +53,11 @@ def read_gguf(path: Path, dtype: torch.dtype) -> GGUFModel:
     """
     try:
         reader = GGUFReader(path)
-        metadata = Metadata(path, {key: field.contents for key, field in reader.fields.items()})
+        contents = {key: field.contents for key, field in reader.fields.items()}
         stored = {tensor.name: tensor for tensor in reader.tensors}
     except (ValueError, IndexError, KeyError, TypeError, OverflowError, OSError) as error:
         raise CheckpointError(path, f"is truncated or not a GGUF file ({error})") from error
+    metadata = Fields(path, Decoded(contents))
     freqs = stored.pop("rope_freqs.weight", None)
     config = config_json(
         metadata,
@@ -66,7 +67,7 @@ def read_gguf(path: Path, dtype: torch.dtype) -> GGUFModel:
     )
     geometry = model_config(Fields(path, config))
     heads = {"attn_q": geometry.num_heads, "attn_k": geometry.num_kv_heads}
-    permuted = metadata.architecture == "llama"
+    permuted = architecture(metadata) == "llama"
     weights: dict[str, Tensor] = {}
     for name, tensor in stored.items():
         place = _BLOCK.fullmatch(name)

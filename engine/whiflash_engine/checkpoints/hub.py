@@ -1,10 +1,11 @@
-"""Models of the Hugging Face hub: safetensors, configuration and tokenizer only."""
+"""Models and their parts on the Hugging Face hub: safetensors, configuration, tokenizer only."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from huggingface_hub import snapshot_download
 
@@ -12,6 +13,8 @@ from whiflash_engine.checkpoints.fields import Fields
 from whiflash_engine.checkpoints.tensors import INDEX_NAME, SINGLE_NAME
 from whiflash_engine.errors import CheckpointError, ModelNotFoundError
 
+Part = Literal["model", "drafter", "router"]
+"""What is fetched. A drafter goes by its target's tokenizer, a router needs weights alone."""
 PATTERNS = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
 # Any of them is a tokenizer that transformers can read, alone or with smaller files beside it.
 TOKENIZERS = ("tokenizer.json", "*.model", "vocab.json", "vocab.txt", "tekken.json")
@@ -24,13 +27,13 @@ def is_hub_id(spec: str) -> bool:
     return _HUB_ID.fullmatch(spec) is not None
 
 
-def fetch_from_hub(spec: str, *, report: Callable[[str], None]) -> Path:
+def fetch_from_hub(spec: str, part: Part = "model", *, report: Callable[[str], None]) -> Path:
     """The snapshot's folder; no network is touched if a whole one is in the hub's cache.
 
     Raises ModelNotFoundError if it is not cached, or not all of it, and cannot be fetched.
     """
     cached = _cached(spec)
-    missing = None if cached is None else _missing(cached)
+    missing = None if cached is None else _missing(cached, part)
     if cached is not None and missing is None:
         return cached
     report(f"fetching {spec} from the hub")
@@ -40,8 +43,13 @@ def fetch_from_hub(spec: str, *, report: Callable[[str], None]) -> Path:
         why = (str(error).strip().splitlines() or [type(error).__name__])[0]
         known = f"cached without {missing}" if missing else "neither a local folder nor cached"
         raise ModelNotFoundError(f"{spec!r} is {known}, and {_undelivered(why)}") from error
-    if missing := _missing(folder):  # offline, the library returns whatever is cached
+    if missing := _missing(folder, part):  # offline, the library returns whatever is cached
         why = "it has no such file or was not asked"
+        if missing == SINGLE_NAME:
+            why += (
+                f"; are its weights *.bin alone, run `hf download {spec} --local-dir FOLDER` "
+                "and name FOLDER: the error tells how to convert them"
+            )
         raise ModelNotFoundError(f"{spec!r} is cached without {missing}, and {_undelivered(why)}")
     return folder
 
@@ -65,15 +73,17 @@ def missing_weights(folder: Path) -> str | None:
     return next((str(name) for name in shards if not (folder / str(name)).is_file()), None)
 
 
-def _missing(folder: Path) -> str | None:
+def _missing(folder: Path, part: Part) -> str | None:
     """The first file that a snapshot lacks: other programs fetch only what they need of it."""
-    if not (folder / "config.json").is_file():
+    if part != "router" and not (folder / "config.json").is_file():
         return "config.json"
     try:
         if missing := missing_weights(folder):
             return missing
     except CheckpointError:
         return INDEX_NAME
+    if part != "model":
+        return None
     has_tokenizer = any(any(folder.glob(pattern)) for pattern in TOKENIZERS)
     return None if has_tokenizer else TOKENIZERS[0]
 

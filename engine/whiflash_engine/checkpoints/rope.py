@@ -34,8 +34,6 @@ def rope_config(config: Fields, *, max_positions: int) -> RopeConfig:
     for partial in (scaling, config):
         if partial.number("partial_rotary_factor", 1.0) != 1.0:
             raise partial.fail("partial_rotary_factor", "only the whole head can be rotated")
-    if not scaling.flag("truncate", True):
-        raise scaling.fail("truncate", "yarn without truncation is not supported")
     theta = scaling.number("rope_theta", config.number("rope_theta", DEFAULT_THETA))
     original = scaling.integer("original_max_position_embeddings", max_positions)
     if original < 1:
@@ -53,6 +51,7 @@ def rope_config(config: Fields, *, max_positions: int) -> RopeConfig:
             beta_fast=scaling.number("beta_fast", 32.0),
             beta_slow=scaling.number("beta_slow", 1.0),
             attention_factor=_attention_factor(scaling),
+            truncate=scaling.flag("truncate", True),
         )
     except ConfigError as error:
         raise scaling.fail("rope", str(error)) from error

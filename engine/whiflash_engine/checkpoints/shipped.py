@@ -1,4 +1,7 @@
-"""What comes with the package: adapter, chat template and drafters of the default model."""
+"""What comes with the package: adapter, chat template and drafters of the default model.
+
+Needs no torch: some of it is asked for when nothing is loaded yet.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from whiflash_engine.checkpoints.digest import file_sha256
-from whiflash_engine.checkpoints.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from whiflash_engine.errors import CheckpointError
 
 DEFAULT_NAME = "smollm2-135m-tools"
 UNTOUCHED_NAME = "smollm2-135m"
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 SHIPPED_WEIGHTS = Path(__file__).parent.parent / "weights"
 
 

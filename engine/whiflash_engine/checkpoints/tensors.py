@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from whiflash_engine.checkpoints.fields import Fields
+from whiflash_engine.checkpoints.foreign import refuse_pickles, refuse_pointer
 from whiflash_engine.errors import CheckpointError
 
 INDEX_NAME = "model.safetensors.index.json"
@@ -43,6 +44,7 @@ def read_file(path: Path) -> dict[str, Tensor]:
     """Every tensor of one safetensors file. Raises CheckpointError if it is damaged."""
     tensors: dict[str, Tensor] = {}
     try:
+        refuse_pointer(path)
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118  (the handle itself is not iterable)
                 tensors[name] = file.get_tensor(name)
@@ -92,12 +94,7 @@ def safetensors_files(folder: Path) -> list[Path]:
     files = sorted(folder.glob("*.safetensors"))
     if files:
         return files
-    if any(folder.glob("*.bin")) or any(folder.glob("*.pt")):
-        raise CheckpointError(
-            folder,
-            "holds pickled PyTorch weights only, which can run code when opened; "
-            "save the model again as safetensors",
-        )
+    refuse_pickles(folder)
     raise CheckpointError(folder, "holds no *.safetensors file")
 
 

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 from whiflash_engine.checkpoints.fields import Fields
+from whiflash_engine.checkpoints.positions import positions
 from whiflash_engine.checkpoints.rope import rope_config
 from whiflash_engine.checkpoints.tensors import Shape, check_tensors, read_folder
 from whiflash_engine.config import ModelConfig
 from whiflash_engine.errors import CheckpointError, ConfigError
 
-NATIVE_TYPES = ("llama", "qwen2", "qwen3", "mistral")
+# and how many positions transformers gives a model that does not say
+NATIVE_TYPES = {"llama": 2048, "qwen2": 32_768, "qwen3": 32_768, "mistral": 131_072}
 
 
 def is_native(config_json: Mapping[str, object]) -> bool:
@@ -28,7 +30,7 @@ def is_native(config_json: Mapping[str, object]) -> bool:
     try:
         _refuse_foreign(fields)
         _window(fields)
-        rope_config(fields, max_positions=fields.integer("max_position_embeddings", 8192))
+        rope_config(fields, max_positions=_declared_positions(fields))
     except CheckpointError:
         return False
     return True
@@ -49,7 +51,7 @@ def model_config(fields: Fields) -> ModelConfig:
     # Qwen3's head is 128 wide whatever hidden / heads says.
     head_dim = 128 if kind == "qwen3" else hidden // max(heads, 1)
     attention_bias = kind in ("llama", "qwen3") and fields.flag("attention_bias", False)
-    max_positions = fields.integer("max_position_embeddings")
+    declared = _declared_positions(fields)
     try:
         return ModelConfig(
             vocab_size=fields.integer("vocab_size"),
@@ -60,8 +62,8 @@ def model_config(fields: Fields) -> ModelConfig:
             num_kv_heads=fields.integer("num_key_value_heads", heads),
             head_dim=fields.integer("head_dim", head_dim),
             rms_norm_eps=fields.number("rms_norm_eps", 1e-6),
-            rope=rope_config(fields, max_positions=max_positions),
-            max_positions=max_positions,
+            rope=rope_config(fields, max_positions=declared),
+            max_positions=positions(fields, declared),
             qkv_bias=attention_bias or kind == "qwen2",
             o_bias=attention_bias,
             mlp_bias=kind == "llama" and fields.flag("mlp_bias", False),
@@ -153,11 +155,20 @@ def _refuse_foreign(fields: Fields) -> None:
     kind = fields.text("model_type")
     if kind not in NATIVE_TYPES:
         raise fields.fail("model_type", f"{kind!r} is not one of {', '.join(NATIVE_TYPES)}")
+    require_silu(fields)
+    if fields.has("quantization_config"):
+        raise fields.fail("quantization_config", "quantised checkpoints are not supported")
+
+
+def require_silu(fields: Fields) -> None:
+    """CheckpointError for another activation: no tensor would betray it."""
     activation = fields.text("hidden_act", "silu")
     if activation != "silu":
         raise fields.fail("hidden_act", f"{activation!r} is not silu, the only one supported")
-    if fields.has("quantization_config"):
-        raise fields.fail("quantization_config", "quantised checkpoints are not supported")
+
+
+def _declared_positions(fields: Fields) -> int:
+    return fields.integer("max_position_embeddings", NATIVE_TYPES[fields.text("model_type")])
 
 
 def _window(fields: Fields) -> int | None:
