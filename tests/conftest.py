@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import cast
 
 import pytest
+from hypothesis import settings
 
 from tests import toys
 from tests.fake_engine import byte_tokenizer
 from whiflash_engine.engine import Engine
+
+# How long an example takes says more about the machine's other work than about the code.
+settings.register_profile("suite", deadline=None)
+settings.load_profile("suite")
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: the tests that collect garbage need not look at it again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from tests.fake_engine import FakeEngine
 from tests.toys_text import write_call
 from whiflash_adapters.chat import ChatWhiFlash
 from whiflash_agents.cli import main
-from whiflash_agents.demo import DEMO_TOOLS, STEPS, _langchain_loop, _plain_loop, demo
+from whiflash_agents.demo import DEMO_TOOLS, QUESTIONS, STEPS, _langchain_loop, _plain_loop, demo
 from whiflash_agents.demo_tools import calculate, current_time, find_zone, search_docs
 from whiflash_agents.documentation import Library
 from whiflash_agents.report import Piece, Replay, coloured, printable, speed_lines
@@ -262,7 +262,10 @@ def test_tools_have_schemas() -> None:
 @pytest.mark.model
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_the_demo_with_the_real_model(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_demo_with_the_real_model(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("whiflash_agents.demo.QUESTIONS", QUESTIONS[:1])
     assert main(["demo", "--max-tokens", "80"]) == 0
     shown = capsys.readouterr().out
     assert 'calculate(expression="1234 * 56")' in shown and "69104" in shown

@@ -35,7 +35,7 @@ class TestIntegration(ChatModelIntegrationTests):
 
     @property
     def chat_model_params(self) -> dict[str, Any]:
-        return {"engine": self._engine, "max_tokens": 128}
+        return {"engine": self._engine, "max_tokens": 64}
 
     @property
     def supports_json_mode(self) -> bool:

@@ -6,7 +6,8 @@ import argparse
 import json
 from pathlib import Path
 
-from whiflash_agents.prompt_options import add_prompt_options, chosen_rows, say
+from whiflash_agents.model_options import load_engine, say
+from whiflash_agents.prompt_options import add_prompt_options, chosen_rows
 
 
 def add_bench_parsers(
@@ -48,12 +49,8 @@ def _bench(args: argparse.Namespace) -> int:
     from whiflash_agents.measure.speed import measure
     from whiflash_agents.measure.table import table
     from whiflash_engine.checkpoints.resolve import resolve_model
-    from whiflash_engine.engine import Engine
 
-    engine = Engine.load(
-        args.model, ar_drafter=args.ar_drafter, diffusion_drafter=args.diffusion_drafter,
-        dtype=args.dtype, report=say,
-    )  # fmt: skip
+    engine = load_engine(args, dtype=args.dtype)
     folder = resolve_model(args.model, report=say).path
     ways = COMPARISONS[args.compare]
     prompts, oracle = balanced(rows, args.per_kind), args.compare == "routers"
@@ -70,12 +67,8 @@ def _bench(args: argparse.Namespace) -> int:
 def _lossless(args: argparse.Namespace) -> int:
     rows = chosen_rows(args)
     from whiflash_agents.measure.lossless import prove, with_grammar
-    from whiflash_engine.engine import Engine
 
-    engine = Engine.load(
-        args.model, ar_drafter=args.ar_drafter, diffusion_drafter=args.diffusion_drafter,
-        dtype="float32", report=say,
-    )  # fmt: skip
+    engine = load_engine(args, dtype="float32")
     prompts, refused = with_grammar(engine, rows, args.per_kind, say)
     result = prove(engine, prompts, args.tokens, say) | {"schemas_refused": refused}
     print(json.dumps(result))

@@ -15,10 +15,12 @@ from rich.console import Console
 from rich.text import Text
 
 from whiflash_adapters.chat import ChatWhiFlash
-from whiflash_adapters.generation import Stopwatch, Trace
+from whiflash_adapters.generation import Trace
 from whiflash_adapters.ports import TokenEngine
+from whiflash_adapters.stopwatch import Stopwatch
 from whiflash_adapters.tool_loop import ToolLoop
 from whiflash_agents.demo_tools import calculate, current_time, search_docs
+from whiflash_agents.model_options import add_model_options, load_engine
 from whiflash_agents.report import (
     Replay,
     arms_table,
@@ -29,7 +31,7 @@ from whiflash_agents.report import (
     speed_lines,
 )
 from whiflash_engine.config import RouterConfig, RouterName, SamplingConfig
-from whiflash_engine.events import Stats
+from whiflash_engine.events import Stats, tokens_of
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -47,9 +49,7 @@ Message = AIMessage | ToolMessage
 def add_demo_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("demo", help="ask an agent with three local tools")
     parser.add_argument("question", nargs="*", help="your own questions; else three of ours")
-    parser.add_argument("--model", help="folder, GGUF file or hub id (default: the embedded one)")
-    parser.add_argument("--ar-drafter", help="folder of an EAGLE-3 checkpoint")
-    parser.add_argument("--diffusion-drafter", help="folder of a DFlash checkpoint")
+    add_model_options(parser)
     parser.add_argument("--router", default="auto", choices=get_args(RouterName))
     parser.add_argument("--max-tokens", type=int, default=160, help="per answer (%(default)s)")
     parser.set_defaults(run=run)
@@ -59,15 +59,9 @@ def run(args: argparse.Namespace) -> int:
     """0 when a tool really ran, or when the questions were the user's."""
     console = Console()
     SamplingConfig(max_tokens=args.max_tokens)  # says what is wrong before a model is loaded
-    from whiflash_engine.engine import Engine  # torch: only now
-
     with console.status("Loading the model ..."):
-        engine = Engine.load(
-            args.model,
-            ar_drafter=args.ar_drafter,
-            diffusion_drafter=args.diffusion_drafter,
-            router=args.router,
-            report=lambda said: console.print(Text(printable(said))),
+        engine = load_engine(
+            args, router=args.router, report=lambda said: console.print(Text(printable(said)))
         )
     return demo(
         engine,
@@ -156,7 +150,7 @@ def _print_answer(console: Console, engine: TokenEngine, trace: Trace, message: 
 def _replayed(engine: TokenEngine, trace: Trace) -> Replay:
     """The same prompt under the same grammar, for as many tokens, without drafts."""
     request = trace.request
-    tokens = tuple(t for r in trace.rounds for t in r.tokens)
+    tokens = tokens_of(trace.rounds)
     # max_tokens stays what it was: a grammar brings its document to an end before that
     plain = engine.generate(
         request.prompt,
@@ -172,7 +166,7 @@ def _replayed(engine: TokenEngine, trace: Trace) -> Replay:
         rounds, prompt_tokens=len(request.prompt), seconds=watch.seconds,
         time_to_first_token=watch.first,
     )  # fmt: skip
-    return Replay(trace.stats, stats, tuple(t for r in rounds for t in r.tokens) == tokens)
+    return Replay(trace.stats, stats, tokens_of(rounds) == tokens)
 
 
 def _labelled(label: str, text: str, style: str = "") -> Text:

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from whiflash_agents.prompt_options import add_prompt_options, chosen_rows, say
+from whiflash_agents.model_options import load_engine, say
+from whiflash_agents.prompt_options import add_prompt_options, chosen_rows
 from whiflash_engine.config import require
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def _calls(args: argparse.Namespace) -> int:
     for name in names:  # one that is not there should not cost the figures of those before it
         resolve_model(name, report=say)
     for name in names:
-        engine = Engine.load(None if name == "default" else name, report=say)
+        engine = Engine.load(name, report=say)
         scores[name] = measure_calls(
             engine, args.data, per_group=args.per_group, tokens=args.tokens,
             max_prompt=args.max_prompt, template=template, report=say,
@@ -80,12 +81,8 @@ def _agents(args: argparse.Namespace) -> int:
     require(args.repeats > 0, "repeats", args.repeats, "must be at least 1")
     prompts = _prompts(args)
     from whiflash_agents.measure.agents import measure_forced, measure_turns
-    from whiflash_engine.engine import Engine
 
-    engine = Engine.load(
-        args.model, ar_drafter=args.ar_drafter, diffusion_drafter=args.diffusion_drafter,
-        report=say,
-    )  # fmt: skip
+    engine = load_engine(args)
     turns = measure_turns(engine, args.repeats, say)
     print(json.dumps({"turns": turns, "forced": measure_forced(engine, prompts, args.tokens, say)}))
     return 0
@@ -94,12 +91,8 @@ def _agents(args: argparse.Namespace) -> int:
 def _drafters(args: argparse.Namespace) -> int:
     prompts = _prompts(args)
     from whiflash_agents.measure.drafting import measure_drafting
-    from whiflash_engine.engine import Engine
 
-    engine = Engine.load(
-        args.model, ar_drafter=args.ar_drafter, diffusion_drafter=args.diffusion_drafter,
-        report=say,
-    )  # fmt: skip
+    engine = load_engine(args)
     print(json.dumps(measure_drafting(engine, prompts, args.tokens, say)))
     return 0
 

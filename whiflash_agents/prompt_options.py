@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from whiflash_agents.model_options import add_model_options
 from whiflash_engine.config import require
 
 if TYPE_CHECKING:
@@ -15,9 +15,7 @@ if TYPE_CHECKING:
 
 def add_prompt_options(parser: argparse.ArgumentParser, per_kind: int, tokens: int) -> None:
     """The model, its drafters, the prompts; with these defaults."""
-    parser.add_argument("--model", help="folder, GGUF file or hub id; default: the embedded model")
-    parser.add_argument("--ar-drafter", help="folder of an EAGLE-3 checkpoint")
-    parser.add_argument("--diffusion-drafter", help="folder of a DFlash checkpoint")
+    add_model_options(parser)
     parser.add_argument("--data", type=Path, help="folder of prompts; default: the package's own")
     parser.add_argument("--ids", type=Path, help="file of prompt ids: take only these, in order")
     parser.add_argument("--per-kind", type=int, default=per_kind, help="prompts of each kind")
@@ -34,8 +32,3 @@ def chosen_rows(args: argparse.Namespace) -> list[Prompt]:
         rows = named(rows, args.ids)
     balanced(rows, args.per_kind)
     return rows
-
-
-def say(text: str) -> None:
-    """Progress goes to stderr: the last line of stdout is the result."""
-    print(text, file=sys.stderr, flush=True)

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from whiflash_adapters.generation import Trace
+from whiflash_adapters.page import NAMES
 from whiflash_adapters.ports import TokenEngine
 from whiflash_adapters.text import Detokenizer
 from whiflash_engine.config import ArmName
@@ -24,13 +25,6 @@ STYLES: Mapping[ArmName, str] = {
     "retrieval": "yellow",
     "forced": "green",
     "plain": "default",
-}
-NAMES: Mapping[ArmName, str] = {
-    "ar": "ar (EAGLE-3)",
-    "diffusion": "diffusion (DFlash)",
-    "retrieval": "retrieval (copied)",
-    "forced": "forced (grammar)",
-    "plain": "plain (no draft)",
 }
 
 

@@ -55,10 +55,9 @@ def train_router(run: RouterRun, report: Report) -> None:
         left_out = set(listed(run.without, "without"))
         rows = [row for row in rows if row.id not in left_out]
     balanced(rows, run.per_kind)  # tells now if there are too few
-    model = None if run.model == "default" else run.model
     engine = Engine.load(
-        model, ar_drafter=run.ar_drafter, diffusion_drafter=run.diffusion_drafter, router="plain",
-        report=print,
+        run.model, ar_drafter=run.ar_drafter, diffusion_drafter=run.diffusion_drafter,
+        router="plain", report=print,
     )  # fmt: skip
     for arm in DRAFTERS:
         require(arm in engine.drafters, "model", run.model, f"has no {arm} drafter to learn from")

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import get_args
 
-from whiflash_agents.prompt_options import say
+from whiflash_agents.model_options import add_model_options, load_engine, say
 from whiflash_agents.writable import require_writable, unwritable
 from whiflash_engine.config import RouterName, SamplingConfig, require
 
@@ -17,9 +17,7 @@ def add_trace_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentPar
     trace = subparsers.add_parser("trace", help="a page that shows who drafted what")
     trace.add_argument("question", nargs="?", default=QUESTION)
     trace.add_argument("--output", type=Path, default=Path("trace.html"), help="file of the page")
-    trace.add_argument("--model", help="folder, GGUF file or hub id; default: the embedded one")
-    trace.add_argument("--ar-drafter", help="folder of an EAGLE-3 checkpoint")
-    trace.add_argument("--diffusion-drafter", help="folder of a DFlash checkpoint")
+    add_model_options(trace)
     trace.add_argument("--router", choices=get_args(RouterName), default="auto")
     trace.add_argument("--max-tokens", type=int, default=200)
     trace.set_defaults(run=_trace)
@@ -37,13 +35,9 @@ def _trace(args: argparse.Namespace) -> int:
     from whiflash_adapters.generation import Trace
     from whiflash_adapters.page import page
     from whiflash_agents.report import coloured, legend, pieces, strip
-    from whiflash_engine.engine import Engine
 
     told: list[Trace] = []
-    engine = Engine.load(
-        args.model, ar_drafter=args.ar_drafter, diffusion_drafter=args.diffusion_drafter,
-        router=args.router, report=say,
-    )  # fmt: skip
+    engine = load_engine(args, router=args.router)
     chat = ChatWhiFlash(
         engine=engine, router=args.router, max_tokens=args.max_tokens, on_trace=told.append
     )

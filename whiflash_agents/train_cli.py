@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from whiflash_agents import train_steps
+from whiflash_agents.model_options import add_drafter_options
 from whiflash_engine.training.mixes import MIXES
 
 
@@ -143,8 +144,7 @@ def _drafter_parser(
 def _router_parser(steps: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = steps.add_parser("router", help="the router, on text that every arm has drafted")
     _common(parser, model="default")
-    parser.add_argument("--ar-drafter", help="folder of an EAGLE-3 checkpoint")
-    parser.add_argument("--diffusion-drafter", help="folder of a DFlash checkpoint")
+    add_drafter_options(parser)
     parser.add_argument("--data", type=Path, required=True, help="folder of prompts")
     parser.add_argument("--ids", type=Path, help="file of prompt ids: take only these, in order")
     parser.add_argument(

@@ -105,10 +105,10 @@ class Engine:
     ) -> Engine:
         """model: None for the embedded default, a folder, a GGUF file or a hub id.
 
-        ar_drafter, diffusion_drafter: folders of an EAGLE-3 and a DFlash checkpoint; None
+        ar_drafter, diffusion_drafter: folders or hub ids of EAGLE-3 and DFlash checkpoints; None
         takes those that ship with the embedded default, and none with another model.
-        neural_router: folder or file of a learned router; None takes the one that ships with the
-        embedded default, where its drafters are that one's too.
+        neural_router: folder, file or hub id of a learned router; None takes the one that ships
+        with the embedded default, where its drafters are that one's too.
         statistics: a small file where what the router has learned of these drafters is kept from
         run to run; None keeps nothing. It may be deleted at any time; another model's is refused.
         ar_depth: draft tokens of the AR drafter (5). diffusion_block: rows of a DFlash block,

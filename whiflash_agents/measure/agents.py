@@ -21,7 +21,7 @@ from whiflash_engine.config import RouterConfig
 from whiflash_engine.constraint import Constraint
 from whiflash_engine.engine import REUSE_BYTES, Engine
 from whiflash_engine.errors import ConstraintError
-from whiflash_engine.events import Round, Seconds
+from whiflash_engine.events import Round, Seconds, tokens_of
 
 if TYPE_CHECKING:
     from langchain_core.runnables import Runnable
@@ -154,12 +154,8 @@ def _forced(pairs: Sequence[tuple[list[Round], list[Round]]]) -> Forced:
         "forced_share": round(free / made[0], 3),
         "ratio": round((made[0] / spent[0].decoding) / (made[1] / spent[1].decoding), 3),
         "mask_share": round(spent[0].mask / spent[0].decoding, 4),
-        "equal": all(_tokens(one) == _tokens(other) for one, other in pairs),
+        "equal": all(tokens_of(one) == tokens_of(other) for one, other in pairs),
     }
-
-
-def _tokens(rounds: Sequence[Round]) -> list[int]:
-    return [token for r in rounds for token in r.tokens]
 
 
 class Unforced:
@@ -171,14 +167,6 @@ class Unforced:
     @property
     def length(self) -> int:
         return self._inner.length
-
-    @property
-    def stopped(self) -> bool:
-        return self._inner.stopped
-
-    @property
-    def is_accepting(self) -> bool:
-        return self._inner.is_accepting
 
     @property
     def narrowed(self) -> bool:

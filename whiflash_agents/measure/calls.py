@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, cast
 from whiflash_adapters.formats.base import Ask
 from whiflash_adapters.formats.hermes import HERMES
 from whiflash_engine.config import SamplingConfig
+from whiflash_engine.errors import ConstraintError
 from whiflash_engine.training.adapter_data import LessonBuilder
 from whiflash_engine.training.composed import evaluate
 from whiflash_engine.training.gold import (
@@ -32,13 +33,13 @@ from whiflash_engine.training.rows import Json, PromptRow, load_refs, load_rows
 
 if TYPE_CHECKING:
     from whiflash_engine.engine import Engine
-from whiflash_engine.errors import ConstraintError
 
 CALLS = ("bfcl", "seal_tools", "snips")
 DECLINES = ("bfcl", "when2call")
 SUMS = "gsm8k_tools"
 PROBLEMS = ("gsm8k_train", "svamp", "mawps")
 TALK = ("nq_open", "dolly")
+_SPLIT = "dev"
 
 
 @dataclass(slots=True)
@@ -66,30 +67,30 @@ class Case:
     talk: bool = False
 
 
-def cases(data: Path, split: str = "dev") -> Iterator[Case]:
+def cases(data: Path) -> Iterator[Case]:
     """Single-call rows, rows that no tool fits, sums with a calculator, word problems, questions
     that are to be answered rather than refused for want of a tool, and loops composed from
     templates: the call, and the answer after the tool's result."""
     for source in CALLS:
-        for row, ref in _with_refs(data, split, source):
+        for row, ref in _with_refs(data, source):
             if (gold := accepted_call(row, ref)) is not None:
                 yield Case(source, row.messages, row.tools, gold=gold)
     for source in DECLINES:
-        for row, ref in _with_refs(data, split, source):
+        for row, ref in _with_refs(data, source):
             if is_irrelevant(row, ref):
                 yield Case("no tool fits", row.messages, row.tools)
-    for row, ref in _with_refs(data, split, SUMS):
+    for row, ref in _with_refs(data, SUMS):
         yield Case(SUMS, row.messages, row.tools, number=gold_number(ref))
     for source in PROBLEMS:
-        for row, ref in _with_refs(data, split, source):
+        for row, ref in _with_refs(data, source):
             yield Case(f"{source} without tools", row.messages, (), number=gold_number(ref))
     for source in TALK:
-        for row in load_rows(data, split, source):
+        for row in load_rows(data, _SPLIT, source):
             yield Case(f"{source} without tools", row.messages, (), talk=True)
     loops = AdapterMix(
         gold={}, irrelevant=0, word_problems=10, sums=10, dates=20, searches=10, documentation=10
     )
-    for lesson in LessonBuilder(data, split, loops, seed=1).build():
+    for lesson in LessonBuilder(data, _SPLIT, loops, seed=1).build():
         (call_text, after), (answer, _) = lesson.replies
         (call,) = parse_calls(call_text) or []
         gold = Accepted(call.name, {k: [v] for k, v in call.arguments.items()}, nested=False)
@@ -99,9 +100,9 @@ def cases(data: Path, split: str = "dev") -> Iterator[Case]:
         )
 
 
-def _with_refs(data: Path, split: str, source: str) -> Iterator[tuple[PromptRow, JsonValue]]:
-    refs = load_refs(data, split, source)
-    return ((row, refs.get(row.id)) for row in load_rows(data, split, source))
+def _with_refs(data: Path, source: str) -> Iterator[tuple[PromptRow, JsonValue]]:
+    refs = load_refs(data, _SPLIT, source)
+    return ((row, refs.get(row.id)) for row in load_rows(data, _SPLIT, source))
 
 
 def measure_calls(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from whiflash_adapters.formats.base import Ask
 from whiflash_adapters.formats.hermes import HERMES
+from whiflash_adapters.refusals import reason
 from whiflash_engine.config import require
 from whiflash_engine.constraint import GrammarFactory
 from whiflash_engine.errors import ConfigError, ConstraintError
@@ -73,11 +74,6 @@ def judge(
                 place = row.get("file"), row.get("description"), test.get("description")
                 found.accepted_wrongly.append(" / ".join(str(x) for x in place if x))
     return found
-
-
-def reason(error: Exception) -> str:
-    """The first line of what llguidance says, without the place in our grammar."""
-    return str(error).strip().split("\n")[0].split("JSON schema: ")[-1]
 
 
 def _spelled(data: object) -> Iterator[str]:

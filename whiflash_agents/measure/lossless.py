@@ -15,7 +15,7 @@ from whiflash_agents.measure.prompts import Prompt, balanced
 from whiflash_agents.measure.start import PromptStart
 from whiflash_engine.config import RouterConfig
 from whiflash_engine.errors import ConstraintError
-from whiflash_engine.events import Round
+from whiflash_engine.events import tokens_of
 
 if TYPE_CHECKING:
     from whiflash_engine.engine import Engine
@@ -77,10 +77,10 @@ def prove(
     for number, prompt in enumerate(prompts, 1):
         case = PromptStart(engine, prompt, tokens)
         for grammar in (False, True):
-            plain = _tokens(case.run(RouterConfig("plain"), grammar))
+            plain = tokens_of(case.run(RouterConfig("plain"), grammar))
             for arm, router in ARMS.items():
                 rounds = case.run(router, grammar)
-                routed = _tokens(rounds)
+                routed = tokens_of(rounds)
                 tally = tallies[f"{arm}{' grammar' if grammar else ''}"]
                 tally.prompts += 1
                 tally.tokens += len(routed)
@@ -101,10 +101,6 @@ def prove(
         "arms": {name: asdict(tally) for name, tally in tallies.items()},
         "explained": different,
     }
-
-
-def _tokens(rounds: Sequence[Round]) -> list[int]:
-    return [token for r in rounds for token in r.tokens]
 
 
 def _gap(start: PromptStart, plain: Sequence[int], routed: Sequence[int], grammar: bool) -> float:

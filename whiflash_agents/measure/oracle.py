@@ -8,7 +8,6 @@ router's, catching up included, and those of looking ahead are not counted.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from time import perf_counter
 
 from whiflash_agents.measure.pairs import HandMade
@@ -33,7 +32,7 @@ class _Told(Router):
     def may(self, arm: ArmName) -> bool:
         return True
 
-    def pick(self, context: RouteContext, arms: Sequence[ArmName]) -> Decision:
+    def pick(self, context: RouteContext) -> Decision:
         return self.told
 
 

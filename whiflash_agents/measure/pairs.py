@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 from whiflash_agents.measure.start import PromptStart
 from whiflash_engine.config import ArmName
 from whiflash_engine.drafters.base import Proposal
+from whiflash_engine.judge import judge
 from whiflash_engine.offer import offer
 from whiflash_engine.router.policies import RouteContext
 from whiflash_engine.sampling import Sampler
 from whiflash_engine.target.base import TargetOutput
-from whiflash_engine.verify import Outcome, entropy, verify
+from whiflash_engine.verify import Outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +51,7 @@ class HandMade:
         """False when the sequence is finished."""
         if self.sequence.finish_reason is not None:
             return False
-        prompt = self.sequence.prefill()
-        if prompt is not None:
-            self.sequence.entropy = entropy(prompt.logits[-1])
+        self.sequence.prefill()
         return True
 
     def propose(self, arm: ArmName, known: Sequence[int] = ()) -> Proposal:
@@ -66,18 +65,9 @@ class HandMade:
 
     def judge(self, proposal: Proposal) -> tuple[Outcome, TargetOutput]:
         """One pass of the target; nothing is committed. The outcome has what would be."""
-        sequence = self.sequence
-        sequence.cache.crop(sequence.processed)
-        legal, masks = len(proposal.tokens), None
-        if sequence.constraint is not None:
-            legal, masks = sequence.constraint.masks(proposal.tokens)
-        passed = [sequence.tokens[-1], *proposal.tokens[:legal]]
-        output = self.engine.target.forward(passed, sequence.cache, rows=legal + 1)
-        outcome = verify(
-            proposal, output.logits, self.sampler, seen=sequence.tokens,
-            position=len(sequence.tokens), masks=masks,
-        )  # fmt: skip
-        return self._cut(outcome), output
+        self.sequence.cache.crop(self.sequence.processed)
+        verdict = judge(self.engine.target, self.sequence, proposal, self.sampler)
+        return self._cut(verdict.outcome), verdict.output
 
     def _cut(self, outcome: Outcome) -> Outcome:
         """Nothing behind the first stop token, as `SequenceState.commit` cuts it."""
@@ -90,8 +80,8 @@ class HandMade:
 
     def commit(self, outcome: Outcome, output: TargetOutput) -> None:
         """Of the proposal that was judged last."""
-        self.sequence.commit(outcome.tokens, output, self.start.sampling.stop_token_ids)
-        self.sequence.entropy = outcome.entropy
+        stops = self.start.sampling.stop_token_ids
+        self.sequence.commit(outcome.tokens, output, stops, entropy=outcome.entropy)
 
 
 def pairs(start: PromptStart, grammar: bool, rng: random.Random) -> Iterator[Pair]:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from whiflash_agents.measure.pairs import HandMade
 from whiflash_agents.measure.start import PromptStart
 from whiflash_engine.config import ArmName, RouterConfig
+from whiflash_engine.events import tokens_of
 from whiflash_engine.offer import offer
 from whiflash_engine.router.neural import features
 from whiflash_engine.target.base import TargetOutput
@@ -26,7 +27,7 @@ def positions(start: PromptStart, grammar: bool, rng: random.Random) -> Iterator
     between them: those follow a token that somebody got right. What the arms got through lately
     is told along one walk, drawn by `rng`.
     """
-    text = [token for done in start.run(RouterConfig("ar"), grammar) for token in done.tokens]
+    text = tokens_of(start.run(RouterConfig("ar"), grammar))
     hand = HandMade(start, grammar)
     sequence, engine = hand.sequence, hand.engine
     hand.begin()
@@ -57,8 +58,8 @@ def positions(start: PromptStart, grammar: bool, rng: random.Random) -> Iterator
                 drawn = rng.choice([*ends])
                 last, walk = (drawn, *tried[drawn]), ends[drawn]
         row = TargetOutput(output.logits[i:], output.features[i:], output.hidden[i:])
-        sequence.commit([token], row, start.sampling.stop_token_ids)
-        sequence.entropy = entropy(output.logits[i])
+        after = entropy(output.logits[i])
+        sequence.commit([token], row, start.sampling.stop_token_ids, entropy=after)
 
 
 def _got_through(draft: Sequence[int], text: Sequence[int]) -> tuple[int, int]:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from whiflash_engine.engine import Engine
 
 _WIDTHS = (1, 2, 4, 8, 16)
+_CONTEXT = 256  # tokens before each of these passes
+_REPEATS = 15
 
 
 class Speed(TypedDict):
@@ -101,15 +103,15 @@ def measure(
     return speed
 
 
-def _widths(engine: Engine, context: int = 256, repeats: int = 15) -> dict[int, float]:
+def _widths(engine: Engine) -> dict[int, float]:
     """Median seconds of a target pass by width; widths interleaved."""
     target = engine.target
-    context = min(context, target.config.max_positions - max(_WIDTHS))
+    context = min(_CONTEXT, target.config.max_positions - max(_WIDTHS))
     ids = [i % target.config.vocab_size for i in range(100, 100 + context)]
     cache = target.new_cache(context + max(_WIDTHS))
     target.forward(ids, cache, rows=1)
     spent: dict[int, list[float]] = {width: [] for width in _WIDTHS}
-    for _ in range(repeats):
+    for _ in range(_REPEATS):
         for width, seconds in spent.items():
             start = perf_counter()
             target.forward(ids[:width], cache, rows=width)

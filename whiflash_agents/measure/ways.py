@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from whiflash_engine.cache import KVCache
@@ -15,8 +14,7 @@ from whiflash_engine.decode import decode
 from whiflash_engine.drafters.base import Drafter
 from whiflash_engine.drafters.eagle3 import Eagle3Drafter
 from whiflash_engine.events import Round
-from whiflash_engine.layers import attention, attention_mask, swiglu
-from whiflash_engine.router.averages import EntropyPolicy
+from whiflash_engine.router.averages import AveragesPolicy
 from whiflash_engine.router.policies import Expected, RouteContext
 from whiflash_engine.router.router import Router
 
@@ -66,7 +64,7 @@ class Way:
         return run
 
 
-class _Blind(EntropyPolicy):
+class _Blind(AveragesPolicy):
     def expect(self, arm: ArmName, context: RouteContext) -> Expected:
         return super().expect(arm, replace(context, entropy=0.0))
 
@@ -86,22 +84,5 @@ def _full(drafter: Drafter) -> Drafter:
 class _FullLayer(Eagle3Drafter):
     """The same slots with queries, output and MLP at every one of them."""
 
-    def _slots(self, kv: KVCache, g: Tensor, tokens: Sequence[int]) -> Tensor:
-        c, n, start = self.config, g.shape[0], kv.length
-        ids = torch.tensor(tokens, dtype=torch.long, device=g.device)
-        normed = self._norm("midlayer.hidden_norm.weight", g)
-        a = torch.cat((self._norm("midlayer.input_layernorm.weight", self._embed(ids)), normed), -1)
-        k, v = self._kv(a).view(n, 2, c.num_kv_heads, c.head_dim).unbind(1)
-        q = self._q(a).view(n, c.num_heads, c.head_dim)
-        if c.qk_norm:
-            k = self._norm("midlayer.self_attn.k_norm.weight", k)
-            q = self._norm("midlayer.self_attn.q_norm.weight", q)
-        kv.reserve(n)
-        keys, values = kv.write(0, self._rope(k, start), v)
-        mask = attention_mask(n, start + n, c.num_heads // c.num_kv_heads, g)
-        residual = normed if c.norm_before_residual else g
-        h = residual + self._o(attention(self._rope(q, start), keys, values, mask))
-        inner = self._gate_up(self._norm("midlayer.post_attention_layernorm.weight", h))
-        y = h + self._down(swiglu(inner))
-        kv.advance(n)
-        return y[-1:]
+    def _slots(self, kv: KVCache, g: Tensor, tokens: Sequence[int], rows: int = 1) -> Tensor:
+        return super()._slots(kv, g, tokens, rows=g.shape[0])

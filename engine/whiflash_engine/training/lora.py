@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from whiflash_engine.checkpoints.fields import Fields
-from whiflash_engine.checkpoints.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from whiflash_engine.checkpoints.shipped import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from whiflash_engine.checkpoints.tensors import read_file
 from whiflash_engine.config import require
 from whiflash_engine.errors import CheckpointError

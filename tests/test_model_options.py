@@ -1,0 +1,35 @@
+"""Every command that loads a model takes the same options for it, and loads what they say."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import pytest
+
+from whiflash_agents.cli import build_parser
+from whiflash_agents.model_options import add_model_options, load_engine
+from whiflash_engine.engine import Engine
+
+
+@pytest.mark.parametrize(
+    "command", ["demo", "trace", "bench", "lossless", "evaluate drafters", "evaluate agents"]
+)
+def test_every_command_takes_them(command: str) -> None:
+    given = ["--model", "m", "--ar-drafter", "a", "--diffusion-drafter", "d"]
+    args = build_parser().parse_args([*command.split(), *given])
+    assert (args.model, args.ar_drafter, args.diffusion_drafter) == ("m", "a", "d")
+
+
+def test_they_are_what_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[Any] = []
+    monkeypatch.setattr(Engine, "load", lambda *given, **named: loaded.append((given, named)))
+    parser = argparse.ArgumentParser()
+    add_model_options(parser)
+    load_engine(parser.parse_args([]))
+    load_engine(parser.parse_args(["--model", "m", "--ar-drafter", "a"]), dtype="float32")
+    (none, usual), (one, named) = loaded
+    assert none == (None,) and one == ("m",)
+    assert usual["ar_drafter"] is usual["dtype"] is None
+    assert (named["ar_drafter"], named["diffusion_drafter"]) == ("a", None)
+    assert named["dtype"] == "float32"

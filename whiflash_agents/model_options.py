@@ -1,0 +1,43 @@
+"""Options of the commands that load a model: which one, which drafters."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from whiflash_engine.config import RouterName
+    from whiflash_engine.engine import Engine
+
+
+def say(text: str) -> None:
+    """Progress goes to stderr: the last line of stdout is the result."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """What `load_engine` goes by."""
+    parser.add_argument("--model", help="folder, GGUF file or hub id; default: the embedded model")
+    add_drafter_options(parser)
+
+
+def add_drafter_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--ar-drafter", help="folder or hub id of an EAGLE-3 checkpoint")
+    parser.add_argument("--diffusion-drafter", help="folder or hub id of a DFlash checkpoint")
+
+
+def load_engine(
+    args: argparse.Namespace,
+    *,
+    router: RouterName = "auto",
+    dtype: str | None = None,
+    report: Callable[[str], None] = say,
+) -> Engine:
+    from whiflash_engine.engine import Engine  # torch: only when a model is really used
+
+    return Engine.load(
+        args.model, ar_drafter=args.ar_drafter, diffusion_drafter=args.diffusion_drafter,
+        router=router, dtype=dtype, report=report,
+    )  # fmt: skip
