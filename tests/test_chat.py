@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import pytest
-from langchain_core.exceptions import ContextOverflowError
+from langchain_core.exceptions import ContextOverflowError, ModelInvalidRequestError
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, ToolMessage
+from langchain_core.prompt_values import StringPromptValue
 from pydantic import BaseModel, ValidationError
 from pydantic.v1 import BaseModel as BaseModelV1
 
@@ -477,9 +478,16 @@ def test_answers_of_another_engine_are_another_models() -> None:
 
 
 def test_a_page_that_cannot_be_written_costs_no_answer(tmp_path: Path) -> None:
-    chat, _ = chat_of("hello", trace=tmp_path / "missing" / "trace.html")
-    with pytest.warns(UserWarning, match=r"trace=.*missing"):
+    (tmp_path / "file").touch()
+    chat, _ = chat_of("hello", trace=tmp_path / "file" / "trace.html")
+    with pytest.warns(UserWarning, match=r"trace=.*file"):
         assert chat.invoke("hi").text == "hello"
+
+
+def test_the_folder_of_a_page_is_made(tmp_path: Path) -> None:
+    trace = tmp_path / "new" / "one" / "trace.html"
+    chat_of("hello", trace=trace)[0].invoke("hi")
+    assert "Who drafted what" in trace.read_text(encoding="utf-8")
 
 
 def test_a_schema_that_cannot_be_kept_is_told_by_the_name_of_its_tool() -> None:
@@ -511,6 +519,28 @@ def test_traces_tell_the_rounds() -> None:
     (trace,) = traces
     assert [len(r.tokens) for r in trace.rounds] == [2, 2, 2]
     assert "on_trace" not in chat.model_dump() and "engine" not in chat.model_dump()
+
+
+def test_what_can_be_asked_can_be_counted() -> None:
+    chat, engine = chat_of("x")
+    forms: list[Any] = [
+        "hi", ["hi"], [("human", "hi")], [{"role": "user", "content": "hi"}], [HumanMessage("hi")],
+        StringPromptValue(text="hi"),
+    ]  # fmt: skip
+    chat.invoke("hi")
+    ids = engine.tokenizer.encode(engine.prompts[0], add_special_tokens=False)
+    assert [chat.get_num_tokens_from_messages(one) for one in forms] == [len(ids)] * len(forms)
+    assert chat.get_num_tokens_from_messages([]) == 0
+
+
+def test_what_cannot_be_bound_is_an_invalid_request_to_langchain() -> None:
+    chat, _ = chat_of("x")
+    with pytest.raises(ModelInvalidRequestError, match="tool_choice='launch'"):
+        chat.bind_tools(TOOLS, tool_choice="launch")
+    with pytest.raises(ModelInvalidRequestError, match="method='magic'"):
+        chat.with_structured_output(Weather, method="magic")  # type: ignore[arg-type]
+    with pytest.raises(ModelInvalidRequestError, match="tools="):
+        chat.with_structured_output(Weather, tools=[])
 
 
 def test_invalid_calls_say_what_was_written() -> None:

@@ -126,7 +126,7 @@ ARGUMENTS = st.fixed_dictionaries(
 
 @EVERY
 @given(arguments=ARGUMENTS, cuts=st.lists(st.integers(0, 400), max_size=5))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_arguments_any_cuts(
     format_: CallFormat, arguments: dict[str, object], cuts: list[int]
 ) -> None:
@@ -140,7 +140,7 @@ def test_any_arguments_any_cuts(
 @given(
     pieces=st.lists(st.integers(0, 60), max_size=6), cuts=st.lists(st.integers(0, 400), max_size=5)
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_broken_text_is_read_alike_however_it_is_cut(
     format_: CallFormat, pieces: list[int], cuts: list[int]
 ) -> None:

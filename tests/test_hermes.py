@@ -107,7 +107,7 @@ FRAGMENTS = st.sampled_from(
 
 
 @given(st.lists(FRAGMENTS, max_size=12).map("".join), st.lists(st.integers(0, 500), max_size=6))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_any_text_any_cuts(text: str, cuts: list[int]) -> None:
     assert in_pieces(text, cuts) == joined(parse(text))
 

@@ -92,6 +92,17 @@ def test_order_and_repeated_roles_are_kept() -> None:
     ]
 
 
+def test_a_broken_call_is_told_only_with_its_answer() -> None:
+    broken = AIMessage("", invalid_tool_calls=[{"name": "f", "args": "{", "id": "x", "error": ""}])
+    [_, asked, _] = to_template([
+        HumanMessage("hi"), broken, ToolMessage("no JSON: {", tool_call_id="x", status="error"),
+    ])  # fmt: skip
+    told = {"type": "function", "id": "x", "function": {"name": "f", "arguments": {}}}
+    assert asked == {"role": "assistant", "content": "", "tool_calls": [told]}
+    [_, left, _] = to_template([HumanMessage("hi"), broken, ToolMessage("?", tool_call_id="y")])
+    assert "tool_calls" not in left
+
+
 def test_no_messages() -> None:
     with pytest.raises(ConfigError, match=r"messages=\[\]"):
         to_template([])

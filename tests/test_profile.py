@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,13 @@ def test_the_embedded_models_context_is_known_before_it_is_fetched(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert {DEFAULT_NAME, UNTOUCHED_NAME} < {*EMBEDDED}
     assert {context_length(name) for name in (None, *EMBEDDED)} == {8192}
+
+
+def test_to_ask_for_a_context_no_torch_is_needed() -> None:
+    asked = "from whiflash_engine.checkpoints.context import context_length as c; c(None)"
+    run = f"import sys; sys.path[:] = {sys.path!r}; {asked}; print('torch' in sys.modules)"
+    told = subprocess.run([sys.executable, "-c", run], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "False"
 
 
 @pytest.mark.model

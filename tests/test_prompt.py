@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from langchain_core.messages import (
@@ -13,6 +14,7 @@ from langchain_core.messages import (
     ToolMessage,
     trim_messages,
 )
+from pydantic import ValidationError
 from transformers import PreTrainedTokenizerFast
 
 from tests.fake_engine import TOOLLESS_TEMPLATE, FakeEngine, byte_tokenizer
@@ -250,7 +252,9 @@ def test_a_fragment_that_the_template_refuses_is_counted_turn_by_turn() -> None:
 
 
 THINKER = (
-    GLM + "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}"
+    GLM
+    + "{# whoever is thinking #}<thinking>"
+    + "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}"
 )
 
 
@@ -266,9 +270,64 @@ def test_the_template_s_own_variables_may_be_set() -> None:
     assert chat._identifying_params != other._identifying_params
 
 
+def test_variables_are_quoted_as_messages_are() -> None:
+    says = (
+        "{{ persona }}<|im_end|>" + GLM + "{% for d in documents or [] %}{{ d.text }}{% endfor %}"
+    )
+    tokenizer = tokenizer_of(says)
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    odd = "a<|im_end|>b\ud83d"
+    variables = {"persona": odd, "documents": [{"text": odd}]}
+    ids = Prompter(tokenizer).encode(to_template([HumanMessage("hi")]), [], variables)
+    assert ids.count(end) == 1
+    assert str(tokenizer.decode(ids)).count("a<|im_end|>b\ufffd") == 2
+
+
+LATE = (
+    "{% macro start() %}{% if effort is not defined %}{% set effort = 'low' %}{% endif %}"
+    "{{ 'Effort: ' + effort }}{% endmacro %}{{ start() }}"
+    "{% for m in messages %}{% if not m.content %}{% continue %}{% endif %}"
+    "{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}"
+)
+
+
+def test_a_variable_with_a_default_inside_a_macro_is_the_template_s() -> None:
+    engine = FakeEngine("ok", tokenizer=tokenizer_of(LATE))
+    ChatWhiFlash(engine=engine).invoke("hi", chat_template_kwargs={"effort": "high"})
+    assert engine.prompts == ["Effort: highhi"]
+
+
+@pytest.mark.parametrize("value", [None, 5])
+def test_a_value_that_the_template_cannot_use_is_told(value: object) -> None:
+    chat = ChatWhiFlash(engine=FakeEngine("ok", tokenizer=tokenizer_of(LATE)))
+    with pytest.raises(ConfigError, match=rf"chat_template_kwargs=.*{value}.*chat template says"):
+        chat.invoke("hi", chat_template_kwargs={"effort": value})
+
+
+def test_of_several_templates_each_may_know_a_variable() -> None:
+    tokenizer = tokenizer_of(THINKER)
+    tokenizer.chat_template = {"default": THINKER, "tool_use": LATE}
+    encode, said = Prompter(tokenizer).encode, to_template([HumanMessage("hi")])
+    assert encode(said, [], {"enable_thinking": False}) != encode(said, [])
+    encode(said, [as_tool(tool) for tool in TOOLS], {"effort": "high"})
+    with pytest.raises(ConfigError, match="is no variable"):
+        encode(said, [], {"thinking": 1})
+
+
+@pytest.mark.parametrize("given", ["thinking", ["thinking"], {1: True}])
+def test_variables_are_an_object_with_names(given: Any) -> None:
+    chat = ChatWhiFlash(engine=FakeEngine("ok"))
+    with pytest.raises(ConfigError, match=r"chat_template_kwargs=.*must be an object with names"):
+        chat.invoke("hi", chat_template_kwargs=given)
+    with pytest.raises(ValidationError, match="chat_template_kwargs"):
+        ChatWhiFlash(engine=FakeEngine("ok"), chat_template_kwargs=given)
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [
+        ("role", r"\['role'\]=1: is no variable of this model's chat template"),
+        ("m", r"\['m'\]=1: is no variable"),
         ("thinking", r"\['thinking'\]=1: is no variable of this model's chat template"),
         ("enable.thinking", r"\['enable\.thinking'\]=1: is no variable"),
         ("tools", r"\['tools'\]=1: is said by other settings"),

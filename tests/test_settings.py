@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from pydantic import ValidationError
 
 from tests.test_chat import chat_of
 from whiflash_adapters.chat import ChatWhiFlash
+from whiflash_adapters.sharing import LOADING
 from whiflash_engine.errors import ConfigError
 
 
@@ -56,6 +58,14 @@ def test_what_langchain_tells_every_chat_model_is_taken() -> None:
     assert ChatWhiFlash(**fields)._identifying_params == chat._identifying_params
 
 
+@pytest.mark.parametrize("empty", ["", " "])
+@pytest.mark.parametrize("name", [*LOADING, "trace"])
+def test_nothing_is_looked_for_at_an_empty_place(name: str, empty: str) -> None:
+    given: dict[str, Any] = {name: empty}
+    with pytest.raises(ValidationError, match=f"{name}='{empty}': is empty"):
+        ChatWhiFlash(**given)
+
+
 def test_top_logprobs_need_logprobs() -> None:
     with pytest.raises(ValidationError, match=r"top_logprobs=2: .*logprobs=True"):
         ChatWhiFlash(top_logprobs=2)
@@ -73,3 +83,35 @@ def test_top_logprobs_need_logprobs() -> None:
     told.invoke("hi", top_logprobs=2)
     told.invoke("hi", logprobs=False)  # switches off all of it
     assert [s.logprobs for s in engine.samplings] == [2, None]
+
+
+WHOLE = dict.fromkeys(("max_tokens", "top_k", "seed", "top_logprobs"), 5)
+NUMBERS = dict.fromkeys(
+    ("temperature", "top_p", "min_p", "repetition_penalty", "balance", "span_bias"), 0.5
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        *((name, wrong) for name in WHOLE for wrong in ("5", 5.0, True, [5], -1)
+          if (name, wrong) != ("seed", -1)),
+        *((name, wrong) for name in NUMBERS for wrong in ("0.5", True, [0.5], -1)),
+        *(("logprobs", wrong) for wrong in ("True", 1, 0)),
+        *(("router", wrong) for wrong in ("fastest", 3, True)),
+    ],
+)  # fmt: skip
+def test_a_value_is_taken_for_no_other_when_built_and_per_call(name: str, wrong: object) -> None:
+    chat, engine = chat_of("hello")
+    rest: dict[str, Any] = {"logprobs": True} if name == "top_logprobs" else {}
+    given: dict[str, Any] = {**rest, name: wrong}
+    told = rf"{name}={re.escape(repr(wrong))}: must"
+    with pytest.raises(ValidationError, match=told):
+        ChatWhiFlash(**given)
+    with pytest.raises(ConfigError, match=told):
+        chat.invoke("hi", **given)
+    assert engine.prompts == []
+    right: dict[str, Any] = {**WHOLE, **NUMBERS}
+    if name in right:
+        chat.invoke("hi", **rest, **{name: right[name]})
+        ChatWhiFlash(**rest, **{name: right[name]})

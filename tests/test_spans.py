@@ -78,7 +78,7 @@ def test_every_byte_lies_in_its_span(name: str) -> None:
 @given(
     name=st.sampled_from(sorted(CASES)), cuts=st.sets(st.integers(1, 80)), batch=st.integers(1, 4)
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_split_into_tokens_gives_the_same_spans(name: str, cuts: set[int], batch: int) -> None:
     data, spans = TEXTS[name]
     pieces = _split(data, cuts)
@@ -97,7 +97,7 @@ def test_one_token_may_hold_everything(name: str) -> None:
 
 
 @given(data=st.data(), name=st.sampled_from(sorted(CASES)), cuts=st.sets(st.integers(1, 80)))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_rollback_is_exact(data: st.DataObject, name: str, cuts: set[int]) -> None:
     text, spans = TEXTS[name]
     pieces = _split(text, cuts)
@@ -114,7 +114,7 @@ def test_rollback_is_exact(data: st.DataObject, name: str, cuts: set[int]) -> No
 
 
 @given(text=st.text(alphabet='{}[]",:\\\n`<>/ 1atx', max_size=60))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_what_json_accepts_is_json_to_its_last_byte(text: str) -> None:
     """Any JSON text that opens a line, and nothing breaks the detector."""
     document = json.dumps({"k": [text, {"n": 1.5e-7, "b": [True, None]}], text: []}, indent=1)

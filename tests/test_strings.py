@@ -11,7 +11,7 @@ from uuid import UUID
 import llguidance
 import llguidance.hf
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, IPvAnyAddress, Json, SecretStr, TypeAdapter
 
@@ -42,7 +42,6 @@ DATES = matcher({"type": "string", "format": "date"})
 
 
 @given(st.integers(0, 9999), st.integers(1, 12), st.integers(27, 31))
-@settings(deadline=None)
 def test_a_date_is_a_day_of_the_calendar(year: int, month: int, day: int) -> None:
     # year 0 is a leap year in the proleptic calendar of ISO 8601
     there_is = day <= calendar.monthrange(year or 4, month)[1]

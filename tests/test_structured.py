@@ -22,7 +22,7 @@ from tests.test_complaints import allows
 from tests.toys_text import write_call
 from whiflash_adapters.formats.base import Ask
 from whiflash_adapters.formats.choose import named
-from whiflash_adapters.structured import structured, whole
+from whiflash_adapters.structured import checked_at_end, structured
 from whiflash_engine.errors import ConfigError, ConstraintError
 
 INTEGERS = {"type": "array", "items": {"type": "integer"}}
@@ -133,8 +133,16 @@ def test_a_document_that_is_no_json_is_no_answer() -> None:
     chat, _ = chat_of(CUT)
     with pytest.raises(OutputParserException, match="is not JSON"):
         chat.with_structured_output(SITE).invoke("hi")
-    with pytest.raises(OutputParserException, match="is not JSON"):
-        chat.with_structured_output(SITE).invoke("hi", stop=["url"])
+
+
+def test_a_stop_string_that_cut_a_document_or_came_before_a_call_is_told() -> None:
+    chat, _ = chat_of(CUT)
+    told = "is not JSON, for the stop string 'url' cut it"
+    with pytest.raises(OutputParserException, match=told):
+        chat.with_structured_output(SITE).invoke("hi", stop=["x", "url"])
+    calls, _ = chat_of("I see." + write_call("answer", {"n": 1}), stop=["see"])
+    with pytest.raises(OutputParserException, match="the stop string 'see' cut it"):
+        calling(calls, CITY).invoke("hi")
 
 
 def test_a_document_that_just_fits_is_an_answer() -> None:
@@ -350,7 +358,7 @@ def test_a_stream_is_summed_once_and_checked_at_its_end(
     pieces: list[AIMessage], wanted: dict[str, int] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     heard: list[AIMessage] = []
-    runnable, added = whole(heard.append), list[object]()
+    runnable, added = checked_at_end(heard.append), list[object]()
     add = AIMessageChunk.__add__
 
     def counted(one: AIMessageChunk, other: object) -> BaseMessageChunk:

@@ -1,4 +1,4 @@
-"""Which bytes a token adds to the text, in each way of writing tokens."""
+"""What a token adds to the text, in each way of writing tokens: its bytes, and its blank."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from tests.fake_engine import byte_tokenizer
+from whiflash_adapters.text import Detokenizer
 from whiflash_engine.router.spans import SpanDetector
 from whiflash_engine.text import TokenBytes
 
@@ -96,3 +97,16 @@ def test_byte_level_letters_are_bytes_and_added_tokens_are_not(nested: bool) -> 
 def test_a_row_of_the_head_without_a_token_adds_nothing() -> None:
     for tokenizer in (byte_tokenizer(), _llama()):
         assert TokenBytes(tokenizer)(9999) == b""
+
+
+@pytest.mark.parametrize("make", [_llama, _metaspace])
+@pytest.mark.parametrize("dropped", [["</s>"], ["</s>", "<s>"], []])
+def test_a_word_keeps_its_blank_behind_tokens_that_are_dropped(
+    make: Callable[[], PreTrainedTokenizerFast], dropped: list[str]
+) -> None:
+    tokenizer = make()
+    tokenizer.add_special_tokens({"bos_token": "<s>", "eos_token": "</s>"})
+    text = Detokenizer(tokenizer)
+    feeds = (["\u2581Hello"], dropped, ["\u2581Hello"], ["ing", *dropped], ["\u2581Hello"])
+    said = [text.feed(tokenizer.convert_tokens_to_ids(pieces)) for pieces in feeds]
+    assert said == ["Hello", "", " Hello", "ing", " Hello"] and text.finish() == ""

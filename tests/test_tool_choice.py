@@ -12,7 +12,7 @@ MUL = {"type": "function", "function": {"name": "mul", "parameters": {}}}
 BOTH = (ADD, MUL)
 
 
-@pytest.mark.parametrize("word", ["auto", "any", "none"])
+@pytest.mark.parametrize("word", ["auto", "any", "required", "none"])
 def test_anthropics_forms_mean_what_their_word_means(word: str) -> None:
     assert resolve(BOTH, {"type": word}) == resolve(BOTH, word)
 
@@ -36,6 +36,12 @@ def test_one_tool_by_its_name(choice: ToolChoice) -> None:
 )
 def test_what_names_no_tool_is_refused(choice: ToolChoice) -> None:
     with pytest.raises(ConfigError, match=r"^tool_choice=.*no such tool.*add, mul"):
+        resolve(BOTH, choice)
+
+
+def test_a_list_of_allowed_tools_is_not_supported() -> None:
+    choice = {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": []}}
+    with pytest.raises(ConfigError, match=r"^tool_choice=.*not supported"):
         resolve(BOTH, choice)
 
 

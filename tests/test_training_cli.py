@@ -12,6 +12,7 @@ from safetensors import safe_open
 from tests.training_toys import TEMPLATE, toy_data, toy_model, toy_tokenizer
 from whiflash_agents.train_cli import add_train_parser
 from whiflash_engine.checkpoints.tensors import read_folder
+from whiflash_engine.checkpoints.weights import load_config
 from whiflash_engine.errors import ConfigError
 from whiflash_engine.loading import load_drafters
 from whiflash_engine.training.corpus_options import default_taps
@@ -70,9 +71,8 @@ def test_everything_in_miniature(tmp_path: Path) -> None:
     train_miniature(options, lambda line: lines.append(str(dict(line))))
     tensors = read_folder(tmp_path / "base"), read_folder(tmp_path / "out" / "model")
     assert any(not torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
-    loaded = load_drafters(
-        tmp_path / "out" / "model", tmp_path / "out" / "eagle3", tmp_path / "out" / "dflash"
-    )
+    config = load_config(tmp_path / "out" / "model")
+    loaded = load_drafters(config, tmp_path / "out" / "eagle3", tmp_path / "out" / "dflash")
     assert loaded.arms == ("ar", "diffusion")
     assert any("al" in line for line in lines)
     again = len(lines)

@@ -17,7 +17,6 @@ from tests.toys import (
     tiny_dflash_parts,
     tiny_eagle3_parts,
     tiny_target,
-    tokens_of,
 )
 from whiflash_engine.config import ArmName, RouterConfig, RouterName, SamplingConfig
 from whiflash_engine.decode import decode
@@ -25,6 +24,7 @@ from whiflash_engine.drafters.base import Drafter
 from whiflash_engine.drafters.dflash import DFlashDrafter, DFlashState
 from whiflash_engine.drafters.eagle3 import Eagle3Drafter, Eagle3State
 from whiflash_engine.drafters.vocabulary import DraftHead
+from whiflash_engine.events import tokens_of
 from whiflash_engine.target.native import NativeTarget
 
 KNOWN = torch.arange(0, TINY.vocab_size, 2)
@@ -75,7 +75,7 @@ def test_logits_of_words_are_the_targets_rows() -> None:
     ids = made.tokens(range(logits.shape[1]), words)
     assert ids == [*KNOWN.tolist(), 3, 5]
     torch.testing.assert_close(logits, x @ target.head_rows(torch.tensor(ids)).T)
-    spread = made.scatter([logits[0].softmax(0), logits[1].softmax(0)], words)
+    spread = made.scatter(logits.softmax(1), words)
     assert spread is not None
     torch.testing.assert_close(spread[:, ids], logits.softmax(1))
     torch.testing.assert_close(spread.sum(1), torch.ones(2))

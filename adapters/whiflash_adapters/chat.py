@@ -20,14 +20,15 @@ from langchain_core.tools import BaseTool
 from pydantic import BaseModel
 
 from whiflash_adapters.background import FromThread
+from whiflash_adapters.chunks import PROVIDER
 from whiflash_adapters.errors import as_langchain
-from whiflash_adapters.generation import PROVIDER, Answer, Trace
+from whiflash_adapters.generation import Answer, Trace
 from whiflash_adapters.json_schemas import as_tool
 from whiflash_adapters.messages import to_template
 from whiflash_adapters.page import page
 from whiflash_adapters.ports import TokenEngine
 from whiflash_adapters.profile import profile_of
-from whiflash_adapters.request import Request, Wish
+from whiflash_adapters.request import Request, Wish, offered
 from whiflash_adapters.sharing import ChatSharing
 from whiflash_adapters.structured import Method, structured
 from whiflash_adapters.tool_choice import resolve
@@ -70,8 +71,9 @@ class ChatWhiFlash(ChatSharing):
         {"type": "function", "function": {"name": ...}}. `parallel_tool_calls=False` allows
         one call at most. Calls are kept to the tools' names and schemas by a grammar.
         """
-        specs = [as_tool(tool) for tool in tools]
-        resolve(specs, tool_choice)
+        with as_langchain():
+            specs = [as_tool(tool) for tool in tools]
+            resolve(specs, tool_choice)
         if tool_choice is not None:
             kwargs["tool_choice"] = tool_choice
         return self.bind(tools=specs, **kwargs)
@@ -94,9 +96,13 @@ class ChatWhiFlash(ChatSharing):
         strict: False lets through what no grammar can keep to, for a Pydantic class to validate
         afterwards.
         """
-        if kwargs:
-            raise ConfigError(next(iter(kwargs)), next(iter(kwargs.values())), "is not known here")
-        return structured(self.bind, schema, method=method, include_raw=include_raw, strict=strict)
+        with as_langchain():
+            if kwargs:
+                name, value = next(iter(kwargs.items()))
+                raise ConfigError(name, value, "is not known here")
+            return structured(
+                self.bind, schema, method=method, include_raw=include_raw, strict=strict
+            )
 
     def get_token_ids(self, text: str) -> list[int]:
         prompter = self._loaded()[1]
@@ -104,7 +110,7 @@ class ChatWhiFlash(ChatSharing):
 
     def get_num_tokens_from_messages(
         self,
-        messages: list[BaseMessage],
+        messages: LanguageModelInput,
         tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool] | None = None,
     ) -> int:
         """Tokens of the whole prompt, chat template and tools included; of no messages, none.
@@ -114,10 +120,11 @@ class ChatWhiFlash(ChatSharing):
         """
         if not messages:
             return 0
-        specs = [as_tool(tool) for tool in tools or ()]
         with as_langchain():
+            turns = to_template(self._convert_input(messages).to_messages())
+            specs = offered([as_tool(tool) for tool in tools or ()])
             variables = template_variables(self.chat_template_kwargs)
-            return self._loaded()[1].count(to_template(messages), specs, variables)
+            return self._loaded()[1].count(turns, specs, variables)
 
     def _generate(
         self,
@@ -160,6 +167,7 @@ class ChatWhiFlash(ChatSharing):
                 self.on_trace(trace)
         if self.trace is not None:
             with _warning("trace", self.trace):
+                Path(self.trace).parent.mkdir(parents=True, exist_ok=True)
                 Path(self.trace).write_text(page(trace, engine.tokenizer), encoding="utf-8")
 
     async def _agenerate(

@@ -3,33 +3,22 @@
 from __future__ import annotations
 
 import threading
-import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from time import perf_counter
 
 from langchain_core.messages import AIMessageChunk
 from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata
-from langchain_core.messages.tool import tool_call_chunk
 
+from whiflash_adapters.chunks import PROVIDER, Chunks
 from whiflash_adapters.figures import as_data
-from whiflash_adapters.formats.events import (
-    CallArgs,
-    CallBroken,
-    CallEnd,
-    CallStart,
-    Event,
-    ReasoningPiece,
-    TextPiece,
-)
+from whiflash_adapters.formats.events import Event, TextPiece
 from whiflash_adapters.logprobs import as_logprobs
 from whiflash_adapters.ports import TokenEngine
 from whiflash_adapters.refusals import compiled
 from whiflash_adapters.request import Request
+from whiflash_adapters.stopwatch import Stopwatch
 from whiflash_adapters.text import Detokenizer, StopGuard
 from whiflash_engine.events import Round, Stats
-
-PROVIDER = "whiflash"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +39,7 @@ class Answer:
     ) -> None:
         self._engine, self._request, self._cancelled = engine, request, cancelled
         self._rounds: list[Round] = []
-        self._calls = 0  # complete ones
-        self._index = -1  # of the block being told: a stretch of text or reasoning, or a call
-        self._kind: type[Event] | None = None
-        self._thought = ""
+        self._chunks = Chunks()
         self.trace: Trace | None = None
 
     def chunks(self) -> Iterator[AIMessageChunk]:
@@ -66,14 +52,14 @@ class Answer:
         watch = Stopwatch()
         for round_ in watch.timed(self._generated()):
             self._rounds.append(round_)
-            yield from self._told(_cut(parser.feed(text.feed(round_.tokens)), guard))
+            yield from self._chunks.of(_cut(parser.feed(text.feed(round_.tokens)), guard))
             if guard.hit:  # the engine may be left between any two rounds
                 break
         if self._cancelled is not None and self._cancelled.is_set():
             return
         if not guard.hit:
             rest = [*parser.feed(text.finish()), *parser.finish()]
-            yield from self._told(_cut(rest, guard, last=True))
+            yield from self._chunks.of(_cut(rest, guard, last=True))
         self.trace = Trace(
             request,
             tuple(self._rounds),
@@ -101,28 +87,7 @@ class Answer:
             cancelled=self._cancelled,
         )
 
-    def _told(self, events: Iterable[Event]) -> Iterator[AIMessageChunk]:
-        # Text and calls never share a chunk, nor an index with one another: LangChain's content
-        # blocks would lose one of them.
-        for event in events:
-            if isinstance(event, CallStart) or (
-                isinstance(event, TextPiece | ReasoningPiece) and type(event) is not self._kind
-            ):
-                self._index, self._kind = self._index + 1, type(event)
-            if isinstance(event, TextPiece):
-                yield _chunk(content=event.text)
-            elif isinstance(event, ReasoningPiece):
-                self._thought += event.text
-                yield _chunk(additional_kwargs={"reasoning_content": event.text})
-            elif isinstance(event, CallStart):
-                call_id = f"call_{uuid.uuid4().hex}"
-                yield _call(self._index, event.name, call_id, "")
-            elif isinstance(event, CallArgs | CallBroken):
-                yield _call(self._index, None, None, event.text)
-            elif isinstance(event, CallEnd):
-                self._calls += 1
-
-    def _last(self, stopped: bool, stats: Stats) -> AIMessageChunk:
+    def _last(self, stop: str, stats: Stats) -> AIMessageChunk:
         usage = UsageMetadata(
             input_tokens=stats.prompt_tokens,
             output_tokens=stats.tokens,
@@ -131,9 +96,9 @@ class Answer:
             output_token_details=OutputTokenDetails(reasoning=self._thought_tokens()),
         )
         reason = "stop"
-        if not stopped and self._rounds and self._rounds[-1].finish_reason == "length":
+        if not stop and self._rounds and self._rounds[-1].finish_reason == "length":
             reason = "length"
-        elif self._calls:
+        elif self._chunks.calls:
             reason = "tool_calls"
         metadata: dict[str, object] = {
             "model_name": self._engine.model_name,
@@ -141,6 +106,8 @@ class Answer:
             "finish_reason": reason,
             "whiflash": as_data(stats),
         }
+        if stop:
+            metadata["stop_sequence"] = stop
         if self._request.sampling.logprobs is not None:
             metadata["logprobs"] = as_logprobs(self._rounds, self._engine.tokenizer)
         return AIMessageChunk(
@@ -152,9 +119,10 @@ class Answer:
 
     def _thought_tokens(self) -> int:
         """Tokens of the reasoning, as the tokenizer would write it."""
-        if not self._thought:
+        thought = self._chunks.thought
+        if not thought:
             return 0
-        return len(self._engine.tokenizer.encode(self._thought, add_special_tokens=False))
+        return len(self._engine.tokenizer.encode(thought, add_special_tokens=False))
 
 
 def _cut(events: Iterable[Event], guard: StopGuard, *, last: bool = False) -> Iterator[Event]:
@@ -170,37 +138,3 @@ def _cut(events: Iterable[Event], guard: StopGuard, *, last: bool = False) -> It
             yield event
     if last and (said := guard.finish()):
         yield TextPiece(said)
-
-
-def _chunk(content: str = "", additional_kwargs: dict[str, object] | None = None) -> AIMessageChunk:
-    return AIMessageChunk(
-        content=content,
-        additional_kwargs=additional_kwargs or {},
-        response_metadata={"model_provider": PROVIDER},
-    )
-
-
-def _call(index: int, name: str | None, call_id: str | None, args: str) -> AIMessageChunk:
-    return AIMessageChunk(
-        content="",
-        tool_call_chunks=[tool_call_chunk(name=name, args=args, id=call_id, index=index)],
-        response_metadata={"model_provider": PROVIDER},
-    )
-
-
-class Stopwatch:
-    """Time spent in the engine, not in whoever reads the stream."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-        self.first = 0.0
-
-    def timed(self, rounds: Iterator[Round]) -> Iterator[Round]:
-        while True:
-            start = perf_counter()
-            round_ = next(rounds, None)
-            self.seconds += perf_counter() - start
-            if round_ is None:
-                return
-            self.first = self.first or self.seconds
-            yield round_

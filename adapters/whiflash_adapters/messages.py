@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal, NotRequired, TypedDict
 
 from langchain_core.messages import (
@@ -44,10 +44,12 @@ def to_template(messages: Sequence[BaseMessage]) -> list[TemplateMessage]:
     """Every message becomes one turn; consecutive turns of one role are left as they are."""
     if not messages:
         raise ConfigError("messages", [], "there is nothing to answer")
-    return [_turn(message) for message in messages]
+    answered = {m.tool_call_id for m in messages if isinstance(m, ToolMessage)}
+    return [_turn(message, answered) for message in messages]
 
 
-def _turn(message: BaseMessage) -> TemplateMessage:
+def _turn(message: BaseMessage, answered: Collection[str]) -> TemplateMessage:
+    """answered: ids of calls."""
     turn: TemplateMessage = {"role": _role(message), "content": _text(message)}
     if message.name:
         turn["name"] = message.name
@@ -55,20 +57,29 @@ def _turn(message: BaseMessage) -> TemplateMessage:
         reasoning = _reasoning(message)
         if reasoning:
             turn["reasoning_content"] = reasoning
-        if message.tool_calls:  # invalid calls are left out: nobody answered them
-            turn["tool_calls"] = [
-                {
-                    "type": "function",
-                    "id": call["id"] or "",
-                    "function": {"name": call["name"], "arguments": call["args"]},
-                }
-                for call in message.tool_calls
-            ]
+        calls = [_call(c["id"], c["name"], c["args"]) for c in message.tool_calls]
+        # Templates take objects for arguments: what was written instead stands in the answer to
+        # the call. One that nobody answered is left out.
+        calls += [
+            _call(c["id"], c["name"] or "", {})
+            for c in message.invalid_tool_calls
+            if c["id"] in answered
+        ]
+        if calls:
+            turn["tool_calls"] = calls
     if isinstance(message, ToolMessage):
         turn["tool_call_id"] = message.tool_call_id
         if message.status == "error" and not turn["content"].lower().startswith("error"):
             turn["content"] = "Error: " + turn["content"]
     return turn
+
+
+def _call(id_: str | None, name: str, arguments: Mapping[str, object]) -> TemplateCall:
+    return {
+        "type": "function",
+        "id": id_ or "",
+        "function": {"name": name, "arguments": arguments},
+    }
 
 
 def _role(message: BaseMessage) -> str:

@@ -18,7 +18,7 @@ from whiflash_engine.events import Round, Stats
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_NAMES: Mapping[ArmName, str] = {
+NAMES: Mapping[ArmName, str] = {
     "ar": "AR (EAGLE-3)",
     "diffusion": "diffusion (DFlash)",
     "retrieval": "retrieval (copied)",
@@ -93,7 +93,7 @@ def _tip(number: int, r: Round, tokenizer: PreTrainedTokenizerBase) -> str:
     drafted = tokenizer.decode(list(r.proposed), clean_up_tokenization_spaces=False)
     seconds = r.seconds
     lines = [
-        f"round {number}: {_NAMES[r.arm]}, in {r.span.replace('_', ' ')}",
+        f"round {number}: {NAMES[r.arm]}, in {r.span.replace('_', ' ')}",
         f"drafted {len(r.proposed)}, accepted {r.accepted}: {drafted!r}",
         f"entropy {r.entropy:.2f} nats, backlog {r.backlog}, matched {r.matched}",
         f"{1e3 * seconds.total:.1f} ms: prompt {1e3 * seconds.prefill:.1f}, draft "
@@ -117,4 +117,4 @@ def _rows(stats: Stats) -> Iterator[str]:
         cells = (one.rounds, f"{one.rounds / max(stats.rounds, 1):.0%}", one.tokens,
                  f"{one.acceptance_length:.2f}", f"{one.seconds:.2f}")  # fmt: skip
         told = "".join(f"<td>{cell}</td>" for cell in cells)
-        yield f'<tr><td class="{arm}">{_NAMES[arm]}</td>{told}</tr>'
+        yield f'<tr><td class="{arm}">{NAMES[arm]}</td>{told}</tr>'

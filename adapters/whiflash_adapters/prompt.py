@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from inspect import signature
@@ -14,9 +13,10 @@ from jinja2 import TemplateError
 from whiflash_adapters.formats.choose import choose, named, speaks
 from whiflash_adapters.formats.histories import as_demanded, without_system
 from whiflash_adapters.formats.plain_turns import in_plain_turns
-from whiflash_adapters.formats.tools import Tool, in_usual_order
+from whiflash_adapters.formats.tools import Tool, in_usual_order, without_strict
 from whiflash_adapters.messages import TemplateMessage
 from whiflash_adapters.quoting import Quoting, whole
+from whiflash_adapters.template_variables import variables_of
 from whiflash_engine.config import require
 from whiflash_engine.errors import ConfigError
 
@@ -60,13 +60,14 @@ class Prompter:
     ) -> list[int]:
         """The prompt, ready for the assistant's turn. variables: of the template, beside these.
 
-        Control tokens inside messages and tools are encoded as the plain text they are, so that
-        no tool result can open a turn of its own. ConfigError where the template refuses, and
-        for a variable that it does not know.
+        Control tokens inside messages, tools and variables are encoded as the plain text they
+        are, so that no tool result can open a turn of its own. ConfigError where the template
+        refuses, and for a variable that it does not know.
         """
         self._check(variables)
+        variables = self._quoting.quoted(dict(variables))
         turns: Sequence[TemplateMessage] = self._quoting.quoted(list(messages))
-        tools = self._quoting.quoted([in_usual_order(tool) for tool in tools])
+        tools = self._quoting.quoted([in_usual_order(without_strict(tool)) for tool in tools])
         if self._tells_tools:
             turns = as_demanded(turns, self.format)
         else:
@@ -128,14 +129,22 @@ class Prompter:
         longer = self.encode([_USER, _ASSISTANT, _USER], ())
         return (len(longer) - len(self.encode([_USER], ()))) // 2
 
+    @cached_property
+    def _variables(self) -> frozenset[str]:
+        try:
+            return variables_of(self._tokenizer.chat_template)
+        except TemplateError as error:
+            raise ConfigError("chat_template", self._template(), f"is none: {error}") from error
+
     def _check(self, variables: Mapping[str, object]) -> None:
         """ConfigError for what is not the template's to know."""
         ours = {"messages", *signature(self._tokenizer.apply_chat_template).parameters}
+        ours -= {"documents"}  # transformers only hands them on
         for name, value in variables.items():
             field = f"chat_template_kwargs[{name!r}]"
             require(name not in ours, field, value, "is said by other settings")
-            known = re.search(rf"\b{re.escape(name)}\b", self._template())
-            require(known is not None, field, value, "is no variable of this model's chat template")
+            known = name in self._variables
+            require(known, field, value, "is no variable of this model's chat template")
 
     def _rendered(
         self,
@@ -156,4 +165,9 @@ class Prompter:
         except TemplateError as error:
             roles = [message["role"] for message in messages]
             raise ConfigError("messages", roles, f"the chat template says: {error}") from error
+        except TypeError as error:
+            if not variables:
+                raise
+            why = f"the chat template says: {error}"
+            raise ConfigError("chat_template_kwargs", dict(variables), why) from error
         return str(text)

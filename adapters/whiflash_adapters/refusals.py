@@ -22,7 +22,7 @@ def compiled(engine: TokenEngine, grammar: str, request: Request) -> Constraint:
     try:
         return engine.grammar(grammar, request.format.signposts)
     except ConstraintError as error:
-        culprit, said = _culprit(engine, request), _why(error)
+        culprit, said = _culprit(engine, request), reason(error)
         if culprit == _DOCUMENT and request.strict is None:
             said = f"{said}; {LET_PASS}"
         raise ConstraintError(f"{culprit}: {said}") from error
@@ -39,6 +39,6 @@ def _culprit(engine: TokenEngine, request: Request) -> str:
     return _DOCUMENT
 
 
-def _why(error: ConstraintError) -> str:
-    """What llguidance says, without the place in our grammar."""
+def reason(error: Exception) -> str:
+    """The first line of what llguidance says, without the place in our grammar."""
     return str(error).strip().split("\n")[0].split("JSON schema: ")[-1]

@@ -9,7 +9,8 @@ from typing import Literal, cast, get_args
 from langchain_core.messages import BaseMessage
 
 from whiflash_adapters.formats.base import Ask, CallFormat, ToolMode
-from whiflash_adapters.formats.tools import Tool, function_of, name_of
+from whiflash_adapters.formats.tools import Tool, function_of, is_strict, name_of
+from whiflash_adapters.json_values import in_json
 from whiflash_adapters.messages import TemplateMessage, to_template
 from whiflash_adapters.ports import TokenEngine
 from whiflash_adapters.prompt import Prompter
@@ -100,7 +101,7 @@ class Wish:
             "a forced tool_choice": mode == "required",
             "a response_format": final is not None,
             "parallel_tool_calls=False": parallel is False,
-            "strict=True": strict is True,
+            "strict=True": strict is True or any(map(is_strict, allowed)),
         }
         asked = [name for name, wanted in promises.items() if wanted]
         if constrain == "never" and asked:
@@ -111,7 +112,7 @@ class Wish:
             sampling=sampling_config(values),
             router=router_config(values) if "router" in values else None,
             stops=stop_strings(*stops),
-            tools=() if mode == "none" else tuple(tools),
+            tools=() if mode == "none" else tools,
             allowed=tuple(allowed),
             mode=mode,
             parallel=parallel is not False,
@@ -152,22 +153,26 @@ def constraining(given: object) -> Constrain:
     return cast("Constrain", given)
 
 
-def offered(tools: object) -> Sequence[Tool]:
-    """The tools of a call, as `bind_tools` makes them. ConfigError for anything else."""
+def offered(tools: object) -> tuple[Tool, ...]:
+    """The tools of a call, as `bind_tools` makes them, in values of JSON. ConfigError for
+    anything else."""
     if tools is None:
         return ()
     if isinstance(tools, str | Mapping) or not isinstance(tools, Sequence):
         raise ConfigError("tools", tools, "must be a list")
-    seen: set[str] = set()
-    for i, tool in enumerate(tools):
+    found: dict[str, Tool] = {}
+    for i, given in enumerate(tools):
+        tool = in_json(f"tools[{i}]", given)
         if not isinstance(tool, Mapping) or not name_of(tool):
             raise ConfigError(f"tools[{i}]", tool, "must be an object with a name, see bind_tools")
         if not isinstance(function_of(tool).get("parameters", {}), Mapping):
             raise ConfigError(f"tools[{i}]", tool, "its parameters must be a JSON schema")
-        if name_of(tool) in seen:
+        if not isinstance(function_of(tool).get("strict"), bool | None):
+            raise ConfigError(f"tools[{i}]", tool, "its strict must be True or False")
+        if name_of(tool) in found:
             raise ConfigError(f"tools[{i}]", name_of(tool), "another tool has this name")
-        seen.add(name_of(tool))
-    return tools
+        found[name_of(tool)] = tool
+    return tuple(found.values())
 
 
 def _strict(given: Mapping[str, object], constrain: Constrain) -> bool | None:

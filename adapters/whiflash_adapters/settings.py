@@ -9,25 +9,32 @@ from typing import Any, Self
 from langchain_core.language_models.chat_models import BaseChatModel
 from pydantic import AliasChoices, Field, SkipValidation, model_validator
 
+from whiflash_adapters.field_names import refuse_unknown
 from whiflash_adapters.formats.choose import named
 from whiflash_adapters.generation import Trace
-from whiflash_adapters.names import refuse_unknown
 from whiflash_adapters.ports import TokenEngine
 from whiflash_adapters.request import Constrain, constraining
 from whiflash_adapters.values import (
     ROUTING,
     SAMPLING,
     Values,
-    check_types,
     router_config,
     sampling_config,
     stop_strings,
     template_variables,
 )
-from whiflash_engine.config import RouterConfig, RouterName
+from whiflash_engine.config import RouterConfig, RouterName, require
 from whiflash_engine.errors import ConfigError
 
+# Where something is found. An environment variable that is not set often comes as "".
+_NAMING = (
+    "model", "ar_drafter", "diffusion_drafter", "neural_router", "statistics", "device", "dtype",
+    "trace",
+)  # fmt: skip
 _USUAL = RouterConfig()
+_USUALLY_ROUTED: Values = {
+    "router": _USUAL.name, "balance": _USUAL.balance, "span_bias": _USUAL.span_bias,
+}  # fmt: skip
 
 
 class ChatSettings(BaseChatModel):
@@ -93,20 +100,24 @@ class ChatSettings(BaseChatModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _check_names_and_types(cls, given: Any) -> Any:
+    def _check_as_given(cls, given: object) -> object:
         """Before pydantic drops what it does not know, and makes 5 of "5"."""
         if isinstance(given, Mapping):
             refuse_unknown(given, cls.model_fields)
-            check_types({name: value for name, value in given.items() if value is not None})
+            stated = {name: value for name, value in given.items() if value is not None}
+            usual = {name: field.default for name, field in cls.model_fields.items()}
+            sampling_config({**usual, **stated})
+            router_config({**usual, **_USUALLY_ROUTED, **stated})
         return given
 
     @model_validator(mode="after")
     def _check_values(self) -> Self:
         """Say what is wrong now, not after a model has been loaded."""
-        own = {name: getattr(self, name) for name in SAMPLING}
-        sampling_config(own)
-        _check_logprobs(own)
-        router_config(self._routing())
+        for name in _NAMING:
+            value = getattr(self, name)
+            empty = isinstance(value, str) and not value.strip()
+            require(not empty, name, value, "is empty; None leaves it out")
+        _check_logprobs({"top_logprobs": self.top_logprobs, "logprobs": self.logprobs})
         stop_strings(self.stop, None)
         constraining(self.constrain)
         template_variables(self.chat_template_kwargs)
@@ -141,9 +152,9 @@ class ChatSettings(BaseChatModel):
 
     def _routing(self) -> dict[str, object]:
         """What is stated of it here, and else what is usual."""
-        usual = {"router": _USUAL.name, "balance": _USUAL.balance, "span_bias": _USUAL.span_bias}
         own = {name: getattr(self, name) for name in ROUTING}
-        return {**usual, "seed": self.seed, **{n: v for n, v in own.items() if v is not None}}
+        stated = {name: value for name, value in own.items() if value is not None}
+        return {**_USUALLY_ROUTED, "seed": self.seed, **stated}
 
 
 def _check_logprobs(values: Values) -> None:

@@ -75,12 +75,8 @@ class ChatSharing(ChatSettings):
             return self.engine
         from whiflash_engine.engine import Engine  # torch: only when a model is really used
 
-        router = router_config(self._routing())  # what it lacks is told before weights are read
         return Engine.load(
             **{name: getattr(self, name) for name in LOADING},
-            router=router.name,
-            balance=router.balance,
-            span_bias=router.span_bias,
-            seed=router.seed,
+            router=router_config(self._routing()),  # what it lacks is told before weights are read
             report=tell,
         )

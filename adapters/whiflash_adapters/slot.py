@@ -58,5 +58,6 @@ def tell(said: str) -> None:
     """What loading says, on the library's logger."""
     # Unless logging is set up otherwise, Python shows warnings on stderr and nothing below
     # them: a first answer that waits for a download should not be silent. The steps of it, and
-    # unpacking, are for those who listen.
+    # unpacking, are for those who listen. Loading reports in words alone; the tests hold those of
+    # each download to this one.
     _log.log(logging.WARNING if "fetching" in said else logging.INFO, "%s", said)

@@ -25,6 +25,7 @@ from langchain_core.utils.pydantic import is_basemodel_subclass
 
 from whiflash_adapters.formats.tools import name_of
 from whiflash_adapters.json_schemas import Schema, as_tool, json_schema, unwrapped
+from whiflash_adapters.json_values import in_json
 from whiflash_adapters.messages import TemplateMessage
 from whiflash_engine.errors import ConfigError
 
@@ -53,7 +54,9 @@ def response_schema(given: object) -> Mapping[str, object] | None:
     if kind != "json_schema" or not isinstance(schema, Mapping):
         why = "must be of type text, json_object, or json_schema with a 'schema'"
         raise ConfigError("response_format", given, why)
-    return schema
+    plain = in_json("response_format", schema)
+    assert isinstance(plain, dict)
+    return plain
 
 
 def with_schema(
@@ -76,7 +79,7 @@ def let_pass(given: object) -> bool:
     return isinstance(inner, Mapping) and inner.get("strict") is False
 
 
-def whole(check: Callable[[AIMessage], None]) -> Runnable[AIMessage, AIMessage]:
+def checked_at_end(check: Callable[[AIMessage], None]) -> Runnable[AIMessage, AIMessage]:
     """Passes an answer on as it streams and checks it at its end. LangChain's parsers complete
     what is cut short, which serves a stream while it runs, and would be a lie about its end."""
 
@@ -94,7 +97,7 @@ def whole(check: Callable[[AIMessage], None]) -> Runnable[AIMessage, AIMessage]:
             yield piece
         check(_sum(said))
 
-    return RunnableGenerator(passed, apassed, name="whole")
+    return RunnableGenerator(passed, apassed, name="checked_at_end")
 
 
 def _sum(said: Sequence[AIMessage]) -> AIMessage:
@@ -121,39 +124,41 @@ def _call(answer: AIMessage) -> None:
 
 
 def _unfit(answer: AIMessage, said: str, why: str) -> OutputParserException:
+    if stop := answer.response_metadata.get("stop_sequence"):
+        why += f", for the stop string {stop!r} cut it"
     if answer.response_metadata.get("finish_reason") == "length":
         why = "was cut short (finish_reason 'length', see max_tokens)"
     return OutputParserException(f"The answer {why}: {said}", llm_output=said)
 
 
 def _by_document(
-    schema: Schema | None, told: Mapping[str, Any] | None, strict: bool | None
+    schema: Schema | None, as_json: Mapping[str, Any] | None, strict: bool | None
 ) -> tuple[dict[str, object], Runnable[AIMessage, Any]]:
     """What to ask of the model for an answer that is the document, and what reads it."""
     asked: dict[str, object] = {"type": "json_object"}
-    if told is not None:
-        inner = {"name": told.get("title", "answer"), "schema": told, "strict": strict}
+    if as_json is not None:
+        inner = {"name": as_json.get("title", "answer"), "schema": as_json, "strict": strict}
         asked = {"type": "json_schema", "json_schema": inner}
     parser: Runnable[AIMessage, Any] = JsonOutputParser()
     if isinstance(schema, type) and is_basemodel_subclass(schema):
         parser = PydanticOutputParser(pydantic_object=schema)
-    return {"response_format": asked}, whole(_document) | parser
+    return {"response_format": asked}, checked_at_end(_document) | parser
 
 
 def _by_call(
-    schema: Schema, told: Mapping[str, Any], strict: bool | None
+    schema: Schema, as_json: Mapping[str, Any], strict: bool | None
 ) -> tuple[dict[str, object], Runnable[AIMessage, Any]]:
     """The same for a call whose arguments are the document."""
-    if told.get("type", "object") != "object":
+    if as_json.get("type", "object") != "object":
         why = "the arguments of a call are an object; method 'json_schema' takes any type"
-        raise ConfigError("schema type", told["type"], why)
-    tool = as_tool({"title": "answer", **told} if schema is told else schema)
+        raise ConfigError("schema type", as_json["type"], why)
+    tool = as_tool({"title": "answer", **as_json} if schema is as_json else schema)
     parser: Runnable[AIMessage, Any] = JsonOutputKeyToolsParser(
         key_name=name_of(tool), first_tool_only=True
     )
     if isinstance(schema, type) and is_basemodel_subclass(schema):
         parser = PydanticToolsParser(tools=[schema], first_tool_only=True)
-    return {"tools": [tool], "tool_choice": "any", "strict": strict}, whole(_call) | parser
+    return {"tools": [tool], "tool_choice": "any", "strict": strict}, checked_at_end(_call) | parser
 
 
 def structured(
@@ -177,12 +182,12 @@ def structured(
         raise ConfigError("schema", None, f"method {method!r} needs one")
     if isinstance(schema, dict):
         schema, strict = unwrapped(schema, strict)
-    told = None if schema is None else json_schema(schema)
-    if schema is not None and told is not None and method == "function_calling":
-        asked, read = _by_call(schema, told, strict)
+    as_json = None if schema is None else json_schema(schema)
+    if schema is not None and as_json is not None and method == "function_calling":
+        asked, read = _by_call(schema, as_json, strict)
     else:
-        asked, read = _by_document(schema, told, strict)
-    origin = {"kwargs": {"method": method}, "schema": told}
+        asked, read = _by_document(schema, as_json, strict)
+    origin = {"kwargs": {"method": method}, "schema": as_json}
     model = bind(**asked, ls_structured_output_format=origin)
     if not include_raw:
         return model | read

@@ -28,7 +28,10 @@ class Detokenizer:
         self._told = 0  # ids[:_told] are in the text already; they stay as left context
 
     def feed(self, ids: Sequence[int]) -> str:
-        self._ids += [i for i in ids if i not in self._dropped]
+        new = [i for i in ids if i not in self._dropped]
+        if not new:  # what came last stays the left context
+            return ""
+        self._ids += new
         text = self._pending()
         if text.endswith(_REPLACEMENT):
             return ""
@@ -58,22 +61,24 @@ class StopGuard:
 
     Text that may be the beginning of a stop string is held back. The stop string that is
     complete first wins, so the cut does not depend on how the text arrives.
+
+    hit: that one, once it was there.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stops)
         self._held = ""
-        self.hit = False
+        self.hit = ""
 
     def feed(self, text: str) -> str:
         if self.hit:
             return ""
         text = self._held + text
         starts = [(text.find(stop), stop) for stop in self._stops]
-        ends = [(at + len(stop), at) for at, stop in starts if at >= 0]
+        ends = [(at + len(stop), at, stop) for at, stop in starts if at >= 0]
         if ends:
-            self.hit, self._held = True, ""
-            return text[: min(ends)[1]]
+            (_, at, self.hit), self._held = min(ends), ""
+            return text[:at]
         keep = max((overlap(text, stop) for stop in self._stops), default=0)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]

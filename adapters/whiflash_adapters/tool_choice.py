@@ -10,6 +10,8 @@ from whiflash_engine.errors import ConfigError
 
 ToolChoice = str | bool | Mapping[str, object] | None
 
+_WORDS = ("auto", "any", "required", "none")
+
 
 def resolve(tools: Sequence[Tool], choice: ToolChoice) -> tuple[ToolMode, Sequence[Tool]]:
     """The mode, and the tools that may be called."""
@@ -33,7 +35,9 @@ def resolve(tools: Sequence[Tool], choice: ToolChoice) -> tuple[ToolMode, Sequen
 def _word(choice: ToolChoice) -> ToolChoice:
     """Anthropic says {"type": "any"} for "any"; whatever else is an object names a tool."""
     kind = choice.get("type") if isinstance(choice, Mapping) else None
-    return kind if isinstance(kind, str) and kind in ("auto", "any", "none") else choice
+    if kind == "allowed_tools":
+        raise ConfigError("tool_choice", choice, "is not supported; give the allowed tools alone")
+    return kind if isinstance(kind, str) and kind in _WORDS else choice
 
 
 def _named(choice: object) -> object:

@@ -1,10 +1,11 @@
-"""The values that a chat model takes when it is built and again per call, and their types."""
+"""The values that a chat model takes when it is built and again per call."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
-from whiflash_engine.config import RouterConfig, SamplingConfig
+from whiflash_engine.config import RouterConfig, SamplingConfig, require
 from whiflash_engine.errors import ConfigError
 
 Values = Mapping[str, object]
@@ -14,42 +15,28 @@ SAMPLING = (
     "logprobs", "top_logprobs",
 )  # fmt: skip
 ROUTING = ("router", "balance", "span_bias")
-_KINDS: Mapping[str, tuple[type | tuple[type, ...], str]] = {
-    **dict.fromkeys(("max_tokens", "top_k", "seed", "top_logprobs"), (int, "a whole number")),
-    "logprobs": (bool, "True or False"),
-    **dict.fromkeys(
-        ("temperature", "top_p", "min_p", "repetition_penalty", "balance", "span_bias"),
-        ((int, float), "a number"),
-    ),
-    "router": (str, "a name"),
-}
-
-
-def check_types(values: Values) -> None:
-    """ConfigError for the first of our values that has the wrong type.
-
-    The configurations check ranges only, which would end in a TypeError. The same words when
-    a model is built and per call, and "5" is taken for 5 at neither.
-    """
-    for name, (kind, said) in _KINDS.items():
-        if name not in values:
-            continue
-        value = values[name]
-        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            raise ConfigError(name, value, f"must be {said}")
+T = TypeVar("T", SamplingConfig, RouterConfig)
 
 
 def sampling_config(values: Values) -> SamplingConfig:
-    check_types(values)  # in a way that mypy cannot follow
+    """ConfigError for the first value of a wrong type or range."""
+    asked, top = values["logprobs"], values["top_logprobs"]
+    require(isinstance(asked, bool), "logprobs", asked, "must be True or False")
+    counts = isinstance(top, int) and not isinstance(top, bool) and top >= 0
+    require(counts, "top_logprobs", top, "must be a whole number, 0 or more")
     plain = {name: values[name] for name in SAMPLING if "logprobs" not in name}
-    top = values["top_logprobs"] if values["logprobs"] else None
-    return SamplingConfig(**plain, logprobs=top)  # type: ignore[arg-type]
+    return _checked(SamplingConfig, {**plain, "logprobs": top if asked else None})
 
 
 def router_config(values: Values) -> RouterConfig:
-    check_types(values)
+    """The same for what routes."""
     rest = {name: values[name] for name in ("balance", "span_bias", "seed")}
-    return RouterConfig(name=values["router"], **rest)  # type: ignore[arg-type]
+    return _checked(RouterConfig, {"name": values["router"], **rest})
+
+
+def _checked(config: Callable[..., T], values: Values) -> T:
+    """A configuration checks the types of its values itself."""
+    return config(**values)
 
 
 def template_variables(given: object) -> Values:

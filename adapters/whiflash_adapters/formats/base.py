@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from whiflash_adapters.formats.events import Event
-from whiflash_adapters.formats.tools import Tool
+from whiflash_adapters.formats.tools import Tool, is_strict
 
 ToolMode = Literal["auto", "required", "none"]
 """auto: text, or calls. required: calls, after reasoning if the model wants it. none: no call."""
@@ -26,10 +26,10 @@ class Ask:
 
     tools: those that may be called. parallel: whether more than one call may be made.
     reasoning: the prompt ends inside the reasoning. strict: refuse a tool's schema that cannot
-    be followed to the letter; otherwise what llguidance cannot express is let through, and
-    LangChain validates the arguments again before the tool runs. final: JSON schema of the
-    answer, if it is to be JSON; it is followed to the letter unless strict is False, which says
-    that somebody validates the answer too.
+    be followed to the letter, as a tool may ask for itself; otherwise what llguidance cannot
+    express is let through, and LangChain validates the arguments again before the tool runs.
+    final: JSON schema of the answer, if it is to be JSON; it is followed to the letter unless
+    strict is False, which says that somebody validates the answer too.
     tokens: the added vocabulary. A marker found there is one token, never spelled out.
     """
 
@@ -40,6 +40,10 @@ class Ask:
     strict: bool | None = None
     final: Mapping[str, object] | None = None
     tokens: Mapping[str, int] = field(default_factory=dict)
+
+    def lenient(self, tool: Tool) -> bool:
+        """Whether what cannot be kept to of this tool's schema is let through."""
+        return not (self.strict or is_strict(tool))
 
 
 class Parser(Protocol):

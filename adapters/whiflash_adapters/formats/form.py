@@ -11,7 +11,7 @@ import regex
 from whiflash_adapters.formats.base import Ask, Call, Parser
 from whiflash_adapters.formats.form_grammar import form_grammar
 from whiflash_adapters.formats.form_parser import FormParser
-from whiflash_adapters.formats.names import check_plain
+from whiflash_adapters.formats.tool_names import check_plain
 from whiflash_adapters.formats.tools import Tool, name_of
 
 

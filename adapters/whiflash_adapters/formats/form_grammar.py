@@ -34,5 +34,5 @@ def form_grammar(form: JsonForm, ask: Ask) -> str:
         head = word(written, ask.tokens) if form.opener else json_words(written)
         tail = word(form.tail, ask.tokens) if form.tail else ""
         lines.append(f"call_{i}: {head} args_{i} {tail}")
-        lines.append(f"args_{i}: {json_rule(parameters_of(tool), lenient=not ask.strict)}")
+        lines.append(f"args_{i}: {json_rule(parameters_of(tool), lenient=ask.lenient(tool))}")
     return "\n".join(lines)

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from whiflash_adapters.formats.base import Ask, Call, Parser
 from whiflash_adapters.formats.harmony_parser import CHANNEL, END, ENDS, MESSAGE, HarmonyParser
 from whiflash_adapters.formats.lark import Around, document, word
-from whiflash_adapters.formats.names import check_plain
 from whiflash_adapters.formats.schemas import json_rule
+from whiflash_adapters.formats.tool_names import check_plain
 from whiflash_adapters.formats.tools import Tool, name_of, parameters_of
 
 _ANALYSIS, _FINAL = f"{CHANNEL}analysis{MESSAGE}", f"{CHANNEL}final{MESSAGE}"
@@ -54,7 +54,7 @@ class Harmony:
             lines.append(answer + "TEXT")
         for i, tool in enumerate(ask.tools if ask.mode != "none" else ()):
             lines.append(f"call_{i}: {word(_head(name_of(tool)), ask.tokens)} args_{i}")
-            lines.append(f"args_{i}: {json_rule(parameters_of(tool), lenient=not ask.strict)}")
+            lines.append(f"args_{i}: {json_rule(parameters_of(tool), lenient=ask.lenient(tool))}")
         return "\n".join(lines)
 
     def parser(

@@ -23,7 +23,6 @@ from collections.abc import Mapping, Sequence
 
 from whiflash_adapters.formats.base import Ask, Call, Parser
 from whiflash_adapters.formats.lark import Around, answer, in_regex, word
-from whiflash_adapters.formats.names import check_plain
 from whiflash_adapters.formats.qwen_coder_parser import (
     END,
     START,
@@ -34,6 +33,7 @@ from whiflash_adapters.formats.qwen_coder_parser import (
     words_of,
 )
 from whiflash_adapters.formats.schemas import json_rule
+from whiflash_adapters.formats.tool_names import check_plain
 from whiflash_adapters.formats.tools import Tool, name_of, parameters_of
 from whiflash_engine.errors import ConfigError
 
@@ -91,7 +91,7 @@ def _tool_rules(i: str, tool: Tool, ask: Ask) -> list[str]:
             raise ConfigError(name_of(tool), key, "no argument can have such a name here")
         optional = "" if isinstance(required, list) and key in required else "?"
         parts.append(f"part_{i}_{n}{optional}")
-        value, *more = _value(f"{i}_{n}", inner, schema, f"{name_of(tool)}.{key}", ask)
+        value, *more = _value(f"{i}_{n}", key, inner, tool, ask)
         opening = word(f"<parameter={key}>\n", ask.tokens)
         rules += [f"part_{i}_{n}: {opening} {value}", *more]
     head, tail = f"\n<function={name_of(tool)}>\n", f"</function>\n{END}"
@@ -99,20 +99,22 @@ def _tool_rules(i: str, tool: Tool, ask: Ask) -> list[str]:
     return [f"call_{i}: {body}", *rules]
 
 
-def _value(i: str, inner: object, root: Mapping[str, object], path: str, ask: Ask) -> list[str]:
+def _value(i: str, key: str, inner: object, tool: Tool, ask: Ask) -> list[str]:
     """What stands in part i behind its opening line, and the rules that this needs."""
+    root, lenient = parameters_of(tool), ask.lenient(tool)
     (schema, nullable), close = resolved(inner, root), word(VALUE_END, ask.tokens)
     if words := words_of(schema):
         every = [*words, "null"] if nullable else words
         return [f"({' | '.join(word(one, ask.tokens) for one in every)}) {close}"]
     if bare(schema):
-        beyond = [key for key in ("pattern", "format") if key in schema]
-        if ask.strict and beyond:
+        beyond = [kind for kind in ("pattern", "format") if kind in schema]
+        if beyond and not lenient:
+            path = f"{name_of(tool)}.{key}"
             raise ConfigError(path, beyond[0], "cannot be kept to where strings have no quotes")
         return [f"text_{i}", f"text_{i}[lazy]: TEXT_{i}", f"TEXT_{i}: {_text(schema, nullable)}"]
     either = {"anyOf": [schema, {"type": "null"}]} if nullable else schema
-    shared = {key: root[key] for key in ("$defs", "definitions") if key in root}
-    rule = json_rule({**either, **shared}, lenient=not ask.strict)
+    shared = {kind: root[kind] for kind in ("$defs", "definitions") if kind in root}
+    rule = json_rule({**either, **shared}, lenient=lenient)
     return [f"json_{i} {close}", f"json_{i}: {rule}"]
 
 

@@ -26,6 +26,18 @@ def parameters_of(tool: Tool) -> Mapping[str, object]:
     return {"type": "object", "properties": {}}
 
 
+def is_strict(tool: Tool) -> bool:
+    """Whether it asks for its schema to be followed to the letter."""
+    return function_of(tool).get("strict") is True
+
+
+def without_strict(tool: Tool) -> Tool:
+    """As a model is told of it: `strict` is meant for whoever runs one."""
+    if isinstance(inner := tool.get("function"), Mapping):
+        return {**tool, "function": without_strict(inner)}
+    return {key: value for key, value in tool.items() if key != "strict"}
+
+
 _ORDER = ("type", "name", "function", "description", "parameters", "enum", "properties", "items")
 
 

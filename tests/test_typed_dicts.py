@@ -1,0 +1,82 @@
+"""Answers and arguments that are a TypedDict: which keys must be there, what is said of them."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Annotated, Any, Literal, NotRequired, Required, TypedDict
+
+import pytest
+import typing_extensions
+
+from tests.test_chat import chat_of
+from tests.test_complaints import allows
+from tests.toys_text import write_call
+from whiflash_adapters.json_schemas import as_tool, json_schema
+from whiflash_engine.errors import ConfigError
+
+
+class Stop(TypedDict, total=False):
+    name: Required[Annotated[str, ..., "what it is called"]]
+    minutes: int
+
+
+class Trip(TypedDict):
+    """A trip."""
+
+    stops: list[Stop]
+    by: Literal["train", "bus"] | None
+    _price: NotRequired[Decimal]
+    schema: Annotated[int, 3, "which one"]
+
+
+class Node(TypedDict):
+    next: NotRequired[Link]
+
+
+class Link(typing_extensions.TypedDict):
+    nodes: list[Node]
+
+
+WHOLE = {"stops": [{"name": "a", "minutes": 5}], "by": "bus", "_price": 2, "schema": 4}
+
+
+def test_a_key_that_may_be_missing_is_not_demanded() -> None:
+    schema = json_schema(Trip)
+    assert (schema["title"], schema["description"]) == ("Trip", "A trip.")
+    assert schema["required"] == ["stops", "by"] and set(schema["properties"]) == set(WHOLE)
+    stop = schema["properties"]["stops"]["items"]
+    assert stop["required"] == ["name"] and set(stop["properties"]) == {"name", "minutes"}
+    assert "default" not in stop["properties"]["minutes"]
+    assert stop["properties"]["name"]["description"] == "what it is called"
+    assert schema["properties"]["schema"] == {
+        "default": 3, "description": "which one", "type": "integer",
+    }  # fmt: skip
+
+
+def test_a_grammar_keeps_to_its_keys_in_documents_and_calls() -> None:
+    chat, engine = chat_of('{"stops": [], "by": null}')
+    read: Any = chat.with_structured_output(Trip)
+    assert read.invoke("hi") == {"stops": [], "by": None}
+    assert allows(engine.grammars[0], '{"stops": [{"name": "a"}], "by": "bus"}')
+    assert not allows(engine.grammars[0], '{"stops": [{"minutes": 5}], "by": "bus"}')
+    bound, told = chat_of("x")
+    bound.bind_tools([Trip]).invoke("hi")
+    assert allows(told.grammars[0], write_call("Trip", WHOLE))
+    assert allows(told.grammars[0], write_call("Trip", {"stops": [], "by": None}))
+    assert not allows(told.grammars[0], write_call("Trip", {"stops": []}))
+
+
+def test_some_may_hold_one_another() -> None:
+    chat, engine = chat_of("{}")
+    chat.with_structured_output(Node).invoke("hi")
+    assert allows(engine.grammars[0], '{"next": {"nodes": [{}, {"next": {"nodes": []}}]}}')
+    assert not allows(engine.grammars[0], '{"next": {"nodes": [{"next": {}}]}}')
+    assert as_tool(Node)["function"]["name"] == "Node"
+
+
+def test_a_type_that_is_not_there_is_told() -> None:
+    class Lost(TypedDict):
+        a: Nowhere  # type: ignore[name-defined]  # noqa: F821
+
+    with pytest.raises(ConfigError, match=r"^schema=.*Nowhere"):
+        json_schema(Lost)
