@@ -431,7 +431,7 @@ def test_parts_on_this_disk_are_never_asked_for(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "org" / "name").mkdir(parents=True)
     assert resolve_part("org/name", "drafter") == Path("org/name")
-    for spec in (Path("org/none"), "a/b/c", "./none", "x" * 5000):
+    for spec in (Path("org/none"), "a/b/c", "./none", "a/b.safetensors", "x" * 5000):
         assert resolve_part(spec, "router") == Path(spec)
     assert fake.network == 0
 

@@ -67,6 +67,14 @@ def test_a_curve_is_linear_between_points_and_flat_outside() -> None:
     assert _at(curve, 499, 2000) == [4.0, 4.0]
 
 
+def test_one_far_point_costs_those_that_are_near_nothing() -> None:
+    curve = Curve()
+    for at in (1, 4, 10**9):
+        curve.seed(at, 1.0)
+    curve.add(4, 2.0)
+    assert list(curve.between(1, 4)) == pytest.approx([1.0, 1 + 0.1 / 3, 1 + 0.2 / 3, 1.1])
+
+
 def test_before_any_measurement_every_round_costs_the_same() -> None:
     costs = CostModel()
     assert {_expected(costs, arm, w, 50) for arm in ("ar", "plain") for w in (1, 8)} == {1.0}

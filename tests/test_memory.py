@@ -43,6 +43,15 @@ def test_what_is_kept_is_what_is_recalled(learned: bool, tmp_path: Path) -> None
     assert [p.name for p in path.parent.iterdir()] == ["router.json"]
 
 
+def test_of_a_file_that_is_bad_in_part_nothing_is_taken(tmp_path: Path) -> None:
+    policy, path = NeuralPolicy(net()), tmp_path / "router.json"
+    cells = '[[["ar"], [[50], [0]]]]'
+    path.write_text(f'{{"version": 2, "model": "m", "shift": {{"ar": 99}}, "cells": {cells}}}')
+    with pytest.raises(ConfigError):
+        recall(path, policy, "m")
+    assert not policy.averages.counts() and not any(policy.shift.values())
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "[]", "{}", '{"version": 2}', '{"version": 1, "model": "m", "cells": [], "shift": {}}',

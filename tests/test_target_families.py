@@ -155,6 +155,12 @@ def test_a_width_for_each_layer_is_told_by_the_widest(tmp_path: Path) -> None:
     assert causal_config(tmp_path).intermediate_size == 48
 
 
+def test_so_is_a_head_that_differs_between_layers(tmp_path: Path) -> None:
+    """transformers raises an error of its own for the number of all layers."""
+    AutoConfig.for_model("gemma4_text").save_pretrained(tmp_path)
+    assert causal_config(tmp_path).head_dim == 512
+
+
 def test_of_a_stream_in_parts_the_active_one_is_tapped(tmp_path: Path) -> None:
     model, tokens = _save(tmp_path, "gemma3n_text", **_GEMMA3N), _tokens(5)
     target = _target(tmp_path, taps=(1, 4))
@@ -192,6 +198,7 @@ def test_a_mistral_that_could_see_reads_text(text: str, tmp_path: Path) -> None:
             r"layer_types=\['linear_attention'\]: granitemoehybrid",
         ),
         ("rwkv", {}, "model_type='rwkv': .* rejected cannot be taken back"),
+        ("deepseek_v4", {}, "deepseek_v4 .* rejected cannot be taken back"),
     ],
 )
 def test_what_cannot_be_a_target_is_refused_before_its_weights_are_read(

@@ -79,8 +79,9 @@ class LoadedDrafters:
         token's included. None leaves either as it usually is."""
         drafters: dict[ArmName, Drafter] = {}
         if self.eagle3:
-            chain = self.eagle3[0], _cast(self.eagle3[1], target), target
-            drafters["ar"] = Eagle3Drafter(*chain, *(() if depth is None else (depth,)))
+            drafters["ar"] = Eagle3Drafter(
+                self.eagle3[0], _cast(self.eagle3[1], target), target, depth
+            )
         if self.dflash:
             drafters["diffusion"] = DFlashDrafter(
                 self.dflash[0], _cast(self.dflash[1], target), target, block

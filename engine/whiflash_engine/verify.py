@@ -63,8 +63,8 @@ def verify(
         the one after the draft. r <= k is for drafts whose token r - 1 the masks forbid.
     seen: all committed ids x_0..x_m, prompt and last bonus token included.
     position: absolute position of the first token that this round commits, m + 1.
-    masks: (r, V) bool, True where a token is allowed; None allows all. They may stay on the
-        CPU: of most rows one entry is looked at.
+    masks: (r, V) bool, True where a token is allowed; None allows all. On any device: greedy
+        decoding looks at one entry of most rows.
 
     Raises NumericsError, before anything is decided, if a logit is NaN or +inf or if a row
     has no finite logit (among the allowed ones).
@@ -95,9 +95,7 @@ def _best(scores: Tensor) -> list[int]:
     """The argmax of each row. NumericsError unless all of them are finite."""
     best = argmax(scores)
     # That of a row is a NaN if there is one, else +inf if there is, and -inf if all are.
-    peaks = scores.gather(1, torch.tensor(best, device=scores.device)[:, None])
-    if not bool(torch.isfinite(peaks).all()):
-        raise NumericsError("the target's logits are not finite, or no allowed token has one")
+    _require_finite(scores.gather(1, torch.tensor(best, device=scores.device)[:, None]))
     return best
 
 
@@ -107,7 +105,7 @@ def _greedy(
     for row, token in enumerate(best):
         # most rows' best is allowed anyway, so only the others are masked
         if masks is not None and not masks[row, token]:
-            _, token = _masked(scores, masks, row)
+            (token,) = argmax(_masked(scores[row : row + 1], masks[row]))
         if row == len(draft) or token != draft[row]:
             return row, token
     raise ValueError(_NEEDS_BONUS)
@@ -118,7 +116,9 @@ def _sampled(
 ) -> tuple[int, int]:
     # Row by row: rows after a rejection cost nothing, and one row stays in the cache.
     for row in range(scores.shape[0]):
-        score = scores[row : row + 1] if masks is None else _masked(scores, masks, row)[0]
+        score = scores[row : row + 1]
+        if masks is not None:
+            score = _masked(score, masks[row])
         p = distribution(score, sampler.config)[0]
         if row == len(proposal.tokens):
             return row, draw(p, sampler.uniform(position + row, "sample"))
@@ -142,8 +142,13 @@ def _residual(p: Tensor, token: int, q: Tensor | None) -> Tensor:
     return rest if float(rest.sum()) > 0.0 else p
 
 
-def _masked(scores: Tensor, masks: Tensor, row: int) -> tuple[Tensor, int]:
-    """(1, V): one row with forbidden tokens at -inf; and its argmax."""
-    forbidden = ~masks[row : row + 1].to(scores.device)
-    score = scores[row : row + 1].masked_fill(forbidden, float("-inf"))
-    return score, _best(score)[0]
+def _masked(score: Tensor, mask: Tensor) -> Tensor:
+    """(1, V), with forbidden tokens at -inf. NumericsError if none is left."""
+    score = score.masked_fill(~mask.to(score.device), float("-inf"))
+    _require_finite(score.amax())
+    return score
+
+
+def _require_finite(peaks: Tensor) -> None:
+    if not bool(torch.isfinite(peaks).all()):
+        raise NumericsError("the target's logits are not finite, or no allowed token has one")

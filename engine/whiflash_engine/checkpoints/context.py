@@ -22,7 +22,7 @@ def context_length(model: str | Path | None) -> int | None:
     try:
         fields = Fields.read(config)
         return positions(fields, fields.integer("max_position_embeddings"))
-    except CheckpointError:  # whoever loads the model is told
+    except CheckpointError:  # whoever loads the model is told, or has what is usual of its family
         return None
 
 

@@ -44,13 +44,13 @@ def fetch_from_hub(spec: str, part: Part = "model", *, report: Callable[[str], N
         known = f"cached without {missing}" if missing else "neither a local folder nor cached"
         raise ModelNotFoundError(f"{spec!r} is {known}, and {_undelivered(why)}") from error
     if missing := _missing(folder, part):  # offline, the library returns whatever is cached
-        why = "it has no such file or was not asked"
+        said = _undelivered("it has no such file or was not asked")
         if missing == SINGLE_NAME:
-            why += (
-                f"; are its weights *.bin alone, run `hf download {spec} --local-dir FOLDER` "
-                "and name FOLDER: the error tells how to convert them"
+            said += (
+                f". If it has its weights as *.bin only: `hf download {spec} --local-dir FOLDER`, "
+                "then name FOLDER, and the error tells how to convert them"
             )
-        raise ModelNotFoundError(f"{spec!r} is cached without {missing}, and {_undelivered(why)}")
+        raise ModelNotFoundError(f"{spec!r} is cached without {missing}, and {said}")
     return folder
 
 

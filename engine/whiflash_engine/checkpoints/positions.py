@@ -21,13 +21,16 @@ def positions(config: Fields, declared: int) -> int:
     held = declared
     for rope in _ropes(config):
         kind = rope.text("rope_type", rope.text("type", "default"))
-        # Phi-3 has it at the top, where it takes precedence
-        original = config.integer(_ORIGINAL, rope.integer(_ORIGINAL, declared))
         if kind == "yarn":
-            held = max(held, int(original * rope.number("factor", 1.0)))
+            held = max(held, int(_original(config, rope, declared) * rope.number("factor", 1.0)))
         elif kind in _LONGROPE:
-            held = min(held, original)
+            held = min(held, _original(config, rope, declared))
     return held
+
+
+def _original(config: Fields, rope: Fields, declared: int) -> int:
+    """Phi-3 has it at the top, where it takes precedence."""
+    return config.integer(_ORIGINAL, rope.integer(_ORIGINAL, declared))
 
 
 def _ropes(config: Fields) -> list[Fields]:

@@ -84,7 +84,8 @@ def resolve_part(spec: str | Path, part: Part, *, report: Report = silent) -> Pa
     Raises ModelNotFoundError if it cannot be fetched now.
     """
     path = Path(os.path.expanduser(spec))
-    if isinstance(spec, str) and is_hub_id(spec) and not os.path.lexists(path):
+    here = os.path.lexists(path) or path.suffix == ".safetensors"
+    if isinstance(spec, str) and is_hub_id(spec) and not here:
         return fetch_from_hub(spec, part, report=report)
     return path
 

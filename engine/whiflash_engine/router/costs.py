@@ -43,34 +43,25 @@ class Curve:
     def __init__(self) -> None:
         self._points: dict[int, Average] = {}
         self._places: list[int] = []  # of the points, in order
-        self._line: list[float] = []  # at 0, 1, 2, ... up to the last; empty when out of date
 
     def seed(self, at: int, value: float) -> None:
         if at not in self._points:
             insort(self._places, at)
         self._points[at] = Average(value)
-        self._line = []
 
     def add(self, at: int, value: float) -> None:
         if at not in self._points:  # what its neighbours say: one measurement may be a stall
             known = self.at(at)
             self.seed(at, value if known is None else known)
         self._points[at].add(value)
-        self._line = []
 
     def at(self, place: int) -> float | None:
         """None before anything has been measured."""
         return self._read(place) if self._places else None
 
     def between(self, low: int, high: int) -> Sequence[float]:
-        """At low, low+1, ..., high; nothing before anything has been measured. For points that
-        lie close together: all that is between them is kept, since every arm asks for it."""
-        if not self._places:
-            return ()
-        if not self._line:
-            self._line = [self._read(place) for place in range(self._places[-1] + 1)]
-        found = self._line[low : high + 1]
-        return found + self._line[-1:] * (high - low + 1 - len(found))
+        """At low, low+1, ..., high; nothing before anything has been measured."""
+        return [self._read(place) for place in range(low, high + 1)] if self._places else ()
 
     def _read(self, place: int) -> float:
         if (point := self._points.get(place)) is not None:

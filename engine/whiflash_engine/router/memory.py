@@ -12,7 +12,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from whiflash_engine.config import require
+from whiflash_engine.config import ArmName
+from whiflash_engine.errors import ConfigError
 from whiflash_engine.router.averages import Key
 from whiflash_engine.router.neural import LARGEST, Learner, NeuralPolicy
 
@@ -32,15 +33,20 @@ def recall(path: Path, learner: Learner, model: str) -> None:
         if told["model"] != model:
             raise ValueError(f"of the model {told['model']!r}, not {model!r}")
         averages = learner.averages if isinstance(learner, NeuralPolicy) else learner
-        averages.recall({_key(key): _counts(counts) for key, counts in told["cells"]})
+        cells = {_key(key): _counts(counts) for key, counts in told["cells"]}
+        shift: dict[ArmName, float] = {}
         if isinstance(learner, NeuralPolicy):
-            shift = told["shift"]
-            learner.shift.update({arm: _shift(shift[arm]) for arm in learner.shift if arm in shift})
+            given = told["shift"]
+            shift = {arm: _shift(given[arm]) for arm in learner.shift if arm in given}
     except FileNotFoundError:
         return
     except (OSError, ValueError, TypeError, KeyError) as error:
         why = f"is no file of these router statistics ({error}); delete it to begin anew"
-        require(False, "statistics", str(path), why)
+        raise ConfigError("statistics", str(path), why) from error
+    # only now, when all of it is known to be good
+    averages.recall(cells)
+    if isinstance(learner, NeuralPolicy):
+        learner.shift.update(shift)
 
 
 def keep(path: Path, learner: Learner, model: str) -> None:

@@ -23,7 +23,7 @@ from whiflash_engine.target.hf_loading import causal_config, load_causal
 
 
 class HFTarget:
-    """Implements `Target` for a local folder that `AutoModelForCausalLM` can load.
+    """Implements `Target` for a local folder that `load_causal` can load.
 
     taps: boundary indices 0..num_layers. Code that comes with a model is never run.
     A longrope model's context ends at its original length (see `checkpoints.positions`).

@@ -46,6 +46,8 @@ class HFCache:
 
 def refuse_stateful(config: PretrainedConfig) -> None:
     """ConfigError for a model whose past is more than keys and values, one a position."""
+    # to look a model up imports it: only then are the kinds of layers known that are its alone
+    model = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     layers = DynamicCache(config=config).layers
     kinds = getattr(config.get_text_config(decoder=True), "layer_types", None)
     uncroppable = sorted(
@@ -57,5 +59,4 @@ def refuse_stateful(config: PretrainedConfig) -> None:
     )
     require(not uncroppable, "layer_types", uncroppable, f"{config.model_type} {_STATE}")
     # a few of the library's models do not tell it by their layers
-    model = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     require(not getattr(model, "_is_stateful", False), "model_type", config.model_type, _STATE)

@@ -17,7 +17,8 @@ from whiflash_engine.errors import CheckpointError
 def geometry(folder: Path, config: PretrainedConfig) -> ModelConfig:
     """max_positions is what the RoPE allows; see `positions`.
 
-    Raises AttributeError, TypeError or ValueError for a config that does not say enough.
+    Raises AttributeError, TypeError, ValueError or CheckpointError for a config that does not say
+    enough.
     """
     text = config.get_text_config(decoder=True)
     hidden, heads = int(text.hidden_size), int(text.num_attention_heads)
@@ -30,11 +31,11 @@ def geometry(folder: Path, config: PretrainedConfig) -> ModelConfig:
     return ModelConfig(
         vocab_size=int(text.vocab_size),
         hidden_size=hidden,
-        intermediate_size=_widest(getattr(text, "intermediate_size", None)) or 4 * hidden,
+        intermediate_size=_widest(text, "intermediate_size") or 4 * hidden,
         num_layers=int(text.num_hidden_layers),
         num_heads=heads,
-        num_kv_heads=int(getattr(text, "num_key_value_heads", None) or heads),
-        head_dim=int(getattr(text, "head_dim", None) or hidden // heads),
+        num_kv_heads=_widest(text, "num_key_value_heads") or heads,
+        head_dim=_widest(text, "head_dim") or hidden // heads,
         rms_norm_eps=float(getattr(text, "rms_norm_eps", None) or 1e-5),
         rope=rope,
         max_positions=positions(fields, declared),
@@ -42,6 +43,15 @@ def geometry(folder: Path, config: PretrainedConfig) -> ModelConfig:
     )
 
 
-def _widest(size: int | list[int] | None) -> int:
-    """Some write it layer by layer."""
-    return max(size, default=0) if isinstance(size, list) else int(size or 0)
+def _widest(config: PretrainedConfig, name: str) -> int:
+    """Of the layers, where they differ; 0 if it is not told."""
+    try:
+        told = getattr(config, name, None)
+    except RuntimeError:  # the library's word for a number that differs between layers
+        layers = range(config.num_hidden_layers)
+        told = [getattr(config.per_layer_config[i], name, None) for i in layers]
+    return (
+        max((int(one or 0) for one in told), default=0)
+        if isinstance(told, list)
+        else int(told or 0)
+    )

@@ -42,7 +42,7 @@ def causal_config(folder: Path) -> ModelConfig:
         told = geometry(folder, config)
     except ConfigError:
         raise
-    except (AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, CheckpointError) as error:
         why = f"its config says no usable geometry ({error})"
         raise ConfigError("model", str(folder), why) from error
     kind = str(config.model_type)
