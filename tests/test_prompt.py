@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import date
+from decimal import Decimal
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -302,6 +305,45 @@ def test_a_value_that_the_template_cannot_use_is_told(value: object) -> None:
     chat = ChatWhiFlash(engine=FakeEngine("ok", tokenizer=tokenizer_of(LATE)))
     with pytest.raises(ConfigError, match=rf"chat_template_kwargs=.*{value}.*chat template says"):
         chat.invoke("hi", chat_template_kwargs={"effort": value})
+
+
+DEMANDING = "{% if persona is not defined %}{{ raise_exception('who?') }}{% endif %}" + GLM
+
+
+def test_a_variable_that_the_template_demands_is_there_whatever_is_asked() -> None:
+    engine = FakeEngine("ok", tokenizer=tokenizer_of(DEMANDING))
+    chat = ChatWhiFlash(engine=engine, chat_template_kwargs={"persona": "a cat"})
+    said = [SystemMessage("be brief"), HumanMessage("hi")]
+    assert chat.bind_tools(TOOLS).invoke(said).text == "ok" and "search" in engine.prompts[0]
+    assert "be brief" in engine.prompts[0]
+    picky = "{% if messages[-1].role != 'user' %}{{ raise_exception('ask!') }}{% endif %}"
+    prompter = Prompter(tokenizer_of(picky + DEMANDING))
+    assert prompter.count(to_template([AIMessage("yes")]), [], {"persona": "a cat"}) > len("yes")
+
+
+def test_where_the_template_refuses_its_variables_are_named_too() -> None:
+    strict = "{{ persona.name.first }}" + GLM
+    chat = ChatWhiFlash(engine=FakeEngine("ok", tokenizer=tokenizer_of(strict)))
+    with pytest.raises(ConfigError, match=r"^messages, chat_template_kwargs=.*user.*persona.*says"):
+        chat.invoke("hi", chat_template_kwargs={"persona": 1})
+
+
+def test_variables_are_told_as_json() -> None:
+    says = "{{ since }}{{ box.items() | list }}" + GLM
+    engine = FakeEngine("ok", tokenizer=tokenizer_of(says))
+    given = {"since": date(2024, 2, 29), "box": MappingProxyType({"n": Decimal("1.5")})}
+    ChatWhiFlash(engine=engine).invoke("hi", chat_template_kwargs=given)
+    assert engine.prompts[0].startswith("2024-02-29[('n', 1.5)]")
+    with pytest.raises(ConfigError, match=r"^chat_template_kwargs=.*<object.*JSON"):
+        ChatWhiFlash(engine=engine).invoke("hi", chat_template_kwargs={"since": object()})
+
+
+@pytest.mark.parametrize("name", ["strftime_now", "raise_exception", "conversations", "eos_token"])
+def test_what_transformers_says_is_not_the_caller_s(name: str) -> None:
+    tokenizer = tokenizer_of("{{ strftime_now('%Y') }}{{ raise_exception }}{{ eos_token }}" + GLM)
+    tokenizer.eos_token = "<|im_end|>"
+    with pytest.raises(ConfigError, match=rf"\['{name}'\]=1: is said by other settings"):
+        Prompter(tokenizer).encode(to_template([HumanMessage("hi")]), [], {name: 1})
 
 
 def test_of_several_templates_each_may_know_a_variable() -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
 from enum import Enum
+from types import MappingProxyType
 from typing import Any, Literal
 
 import pytest
@@ -21,6 +24,8 @@ from tests.toys_text import write_call
 from whiflash_adapters.chat import ChatWhiFlash
 from whiflash_adapters.formats.base import Ask
 from whiflash_adapters.formats.choose import FORMATS
+from whiflash_adapters.json_schemas import as_tool, json_schema
+from whiflash_adapters.structured import response_schema
 from whiflash_engine.errors import ConfigError, ConstraintError
 
 
@@ -115,6 +120,67 @@ def test_a_decimal_keeps_to_its_bounds(paid: str, fits: bool) -> None:
     assert allows(engine.grammars[0], f'{{"total": 1, "paid": {paid}}}') is fits
 
 
+def test_the_default_of_a_decimal_in_bounds_is_a_number() -> None:
+    assert as_tool(Bill)["function"]["parameters"]["properties"]["paid"]["default"] == 1.5
+
+
+def test_bounds_of_a_schema_are_numbers_or_none() -> None:
+    size = {"type": "number", "minimum": Decimal("1.5"), "maximum": math.inf}
+    schema = MappingProxyType({"type": "object", "properties": {"n": size}, "required": ["n"]})
+    asked = {"type": "json_schema", "json_schema": {"schema": schema}}
+    assert response_schema(asked) == {
+        "type": "object", "properties": {"n": {"type": "number", "minimum": 1.5}},
+        "required": ["n"],
+    }  # fmt: skip
+
+
+@dataclass
+class Parcel:
+    """A parcel.
+
+    Args:
+        weight: in kilograms
+    """
+
+    weight: Decimal
+    inside: list[Parcel] = dataclasses.field(default_factory=list)
+    number: int = dataclasses.field(default=3, init=False)
+
+
+@dataclass
+class Words:
+    words: list[str] = dataclasses.field(default_factory=list)
+
+
+def test_a_dataclass_is_told_by_its_fields() -> None:
+    schema = json_schema(Parcel)
+    assert (schema["title"], schema["description"]) == ("Parcel", "A parcel.")
+    assert [*schema["properties"]] == ["weight", "inside"] and schema["required"] == ["weight"]
+    assert schema["properties"]["weight"]["description"] == "in kilograms"
+    assert "factory" not in json.dumps(json_schema(Words)) + json.dumps(as_tool(Words))
+    assert as_tool(Words)["function"]["description"] == ""  # for templates that always read one
+
+
+def test_a_grammar_keeps_to_a_dataclass() -> None:
+    chat, engine = chat_of('{"weight": 1}')
+    chat.with_structured_output(Parcel).invoke("hi")
+    chat.bind_tools([Parcel]).invoke("hi")
+    for inside, fits in (({"weight": 2}, True), ({"weight": "much"}, False), ({}, False)):
+        parcel = {"weight": 1, "inside": [{"weight": 1, "inside": [inside]}]}
+        assert allows(engine.grammars[0], json.dumps(parcel)) is fits
+        assert allows(engine.grammars[1], write_call("Parcel", parcel)) is fits
+
+
+def test_a_dataclass_that_has_no_schema_is_told() -> None:
+    @dataclass
+    class Lost:
+        a: Nowhere  # type: ignore[name-defined]  # noqa: F821
+
+    for read in (json_schema, as_tool):
+        with pytest.raises(ConfigError, match=r"^schema=.*Lost.*not fully defined"):
+            read(Lost)
+
+
 def numbers(**more: object) -> dict[str, Any]:
     list_ = {"type": "array", "items": {"type": "integer"}, "uniqueItems": True}
     schema = {"type": "object", "properties": {"n": list_}, "required": ["n"]}
@@ -134,6 +200,18 @@ def test_a_tool_may_be_strict_by_itself_and_its_model_is_not_told() -> None:
     with pytest.raises(ConfigError, match=r"tools\[0\]=.*strict must be"):
         chat.bind_tools([numbers(strict="yes")]).invoke("hi")
     assert len(engine.prompts) == 2
+
+
+def test_flat_tools_are_strict_too() -> None:
+    function = numbers()["function"]
+    schema = function["parameters"]
+    anthropic = {"name": "count", "input_schema": schema, "strict": True}
+    titled = {"title": "count", **schema, "strict": True}
+    for given in (anthropic, titled, {**numbers(), "strict": True}):
+        told = as_tool(given)["function"]
+        assert told["strict"] is True and told["parameters"] == schema
+    flat = {"type": "function", **function, "strict": True}
+    assert as_tool(flat) == flat and as_tool(numbers(strict=True)) == numbers(strict=True)
 
 
 @pytest.mark.parametrize("form", FORMATS)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from typing import Annotated
 
 import pytest
 from langchain_core.language_models.model_profile import ModelProfile
-from langchain_core.messages import AIMessage, ToolMessage
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.tools import InjectedToolCallId, Tool, ToolException, tool
 
 from tests.fake_engine import FakeEngine
@@ -155,7 +156,39 @@ def test_an_image_that_is_returned_directly_is_for_no_model_to_read() -> None:
         return [IMAGE]
 
     done = loop(write_call("draw", {"a": 1}), tools=[draw]).run("hi")
-    assert done.finished and done.messages[-1].content == [IMAGE]
+    assert done.finished and done.returned and done.returned.content == [IMAGE]
+    told = done.messages[-1]
+    assert told.text == "Error: draw returned an image, which this model cannot read"
+    chat = ChatWhiFlash(engine=FakeEngine("I see."))
+    assert chat.invoke([*done.messages, HumanMessage("and?")]).text == "I see."
+
+
+def test_an_error_of_such_a_tool_is_for_the_model() -> None:
+    @tool(return_direct=True)
+    def draw(a: int) -> ToolMessage:
+        """Draws."""
+        return ToolMessage([IMAGE], tool_call_id="", status="error")
+
+    done = loop(write_call("draw", {"a": 1}), "Oh.", tools=[draw]).run("hi")
+    assert done.answer == "Oh." and "an image" in done.messages[2].text
+
+
+def test_what_is_no_json_is_told_to_the_model() -> None:
+    def table(a: int) -> Blocks:
+        """A table."""
+        return [{"type": "json", "json": {(1, 2): 3}}]
+
+    result = result_of(table, {"a": 1})
+    assert result.text == "Error: table returned json data, which this model cannot read"
+
+
+def test_a_coroutine_that_cancels_itself_has_failed() -> None:
+    async def give_up(a: int) -> int:
+        """Gives up."""
+        raise asyncio.CancelledError
+
+    result = result_of(give_up, {"a": 1})
+    assert (result.text, result.status) == ("Error: CancelledError", "error")
 
 
 def test_models_that_read_images_are_given_them() -> None:
@@ -164,7 +197,11 @@ def test_models_that_read_images_are_given_them() -> None:
         return [IMAGE]
 
     called = AIMessage("", tool_calls=[{"name": "draw", "args": {"a": 1}, "id": "x"}])
-    profiles: list[ModelProfile | None] = [None, {"image_tool_message": True}]
+    profiles: list[ModelProfile | None] = [
+        None,
+        {"max_input_tokens": 5},
+        {"image_inputs": False, "image_tool_message": True},
+    ]
     for profile in profiles:
         model = Scripted(messages=iter([called, AIMessage("ok")]), profile=profile)
         assert ToolLoop(model, [draw]).run("hi").messages[2].content == [IMAGE]

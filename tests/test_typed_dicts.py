@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Annotated, Any, Literal, NotRequired, Required, TypedDict
+from typing import Annotated, Any, Generic, Literal, NotRequired, Required, TypedDict, TypeVar
 
 import pytest
 import typing_extensions
+from annotated_types import Ge
+from pydantic import AfterValidator, Field
 
 from tests.test_chat import chat_of
 from tests.test_complaints import allows
@@ -72,6 +74,66 @@ def test_some_may_hold_one_another() -> None:
     assert allows(engine.grammars[0], '{"next": {"nodes": [{}, {"next": {"nodes": []}}]}}')
     assert not allows(engine.grammars[0], '{"next": {"nodes": [{"next": {}}]}}')
     assert as_tool(Node)["function"]["name"] == "Node"
+
+
+class Told(TypedDict, total=False):
+    """What is told.
+
+    And how.
+
+    Args:
+        a: the first
+        b: the second
+        c: the third
+    """
+
+    a: Required[int]
+    b: Annotated[int, "by itself"]
+    c: Annotated[int, Field(description="in Pydantic's words")]
+
+
+def test_a_docstring_tells_of_keys_that_do_not_tell_of_themselves() -> None:
+    schema = json_schema(Told)
+    said = {key: one["description"] for key, one in schema["properties"].items()}
+    assert said == {"a": "the first", "b": "by itself", "c": "in Pydantic's words"}
+    assert schema["description"] == "What is told. And how."
+    assert as_tool(Told)["function"]["description"] == "What is told. And how."
+
+
+class Bounded(TypedDict, total=False):
+    field: Annotated[int, Field(ge=1), "how many"]
+    bare: Annotated[int, Ge(1), "how many"]
+    nested: Required[Annotated[Annotated[int, Ge(1)], ..., "how many"]]
+    usual: Annotated[int, Ge(1), 3, "how many"]
+    checked: Annotated[int, Ge(1), AfterValidator(abs), "how many"]
+    inner: Annotated[int, Field(default=3, ge=1), "how many"]
+
+
+def test_bounds_are_no_defaults() -> None:
+    schema = json_schema(Bounded)
+    assert schema["required"] == ["nested"]
+    many = {"description": "how many", "minimum": 1, "type": "integer"}
+    for key, one in schema["properties"].items():
+        usual = {"default": 3} if key in ("usual", "inner") else {}
+        assert one == many | usual
+
+
+T = TypeVar("T")
+
+
+class Pair(TypedDict, Generic[T]):
+    one: T
+
+
+class Pairs(TypedDict):
+    pairs: list[Pair[int]]
+
+
+@pytest.mark.parametrize("given", [Pair[int], Pairs])
+def test_a_generic_one_is_refused(given: Any) -> None:
+    for read in (json_schema, as_tool):
+        with pytest.raises(ConfigError, match=r"Pair\[int\]: a generic TypedDict is not supported"):
+            read(given)
 
 
 def test_a_type_that_is_not_there_is_told() -> None:

@@ -15,12 +15,11 @@ from langchain_core.tools import BaseTool, create_schema_from_function
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
 from langchain_core.utils.json_schema import dereference_refs
 from langchain_core.utils.pydantic import is_basemodel_subclass
-from pydantic import BaseModel
-from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
-from pydantic_core import core_schema
-from typing_extensions import is_typeddict
+from pydantic import BaseModel, TypeAdapter
+from pydantic.errors import PydanticUserError
 
-from whiflash_adapters.typed_dicts import as_model
+from whiflash_adapters.exact_schemas import Exact, Untitled
+from whiflash_adapters.typed_dicts import as_model, told_in_docstring
 from whiflash_engine.errors import ConfigError
 
 Schema = dict[str, Any] | type
@@ -33,14 +32,15 @@ def json_schema(given: Schema) -> dict[str, Any]:
     for anything else: LangChain would take it for a function, and describe its arguments."""
     if _is_schema(given):
         return given
-    if isinstance(given, type) and is_typeddict(given):
-        given = as_model(given)
+    given = as_model(given)
     if not isinstance(given, dict) and not _is_class_of_fields(given):
         why = (
             "must be a Pydantic class, a TypedDict, a dataclass or a JSON schema; "
             "a Pydantic RootModel makes a class of any other type"
         )
         raise ConfigError("schema", given, why)
+    if _is_dataclass(given):
+        return _of_dataclass(given)
     if _is_model(given) and _langchain_loses(given):
         return _of_model(given)
     return convert_to_json_schema(given)
@@ -58,8 +58,10 @@ def unwrapped(given: dict[str, Any], strict: bool | None) -> tuple[dict[str, Any
 def as_tool(given: ToolLike) -> dict[str, Any]:
     """A tool as OpenAI writes it, with all of its arguments' schema. What LangChain injects into
     a call is none of its arguments."""
-    if isinstance(given, type) and is_typeddict(given):
-        given = as_model(given)
+    if isinstance(given, dict) and "strict" in given:
+        spec = as_tool({key: value for key, value in given.items() if key != "strict"})
+        return _with_strict(spec, given["strict"])
+    given = {"description": "", **_of_dataclass(given)} if _is_dataclass(given) else as_model(given)
     spec = convert_to_openai_tool(given)
     source = _arguments(given)
     schema = source.model_json_schema() if _is_model(source) else source
@@ -71,6 +73,12 @@ def as_tool(given: ToolLike) -> dict[str, Any]:
     full = _of_model(source) if _is_model(source) else _rooted(schema)
     arguments = {k: v for k, v in full.items() if k not in ("title", "description")}
     return {**spec, "function": {**spec["function"], "parameters": arguments}}
+
+
+def _with_strict(spec: dict[str, Any], strict: object) -> dict[str, Any]:
+    if "function" not in spec:  # which is flat itself
+        return {**spec, "strict": strict}
+    return {**spec, "function": {"strict": strict, **spec["function"]}}
 
 
 def _arguments(tool: ToolLike) -> Schema | BaseTool:
@@ -86,33 +94,33 @@ def _arguments(tool: ToolLike) -> Schema | BaseTool:
     )  # fmt: skip
 
 
-class _Exact(GenerateJsonSchema):
-    """With a Decimal that no word is one of, and no number out of its bounds."""
-
-    def decimal_schema(self, schema: core_schema.DecimalSchema) -> JsonSchemaValue:
-        number: JsonSchemaValue = super().decimal_schema(schema)["anyOf"][0]
-        if number != {"type": "number"}:
-            return number  # a pattern keeps to no bounds
-        # as a string too: a number loses digits beyond the 17th once it is a float
-        return {"anyOf": [number, {"type": "string", "pattern": r"^-?[0-9]+(\.[0-9]+)?$"}]}
-
-
-class _Untitled(_Exact):
-    """Without titles that only repeat a field's name: they would cost tokens of the prompt."""
-
-    def field_title_should_be_set(self, schema: object) -> bool:
-        return False
-
-
 def _langchain_loses(model: type[BaseModel]) -> bool:
     """Whether LangChain's conversion leaves out what a grammar can keep to."""
     schema = model.model_json_schema()
-    return _recurs(schema) or schema != model.model_json_schema(schema_generator=_Exact)
+    return _recurs(schema) or schema != model.model_json_schema(schema_generator=Exact)
 
 
 def _of_model(model: type[BaseModel]) -> dict[str, Any]:
+    return _written_out(model.model_json_schema(schema_generator=Untitled))
+
+
+def _of_dataclass(given: type) -> dict[str, Any]:
+    """LangChain reads the constructor alone, and tells the model of that."""
+    try:
+        schema = _written_out(TypeAdapter(given).json_schema(schema_generator=Untitled))
+    except (PydanticUserError, NameError) as error:
+        raise ConfigError("schema", given, str(error)) from error
+    keys = schema.get("properties", {})
+    about, said = told_in_docstring(given, keys)
+    if about and "description" in schema:  # one that Python made up is none
+        schema["description"] = about
+    told = {k: {"description": said[k]} | one if k in said else one for k, one in keys.items()}
+    return {**schema, "properties": told}
+
+
+def _written_out(schema: dict[str, Any]) -> dict[str, Any]:
     """With its definitions where they are used, as LangChain has them, unless one holds itself."""
-    schema = _rooted(model.model_json_schema(schema_generator=_Untitled))
+    schema = _rooted(schema)
     if not _recurs(schema):
         schema = {k: v for k, v in dereference_refs(schema).items() if k != "$defs"}
     head = [key for key in ("title", "description") if key in schema]
@@ -120,7 +128,11 @@ def _of_model(model: type[BaseModel]) -> dict[str, Any]:
 
 
 def _is_class_of_fields(given: object) -> bool:
-    return isinstance(given, type) and (is_basemodel_subclass(given) or is_dataclass(given))
+    return _is_dataclass(given) or (isinstance(given, type) and is_basemodel_subclass(given))
+
+
+def _is_dataclass(given: object) -> TypeGuard[type]:
+    return isinstance(given, type) and is_dataclass(given)
 
 
 def _is_model(given: object) -> TypeGuard[type[BaseModel]]:

@@ -114,12 +114,20 @@ def _text(message: BaseMessage) -> str:
             texts.append(str(block.get("text") or ""))
         elif isinstance(message, ToolMessage) and not _holds_data(block):
             # LangChain takes any dict with a "type" that it knows for a block
-            texts.append(json.dumps(block, ensure_ascii=False, default=str))
+            texts.append(_as_json(block))
         elif not isinstance(message, AIMessage):
             kind = block.get("type", "unknown")
             raise ConfigError("messages", kind, "only text blocks can be read by this model")
     # Blocks of a text are cut anywhere; of a tool's result each is a finding of its own.
     return ("\n" if isinstance(message, ToolMessage) else "").join(texts)
+
+
+def _as_json(block: Mapping[str, object]) -> str:
+    try:
+        return json.dumps(block, ensure_ascii=False, default=str)
+    except (TypeError, ValueError) as error:
+        why = f"cannot be told as JSON: {error}"
+        raise ConfigError("messages", block.get("type", "unknown"), why) from error
 
 
 def _holds_data(block: Mapping[str, object]) -> bool:

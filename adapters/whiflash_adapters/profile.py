@@ -10,6 +10,9 @@ def profile_of(*, constrained: bool, context_length: int | None) -> ModelProfile
     model would tell."""
     profile: ModelProfile = {
         "text_inputs": True,
+        "image_inputs": False,
+        "audio_inputs": False,
+        "video_inputs": False,
         "text_outputs": True,
         "tool_calling": True,
         "tool_choice": True,

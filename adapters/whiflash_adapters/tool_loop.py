@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from asyncio import CancelledError
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeVar, cast
@@ -26,7 +27,8 @@ TRANSIENT: tuple[type[Exception], ...] = (ConnectionError, TimeoutError)
 class Transcript:
     """All that was said, the question first.
 
-    returned: the result of a tool with `return_direct`, which is then the answer.
+    returned: the result of a tool with `return_direct`, which is then the answer: as it came,
+    while among the messages stands what the model can read of it.
     """
 
     messages: tuple[BaseMessage, ...]
@@ -87,7 +89,8 @@ class ToolLoop:
         history = conversation(prompt)
         said = [*self._said(history)]
         returned = [m for m in said if isinstance(m, ToolMessage) and self._returns(m)]
-        return Transcript((*history, *said), returned[-1] if returned else None)
+        told = [self._readable(m) if isinstance(m, ToolMessage) else m for m in said]
+        return Transcript((*history, *told), returned[-1] if returned else None)
 
     def stream(self, prompt: Prompt) -> Iterator[AIMessage | ToolMessage]:
         """Each message as it comes."""
@@ -108,7 +111,9 @@ class ToolLoop:
     def _results(self, answer: AIMessage) -> Iterator[ToolMessage]:
         for call in answer.tool_calls:
             # a message that the tool made itself need not know whom it answers
-            yield _to(call["id"] or "", call["name"], self._result(call))
+            said = _to(call["id"] or "", call["name"], self._result(call))
+            # the model does not read what is returned as the answer
+            yield said if self._returns(said) else self._readable(said)
         for broken in answer.invalid_tool_calls:
             name, id_ = broken["name"], broken["id"]
             if name and id_:  # else there is nothing to answer to
@@ -121,11 +126,14 @@ class ToolLoop:
             names = ", ".join(self._tools)
             return failure(f"there is no tool {call['name']!r}; the tools are: {names}")
         try:
-            said = result(self._patience.call(chosen, call))
-        except Exception as error:  # whatever a tool raises, the model should read it
+            return result(self._patience.call(chosen, call))
+        # whatever a tool raises, the model should read it
+        except (Exception, CancelledError) as error:
             return failure(str(error) or type(error).__name__)
-        # the model does not read what is returned as the answer
-        return in_text(said, chosen.name) if self._text_only and not chosen.return_direct else said
+
+    def _readable(self, message: ToolMessage) -> ToolMessage:
+        """As the model can read it."""
+        return in_text(message) if self._text_only else message
 
     def _returns(self, message: ToolMessage) -> bool:
         """Whether it is an answer; an error is not, and the model may do better."""

@@ -23,22 +23,21 @@ def failure(why: object) -> ToolMessage:
 
 
 def reads_text_only(model: BaseChatModel) -> bool:
-    """By its profile; a model that has none is given whatever comes."""
-    profile = model.profile
-    return profile is not None and not any(profile.get(name) for name in _BESIDE_TEXT)
+    """By its profile; a model that has none, or whose says nothing of images, is given whatever
+    comes."""
+    profile = model.profile or {}
+    return "image_inputs" in profile and not any(profile.get(name) for name in _BESIDE_TEXT)
 
 
-def in_text(said: ToolMessage, name: str) -> ToolMessage:
-    """The same without images and other data, which it complains of instead; texts stay.
-
-    name: of the tool."""
+def in_text(said: ToolMessage) -> ToolMessage:
+    """The same without images and other data, which it complains of instead; texts stay."""
     if isinstance(said.content, str):
         return said
     kinds = [_unreadable(block) for block in said.content]
     missed = list(dict.fromkeys(kind for kind in kinds if kind))
     if not missed:
         return said
-    why = f"{name} returned {' and '.join(missed)}, which this model cannot read"
+    why = f"{said.name} returned {' and '.join(missed)}, which this model cannot read"
     told = [block for block, kind in zip(said.content, kinds, strict=True) if not kind]
     complaint: list[str | dict[str, object]] = [{"type": "text", "text": failure(why).text}]
     return said.model_copy(update={"content": complaint + told, "status": "error"})

@@ -6,6 +6,8 @@ no keys that may be missing.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from inspect import cleandoc
 from types import UnionType
 from typing import (
     Annotated,
@@ -14,20 +16,30 @@ from typing import (
     Literal,
     NotRequired,
     Required,
+    TypeVar,
     Union,
     get_args,
     get_origin,
 )
 
+from annotated_types import BaseMetadata, GroupedMetadata
+from langchain_core.utils.function_calling import _parse_google_docstring
 from pydantic import BaseModel, Field, create_model
+from pydantic.fields import FieldInfo
 from typing_extensions import ReadOnly, get_type_hints, is_typeddict
 
 from whiflash_engine.errors import ConfigError
 
+Given = TypeVar("Given")
 
-def as_model(given: type) -> type[BaseModel]:
-    """The class has the schema alone in common with the TypedDict: its fields have other names."""
-    kinds = [given]
+
+def as_model(given: Given) -> Given | type[BaseModel]:
+    """The class has the schema alone in common with the TypedDict: its fields have other names.
+    What is none stays what it is. ConfigError for one that is generic."""
+    _refuse_generic(given)
+    if not isinstance(given, type) or not is_typeddict(given):
+        return given
+    kinds: list[type] = [given]
     models = [_model(kind, kinds) for kind in kinds]  # which finds more kinds inside of one
     names = {_name(i): model for i, model in enumerate(models)}
     for model in models:
@@ -35,40 +47,73 @@ def as_model(given: type) -> type[BaseModel]:
     return models[0]
 
 
+def told_in_docstring(kind: type, keys: Iterable[str]) -> tuple[str, dict[str, str]]:
+    """Of the class, and of its keys where it has "Args:" in Google's style, as LangChain has it."""
+    return _parse_google_docstring(cleandoc(kind.__doc__ or ""), [*keys])
+
+
 def _model(kind: type, kinds: list[type]) -> type[BaseModel]:
     try:
         hints = get_type_hints(kind, include_extras=True)
     except NameError as error:
         raise ConfigError("schema", kind, str(error)) from error
+    about, said = told_in_docstring(kind, hints)
     fields: dict[str, Any] = {
         # a key may be no name that Pydantic lets a field have
-        f"field_{i}": _field(key, hint, key in kind.__required_keys__, kinds)  # type: ignore[attr-defined]
+        f"field_{i}": _field(key, hint, key in kind.__required_keys__, said.get(key), kinds)  # type: ignore[attr-defined]
         for i, (key, hint) in enumerate(hints.items())
     }
-    return create_model(kind.__name__, __doc__=kind.__doc__, **fields)
+    return create_model(kind.__name__, __doc__=about or None, **fields)
 
 
-def _field(key: str, hint: Any, required: bool, kinds: list[type]) -> tuple[Any, Any]:
-    """What `create_model` takes for a field. LangChain writes Annotated[T, default, "text"]."""
+def _field(
+    key: str, hint: Any, required: bool, said: str | None, kinds: list[type]
+) -> tuple[Any, Any]:
+    """What `create_model` takes for a field. said: of it in the docstring."""
     told: dict[str, Any] = {}
+    rest: list[Any] = []
     while (origin := get_origin(hint)) in (Required, NotRequired, ReadOnly, Annotated):
-        inner, *said = get_args(hint)
+        hint, *extras = get_args(hint)
         if origin is Annotated:
-            if not isinstance(said[-1], str):
-                break  # what Pydantic makes of it
-            default, told["description"] = [..., *said][-2:]
-            if default is not ...:
-                told["default"] = default
+            told = _told(extras) | told
+            rest = [*extras, *rest]
         elif origin is not ReadOnly:
             required = origin is Required
-        hint = inner
-    if not required and "default" not in told:
+    if said and not any(isinstance(one, FieldInfo) and one.description for one in rest):
+        told = {"description": said} | told
+    if not required and "default" not in told and not any(map(_defaults, rest)):
         told["default_factory"] = dict  # of which no schema tells
-    return _referring(hint, kinds), Field(alias=key, **told)
+    hint = _referring(hint, kinds)
+    return Annotated[(hint, *rest)] if rest else hint, Field(alias=key, **told)
+
+
+def _told(extras: list[Any]) -> dict[str, Any]:
+    """Takes from the extras what LangChain writes there: Annotated[T, default, "text"]. What is
+    left is for Pydantic."""
+    told: dict[str, Any] = {}
+    if isinstance(extras[-1], str):
+        told["description"] = extras.pop()
+        if extras and not _is_metadata(extras[-1]):
+            default = extras.pop()
+            if default is not ...:
+                told["default"] = default
+    return told
+
+
+def _is_metadata(extra: object) -> bool:
+    if isinstance(extra, FieldInfo | BaseMetadata | GroupedMetadata):
+        return True
+    shapes = hasattr(extra, "__get_pydantic_core_schema__")  # a validator, say
+    return shapes and not isinstance(extra, BaseModel)
+
+
+def _defaults(extra: object) -> bool:
+    return isinstance(extra, FieldInfo) and not extra.is_required()
 
 
 def _referring(hint: Any, kinds: list[type]) -> Any:
     """The same type with a reference for each TypedDict, which then may hold itself."""
+    _refuse_generic(hint)
     if is_typeddict(hint):
         if hint not in kinds:
             kinds.append(hint)
@@ -79,6 +124,12 @@ def _referring(hint: Any, kinds: list[type]) -> Any:
     return (Union if origin is UnionType else origin)[
         tuple(_referring(one, kinds) for one in inner)
     ]
+
+
+def _refuse_generic(hint: object) -> None:
+    if is_typeddict(get_origin(hint)):
+        why = "a generic TypedDict is not supported; a generic Pydantic class is"
+        raise ConfigError("schema", hint, why)
 
 
 def _name(i: int) -> str:

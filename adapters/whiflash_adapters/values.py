@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
+from whiflash_adapters.json_values import in_json
 from whiflash_engine.config import RouterConfig, SamplingConfig, require
 from whiflash_engine.errors import ConfigError
 
@@ -40,12 +41,14 @@ def _checked(config: Callable[..., T], values: Values) -> T:
 
 
 def template_variables(given: object) -> Values:
-    """What is told to the chat template beside messages and tools."""
+    """What is told to the chat template beside messages and tools, in values of JSON."""
     if given is None:
         return {}
     if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
         raise ConfigError("chat_template_kwargs", given, "must be an object with names")
-    return given
+    plain = in_json("chat_template_kwargs", given)
+    assert isinstance(plain, dict)
+    return plain
 
 
 def stop_strings(of_model: object, of_call: object) -> tuple[str, ...]:
