@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import re
 import threading
 from dataclasses import replace
 from functools import partial
@@ -358,8 +359,21 @@ def test_the_command_logs_fits_and_goes_on(
     assert isinstance(loaded, RouterNet) and set(loaded.positions) >= {"ar", "diffusion"}
     assert main(command) == 0
     assert "prompts 16" not in capsys.readouterr().out  # the rounds were there
+    earlier = [
+        "--seed",
+        "1",
+        "--run-dir",
+        str(tmp_path / "more"),
+        "--earlier",
+        str(tmp_path / "run"),
+    ]
+    assert main([*command, *earlier]) == 0
+    known = {name: len(Rounds.read(tmp_path / name).split()[0].prompt) for name in ("run", "more")}
+    learned = re.search(r"prefixes (\d+)", capsys.readouterr().out.split("prompts 16")[1])
+    assert learned and max(known.values()) < int(learned[1]) <= sum(known.values())
     for options, said in (
         (["--tokens", "0"], "tokens=0"),
+        (["--earlier", str(tmp_path / "none")], "settings.json"),
         (["--without", str(tmp_path / "none")], "without"),
         (["--per-kind", "9"], "only"),
     ):

@@ -14,6 +14,7 @@ from whiflash_agents.measure.start import PromptStart
 from whiflash_engine.config import RouterConfig, require
 from whiflash_engine.engine import Engine
 from whiflash_engine.errors import ConstraintError
+from whiflash_engine.training.earlier_rounds import EarlierRounds
 from whiflash_engine.training.loop import Report
 from whiflash_engine.training.rounds import ARMS, DRAFTERS, Drafted, Rounds, log_rounds
 from whiflash_engine.training.router import RouterOptions, fit
@@ -39,6 +40,7 @@ class RouterRun:
     max_prompt: int
     epochs: int
     seed: int
+    earlier: Path | None = None
 
     def __post_init__(self) -> None:
         for name in ("tokens", "max_prompt"):
@@ -48,6 +50,7 @@ class RouterRun:
 def train_router(run: RouterRun, report: Report) -> None:
     """Rounds that are in the run's folder already are not made again."""
     options = RouterOptions(epochs=run.epochs, seed=run.seed)
+    earlier = None if run.earlier is None else EarlierRounds.read(run.earlier)
     rows = list(from_folder(run.data))
     if run.ids is not None:
         rows = named(rows, run.ids)
@@ -75,6 +78,8 @@ def train_router(run: RouterRun, report: Report) -> None:
     makers = [partial(_drafted, engine, row, run) for row in prompts]
     log_rounds(makers, run.run, settings, report)
     rounds = Rounds.read(run.run)
+    if earlier is not None:
+        rounds = earlier.beside(rounds, [row.id for row in prompts])
     odds = fit(rounds, options, run.output, report)
     seconds = {
         arm: costs.expected(arm, 1, longest + 1, 0)

@@ -153,6 +153,9 @@ def _router_parser(steps: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser.add_argument(
         "--run-dir", type=Path, required=True, help="what was logged, to go on from"
     )
+    parser.add_argument(
+        "--earlier", type=Path, help="--run-dir of an earlier run, to learn from too"
+    )
     parser.add_argument("--per-kind", type=int, default=100, help="prompts of each kind")
     parser.add_argument("--tokens", type=int, default=96, help="new tokens a prompt")
     parser.add_argument("--max-prompt", type=int, default=512, help="longest prompt in tokens")

@@ -25,7 +25,7 @@ from whiflash_engine.training.model_files import write_json, write_tensors
 
 DRAFTERS: tuple[ArmName, ...] = ("ar", "diffusion")
 ARMS: tuple[ArmName, ...] = (*DRAFTERS, "retrieval")
-_HELD_OUT = 9
+HELD_OUT = 9
 """Every ninth prompt is held out: kinds take turns, and four of them would share eight."""
 
 
@@ -74,10 +74,11 @@ class Rounds:
 
     def split(self) -> tuple[Rounds, Rounds]:
         """(those to learn from, those of the held-out prompts)."""
-        unseen = self.prompt % _HELD_OUT == 0
-        return self._some(~unseen), self._some(unseen)
+        unseen = self.prompt % HELD_OUT == 0
+        return self.of(~unseen), self.of(unseen)
 
-    def _some(self, chosen: Tensor) -> Rounds:
+    def of(self, chosen: Tensor) -> Rounds:
+        """chosen: [N] bool."""
         return Rounds(
             self.features[chosen], self.accepted[chosen], self.drafted[chosen],
             self.prompt[chosen], self.weight[chosen], self.positions,
