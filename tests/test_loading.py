@@ -20,6 +20,8 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
+    Qwen3_5ForCausalLM,
+    Qwen3_5TextConfig,
 )
 
 from tests.fake_engine import byte_tokenizer
@@ -72,8 +74,21 @@ def _gemma3() -> PreTrainedModel:
     )  # fmt: skip
 
 
+def _qwen3_5() -> PreTrainedModel:
+    """Part of its past is a state that only goes forward."""
+    return Qwen3_5ForCausalLM(
+        Qwen3_5TextConfig(
+            vocab_size=VOCAB, hidden_size=HIDDEN, intermediate_size=48, num_hidden_layers=4,
+            num_attention_heads=4, num_key_value_heads=2, head_dim=8, max_position_embeddings=128,
+            linear_num_key_heads=2, linear_num_value_heads=4, linear_key_head_dim=8,
+            linear_value_head_dim=8, layer_types=["linear_attention", "full_attention"] * 2,
+            bos_token_id=0, eos_token_id=0, pad_token_id=0,
+        )
+    )  # fmt: skip
+
+
 MODELS: dict[str, Callable[[], PreTrainedModel]] = {
-    "llama": _llama, "gpt2": _gpt2, "gemma3": _gemma3,
+    "llama": _llama, "gpt2": _gpt2, "gemma3": _gemma3, "qwen3_5": _qwen3_5,
 }  # fmt: skip
 
 

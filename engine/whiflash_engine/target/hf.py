@@ -1,7 +1,8 @@
 """Any other causal model, run by `transformers` behind the same protocol.
 
-Slower than the native runner and as general as the library. Only models whose whole past
-lies in a key-value cache can be rolled back after a rejected draft; the rest are refused.
+Slower than the native runner and as general as the library. A rejected draft is taken back by
+cutting keys and values off, and where there are states beside them, by setting those back to a
+copy (`StateCache`). Models with which neither is possible are refused.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from inspect import signature
 from operator import methodcaller
 from pathlib import Path
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +22,11 @@ from whiflash_engine.errors import ConfigError
 from whiflash_engine.target.base import TargetCache, TargetOutput
 from whiflash_engine.target.hf_cache import HFCache
 from whiflash_engine.target.hf_loading import causal_config, load_causal
+from whiflash_engine.target.hf_past import has_states
+from whiflash_engine.target.hf_states import StateCache
+
+# Of what the tokens before do to a hidden state, so much may be rounding.
+_ROUNDED: Final = 0.1
 
 
 class HFTarget:
@@ -50,6 +57,7 @@ class HFTarget:
         # what nobody listens to need not be found
         self._last = _last_layer(self._model, layers) if layers in taps else nn.Identity()
         self._dtype, self._device = dtype, device
+        self._has_states = has_states(self._model.config)
         self._can_keep = "logits_to_keep" in signature(self._model.forward).parameters
         self._probe()
 
@@ -71,7 +79,7 @@ class HFTarget:
         return self._taps
 
     def new_cache(self, capacity: int) -> HFCache:
-        return HFCache()
+        return StateCache(self._model.config) if self._has_states else HFCache()
 
     @torch.inference_mode()
     def forward(self, tokens: Sequence[int], cache: TargetCache, *, rows: int) -> TargetOutput:
@@ -79,6 +87,13 @@ class HFTarget:
             raise TypeError(f"a cache of this target was expected, not {type(cache).__name__}")
         n = len(tokens)
         require(n > 0, "tokens", n, "there must be at least one")
+        outputs = [self._run(piece, cache, wanted) for piece, wanted in cache.passes(tokens, rows)]
+        logits, features, hidden = (torch.cat(parts) for parts in zip(*outputs, strict=True))
+        return TargetOutput(logits, features[-n:], hidden)
+
+    def _run(self, tokens: Sequence[int], cache: HFCache, rows: int) -> tuple[Tensor, ...]:
+        """(rows, vocab) logits, (n, taps * hidden) features, (rows, hidden) hidden states."""
+        n = len(tokens)
         ids = torch.tensor([list(tokens)], dtype=torch.long, device=self._device)
         # A long prompt wants one row of logits, not thousands; 0 would mean all of them.
         keep = {"logits_to_keep": max(rows, 1)} if self._can_keep else {}
@@ -102,7 +117,7 @@ class HFTarget:
         states = [boundaries[tap].flatten(0, -3)[0] for tap in self._taps]
         features = torch.cat(states, -1) if states else hidden_rows.new_empty(n, 0)
         start = hidden_rows.shape[0] - rows
-        return TargetOutput(logits[start:].float(), features, hidden_rows[start:])
+        return logits[start:].float(), features, hidden_rows[start:]
 
     @torch.inference_mode()
     def embed(self, tokens: Tensor) -> Tensor:
@@ -114,14 +129,25 @@ class HFTarget:
         return weight if ids is None else weight[ids]
 
     def _probe(self) -> None:
-        """A model with a state of its own ignores our cache: it would not grow or shrink."""
-        cache = self.new_cache(4)
-        self.forward((0, 1, 1), cache, rows=0)
-        grown = cache.length == 3
-        cache.crop(2)
-        self.forward((1,), cache, rows=0)
-        name = type(self._model).__name__
-        require(grown and cache.length == 3, "model", name, "keeps a state of its own")
+        """A model with a state of its own ignores our cache, and some ignore the state in it as
+        soon as they are given several tokens: then they do not know what came before."""
+        ids = [self._config.vocab_size * i // 16 for i in range(16)]
+        before, after = ids[:8], ids[8:]
+        cache = self.new_cache(len(ids))
+        for tokens in (before, ids[:2]):
+            self.forward(tokens, cache, rows=0)
+        cache.crop(len(before))
+
+        def hidden(tokens: Sequence[int], past: TargetCache) -> Tensor:
+            return self.forward(tokens, past, rows=len(after)).hidden.float()
+
+        found = hidden(after, cache)
+        whole = hidden(ids, self.new_cache(len(ids)))
+        alone = hidden(after, self.new_cache(len(after)))
+        lost = ((found - whole).norm(dim=-1) / (alone - whole).norm(dim=-1)).median()
+        why = "forgets what came before when rejected drafts are taken back"
+        kept = cache.length == len(ids) and not float(lost) > _ROUNDED
+        require(kept, "model", type(self._model).__name__, why)
 
 
 def _last_layer(model: PreTrainedModel, count: int) -> nn.Module:

@@ -22,8 +22,8 @@ from transformers import (
 from whiflash_engine.checkpoints.tensors import safetensors_files
 from whiflash_engine.config import ModelConfig, require
 from whiflash_engine.errors import CheckpointError, ConfigError
-from whiflash_engine.target.hf_cache import refuse_stateful
 from whiflash_engine.target.hf_geometry import geometry
+from whiflash_engine.target.hf_past import has_states
 
 # Models of images and text that are plain decoders when there is text alone. Others are not:
 # some keep the place of the last image from one pass to the next.
@@ -38,7 +38,7 @@ def causal_config(folder: Path) -> ModelConfig:
     """
     config = _read(folder)
     try:
-        refuse_stateful(config)
+        has_states(config)
         told = geometry(folder, config)
     except ConfigError:
         raise

@@ -1,0 +1,134 @@
+"""The past of a model that is not all keys and values: Mamba, gated delta nets, convolutions.
+
+Such a state only goes forward. So it is copied before every pass, and what is cut off behind a
+copy is run once more, in front of the next pass's own tokens: a pass of a few more tokens
+takes hardly longer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from torch import Tensor
+from transformers import DynamicCache, PretrainedConfig
+from transformers.cache_utils import (
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+    LinearAttentionCacheLayerMixin,
+)
+
+from whiflash_engine.target.hf_cache import HFCache
+
+# So many tokens run again in a pass of their own, so that a copy stands behind them.
+_OWED: Final = 16
+# Before so many of a prompt's last tokens stands a copy. The next turn's prompt seldom parts from
+# this one earlier: some templates end a prompt with what they leave out of it later.
+_TAIL: Final = 32
+# Copies that are kept of the prompts of earlier turns.
+_TURNS: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class _Copy:
+    """States behind the first `length` positions, by layer; of a prompt, or of the last pass."""
+
+    length: int
+    of_prompt: bool
+    states: Mapping[int, Mapping[str, object]]
+
+
+class StateCache(HFCache):
+    """Cropping is as absolute as ever, and goes anywhere; what it costs comes with the next pass.
+
+    A copy is of the size of the states, whatever the length.
+    """
+
+    def __init__(self, config: PretrainedConfig) -> None:
+        self.inner = DynamicCache(config=config)
+        layers = self.inner.layers
+        for i, layer in enumerate(layers):
+            # A window that forgets cannot be rolled back either.
+            if isinstance(layer, DynamicSlidingWindowLayer) and not _goes_forward(layer):
+                layers[i] = DynamicLayer()
+        self._forward = [i for i, layer in enumerate(layers) if _goes_forward(layer)]
+        self._tokens: list[int] = []
+        # How many of the tokens `inner` holds; it may hold anything while a pass is under way.
+        self._held = 0
+        self._under_way = False
+        self._start = self._copied(of_prompt=False)
+        self._copies: list[_Copy] = []
+
+    @property
+    def length(self) -> int:
+        return len(self._tokens)
+
+    @property
+    def nbytes(self) -> int:
+        """The keys and values, and the states as often as there are copies of them."""
+        states = sum(_nbytes(vars(self.inner.layers[i])) for i in self._forward)
+        return super().nbytes + (1 + len(self._copies)) * states
+
+    def crop(self, length: int) -> None:
+        del self._tokens[length:]
+        if self._held > length or self._under_way:
+            self._go_back()
+
+    def passes(self, tokens: Sequence[int], rows: int) -> Iterator[tuple[Sequence[int], int]]:
+        if self._under_way:  # the last pass broke off
+            self._go_back()
+        owed = self._tokens[self._held :]
+        due = [*owed, *tokens]
+        is_prompt = rows < len(tokens)
+        cut = len(due) - _TAIL if is_prompt else len(owed) if len(owed) >= _OWED else 0
+        self._under_way = True
+        if cut > 0:
+            yield due[:cut], max(0, rows - len(due) + cut)
+            self._held += cut
+        if not self._copies or self._copies[-1].length != self._held:
+            turns = [copy for copy in self._copies if copy.of_prompt][-_TURNS:]
+            self._copies = [*turns, self._copied(of_prompt=is_prompt and cut > 0)]
+        last = due[max(cut, 0) :]
+        yield last, min(rows, len(last))
+        self._held += len(last)
+        self._tokens += tokens
+        self._under_way = False
+
+    def _copied(self, *, of_prompt: bool) -> _Copy:
+        states = {i: _clone(vars(self.inner.layers[i])) for i in self._forward}
+        return _Copy(self._held, of_prompt, states)
+
+    def _go_back(self) -> None:
+        """To the last copy that lies within the tokens."""
+        self._copies = [copy for copy in self._copies if copy.length <= self.length]
+        copy = self._copies[-1] if self._copies else self._start
+        for i, states in copy.states.items():
+            vars(self.inner.layers[i]).update(_clone(states))
+        super().crop(copy.length)
+        self._held, self._under_way = copy.length, False
+
+
+def _goes_forward(layer: object) -> bool:
+    return isinstance(layer, LinearAttentionCacheLayerMixin)
+
+
+def _clone(attributes: Mapping[str, object]) -> dict[str, object]:
+    """All that a layer knows but its keys and values; tensors copied, as they change in place."""
+    return {
+        name: _clone_value(value)
+        for name, value in attributes.items()
+        if name not in ("keys", "values")
+    }
+
+
+def _clone_value(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _clone_value(part) for key, part in value.items()}
+    return value.clone() if isinstance(value, Tensor) else value
+
+
+def _nbytes(value: object) -> int:
+    if isinstance(value, Mapping):
+        return sum(_nbytes(part) for name, part in value.items() if name not in ("keys", "values"))
+    return value.nbytes if isinstance(value, Tensor) else 0
