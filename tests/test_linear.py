@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from whiflash_engine import linear
+from whiflash_engine.kernels.compiled import product as our_product
 from whiflash_engine.linear import Linear
 
 HALVES = hasattr(torch.ops.quantized, "linear_prepack_fp16") and (
@@ -20,6 +21,11 @@ def _normal(*shape: int) -> Tensor:
 
 def _form(layer: Linear) -> str:
     return str(vars(layer)["_product"].func.__name__)
+
+
+@pytest.fixture
+def without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear, "product", lambda: None)
 
 
 @pytest.mark.parametrize("rows", [0, 1, 2, 8, 300])
@@ -38,10 +44,21 @@ def test_every_form_gives_the_product(
     found = Linear(weight, added if bias else None)(x)
     exact = x.double() @ weight.double().T + (added.double() if bias else 0)
     assert found.dtype == dtype and found.shape == (rows, 70)
-    halved = dtype == torch.float32 and published and HALVES
-    assert (_form(Linear(weight)) == "_half_product") == halved
+    ours = dtype == torch.float32 and published and our_product() is not None
+    assert (_form(Linear(weight)) == "_own_product") == ours
     loose = 1e-5 if dtype == torch.float32 else 0.02
     torch.testing.assert_close(found.double(), exact, atol=20 * loose, rtol=loose)
+
+
+@pytest.mark.skipif(not HALVES, reason="this torch or processor has no such product")
+@pytest.mark.parametrize("rows", [0, 1, 2, 8, 300])
+@pytest.mark.parametrize("bias", [False, True])
+def test_so_does_half_precision(without_a_compiler: None, bias: bool, rows: int) -> None:
+    weight, added, x = _normal(70, 33).half().float(), _normal(70), _normal(rows, 33)
+    layer = Linear(weight, added if bias else None)
+    assert _form(layer) == "_half_product"
+    exact = x.double() @ weight.double().T + (added.double() if bias else 0)
+    torch.testing.assert_close(layer(x).double(), exact, atol=2e-4, rtol=1e-5)
 
 
 @pytest.mark.skipif(not HALVES, reason="this torch or processor has no such product")
@@ -60,12 +77,14 @@ def test_every_form_gives_the_product(
     ],
 )
 def test_only_weights_that_survive_it_are_kept_in_half_precision(
-    weight: Tensor, survives: bool
+    without_a_compiler: None, weight: Tensor, survives: bool
 ) -> None:
     assert (_form(Linear(weight)) == "_half_product") == survives
 
 
-def test_what_the_processor_cannot_do_is_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_processor_cannot_do_is_left_to_torch(
+    without_a_compiler: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(linear, "_halves", lambda weight: False)
     monkeypatch.setattr(linear, "_onednn_takes", lambda dtype: False)
     weight, x = _normal(5, 4), _normal(2, 4)
