@@ -8,85 +8,192 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from whiflash_engine.kernels import compiled
-from whiflash_engine.kernels.compiled import Product
+from whiflash_engine import layers
+from whiflash_engine.config import RopeConfig
+from whiflash_engine.kernels import build as building
+from whiflash_engine.kernels.build import build
+from whiflash_engine.kernels.cpu import Kernels, kernels
+from whiflash_engine.layers import RMSNorm, Rope, Sight, attention, rotate, swiglu
 
-WIDTHS = (0, 1, 2, 3, 5, 6, 7, 8, 11, 12, 13, 17, 40)
+WIDTHS = (0, 1, 2, 3, 5, 6, 7, 8, 11, 12, 13, 17, 32)
 
 
 @pytest.fixture(scope="module")
-def product() -> Product:
-    found = compiled.product()
+def own() -> Kernels:
+    found = kernels()
     if found is None:
         pytest.skip("there is no C compiler, or another processor")
     return found
+
+
+@pytest.fixture(params=[1, 3])
+def threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
 
 
 def _normal(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
 
 
-@pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize(("out", "into"), [(1, 1), (16, 8), (70, 33), (200, 576), (960, 200)])
-def test_the_product_is_the_same_to_the_bit_at_all_widths(
-    out: int, into: int, threads: int, product: Product
+def test_a_product_is_the_same_to_the_bit_at_all_widths(
+    out: int, into: int, own: Kernels, threads: None
 ) -> None:
     weight, x = _normal(out, into).bfloat16(), _normal(max(WIDTHS), into)
-    packed, before = product.pack(weight.float()), torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        alone = torch.cat([product(packed, out, row[None]) for row in x])
-        for width in WIDTHS:
-            assert torch.equal(product(packed, out, x[:width]), alone[:width]), width
-    finally:
-        torch.set_num_threads(before)
+    packed = own.pack(weight.float())
+    alone = torch.cat([own.product(packed, out, row[None]) for row in x])
+    for width in WIDTHS:
+        assert torch.equal(own.product(packed, out, x[:width]), alone[:width]), width
     exact = x.double() @ weight.double().T
     torch.testing.assert_close(alone.double(), exact, atol=2e-4, rtol=1e-5)
 
 
-def test_the_product_takes_rows_that_do_not_lie_together(product: Product) -> None:
+def test_a_product_takes_rows_that_do_not_lie_together(own: Kernels) -> None:
     weight, x = _normal(20, 12).bfloat16().float(), _normal(9, 24)
-    packed = product.pack(weight)
-    torch.testing.assert_close(product(packed, 20, x[::2, ::2]), x[::2, ::2] @ weight.T)
+    found = own.product(own.pack(weight), 20, x[::2, ::2])
+    torch.testing.assert_close(found, x[::2, ::2] @ weight.T)
 
 
 @pytest.mark.parametrize("x", [torch.zeros(2, 13), torch.zeros(12), torch.zeros(2, 12).double()])
-def test_the_product_reads_nothing_that_is_not_x(x: Tensor, product: Product) -> None:
-    with pytest.raises(ValueError, match="not float32"):
-        product(product.pack(torch.zeros(20, 12)), 20, x)
+def test_a_product_reads_nothing_that_is_not_there(x: Tensor, own: Kernels) -> None:
+    with pytest.raises(ValueError, match="is not float32"):
+        own.product(own.pack(torch.zeros(20, 12)), 20, x)
+
+
+@pytest.mark.parametrize("heads", [(9, 3), (4, 4), (8, 1)])
+@pytest.mark.parametrize("width", [16, 64, 80])
+@pytest.mark.parametrize(("causal", "window"), [(True, None), (True, 5), (False, None), (False, 9)])
+def test_attention_is_what_torch_makes_of_it(
+    heads: tuple[int, int], width: int, causal: bool, window: int | None, threads: None,
+    own: Kernels, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    (q_heads, kv_heads), sight = heads, Sight(causal=causal, window=window)
+    kept = _normal(2, 1, kv_heads, 40, width)
+    for n, length in ((1, 1), (1, 2), (3, 37), (8, 8), (13, 40)):
+        q = 3 * _normal(n, q_heads + 2, width)[:, :q_heads]
+        keys, values = kept[0, :, :, :length], kept[1, :, :, :length]
+        found = attention(q, keys, values, sight)
+        with monkeypatch.context() as patch:
+            patch.setattr(layers, "kernels", lambda: None)
+            expected = attention(q, keys, values, Sight(causal=causal, window=window))
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("window", [None, 5, 6, 30])
+def test_attention_is_the_same_to_the_bit_at_all_widths(
+    window: int | None, own: Kernels, threads: None
+) -> None:
+    """Row r of a pass against a pass that ends with it: four queries at once may be others."""
+    q, kept, sight = 3 * _normal(17, 9, 64), _normal(2, 1, 3, 50, 64), Sight(window=window)
+    whole = attention(q, kept[0], kept[1], sight)
+    for width in (1, 2, 3, 4, 8, 16):
+        seen = kept[:, :, :, : 33 + width]
+        part = attention(q[:width], seen[0], seen[1], sight)
+        assert torch.equal(part, whole[:width]), width
+
+
+def test_attention_to_what_cannot_be_told_apart_is_the_mean(own: Kernels) -> None:
+    """And scores so large that their exponentials overflow weigh as they should."""
+    values = _normal(1, 1, 7, 16)
+    same = attention(torch.ones(1, 1, 16), torch.ones(1, 1, 7, 16), values, Sight())
+    torch.testing.assert_close(same[0], values[0, 0].mean(0))
+    keys = torch.zeros(1, 1, 7, 16)
+    keys[0, 0, 4] = 100.0
+    first = attention(100 * torch.ones(1, 1, 16), keys, values, Sight())
+    assert torch.equal(first[0], values[0, 0, 4])
+
+
+@pytest.mark.parametrize("at", ["keys", "values"])
+def test_attention_reads_nothing_that_is_not_there(at: str, own: Kernels) -> None:
+    given = {"q": torch.zeros(2, 4, 16), "keys": torch.zeros(1, 2, 5, 16)}
+    given["values"] = given["keys"]
+    with pytest.raises(ValueError, match="is not float32"):
+        own.attention(**{**given, at: torch.zeros(1, 2, 5, 16).double()}, causal=True, window=None)
+
+
+def test_what_is_between_the_products_is_what_torch_makes_of_it(own: Kernels) -> None:
+    for n in (1, 3, 8):
+        x, weight = 5 * _normal(n, 3, 48)[:, 1:], _normal(48)
+        torch.testing.assert_close(
+            RMSNorm(weight, 1e-5)(x), F.rms_norm(x, (48,), weight, 1e-5), atol=1e-6, rtol=1e-5
+        )
+        gates = 200 * _normal(n, 96)  # silu's exponential overflows for some of them
+        torch.testing.assert_close(
+            swiglu(gates), F.silu(gates[:, :48]) * gates[:, 48:], atol=1e-5, rtol=1e-5
+        )
+        heads = _normal(n, 5, 32)[:, 1:4]
+        cos, sin = Rope(RopeConfig(), 32, torch.float32, heads.device).table(7, n)
+        swapped = torch.cat((heads[..., 16:], heads[..., :16]), -1)
+        torch.testing.assert_close(rotate(heads, cos, sin), heads * cos + swapped * sin)
+
+
+def test_they_are_used_where_they_fit(own: Kernels, monkeypatch: pytest.MonkeyPatch) -> None:
+    used = list[str]()
+
+    def noted(name: str) -> None:
+        made = getattr(Kernels, name)
+
+        def call(*given: object, **more: object) -> object:
+            used.append(name)
+            return made(*given, **more)
+
+        monkeypatch.setattr(Kernels, name, call)
+
+    for name in ("attention", "rms_norm", "swiglu", "rotate"):
+        noted(name)
+
+    def run(rows: int, size: int, dtype: torch.dtype) -> list[str]:
+        used.clear()
+        x = torch.ones(rows, size, dtype=dtype)
+        RMSNorm(torch.ones(size, dtype=dtype), 1e-5)(x)
+        swiglu(x)
+        rotate(x[:, None], x[:, None], x[:, None])
+        attention(x[:, None], x[None, None], x[None, None], Sight())
+        return list(used)
+
+    assert run(4, 16, torch.float32) == ["rms_norm", "swiglu", "rotate", "attention"]
+    assert run(4, 8, torch.float32) == ["rms_norm"]
+    assert run(33, 16, torch.float32) == run(4, 16, torch.bfloat16) == []
+
+
+SOURCE = "void nothing(void) {}"
 
 
 @pytest.fixture
-def fresh() -> Iterator[None]:
-    """What is found is found once; not here."""
-    compiled.product.cache_clear()
-    yield
-    compiled.product.cache_clear()
+def source(tmp_path: Path) -> Path:
+    (tmp_path / "nothing.c").write_text(SOURCE)
+    return tmp_path / "nothing.c"
 
 
-def test_without_a_compiler_callers_do_without(
-    fresh: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_without_a_compiler_there_are_none(
+    source: Path, own: Kernels, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    assert build([source]) is not None
     monkeypatch.setenv("CC", "no-such-compiler -O1")
-    monkeypatch.setattr(compiled, "_has_avx2", lambda: True)
-    with caplog.at_level(logging.INFO, compiled.__name__):
-        assert compiled.product() is None
-    assert compiled._openmp() is None or "no-such-compiler" in caplog.text
+    with caplog.at_level(logging.INFO, building.__name__):
+        assert build([source]) is None
+    assert "no-such-compiler" in caplog.text
 
 
-def test_what_does_not_compile_is_done_without(
-    fresh: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_what_does_not_compile_is_done_without(source: Path) -> None:
+    source.write_text("this is no C")
+    assert build([source]) is None
+
+
+def test_what_does_not_link_is_done_without(source: Path) -> None:
+    source.write_text("void missing(void); void nothing(void) { missing(); }")
+    assert build([source]) is None
+
+
+@pytest.mark.parametrize("lacking", ["_has_avx2", "_openmp"])
+def test_another_machine_is_left_to_torch(
+    lacking: str, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    broken = tmp_path / "product.c"
-    broken.write_text("this is no C")
-    monkeypatch.setattr(compiled, "_SOURCE", broken)
-    assert compiled.product() is None
-
-
-def test_a_processor_without_wide_registers_is_left_to_torch(
-    fresh: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(compiled, "_has_avx2", lambda: False)
-    assert compiled.product() is None
+    monkeypatch.setattr(building, lacking, lambda: None)
+    assert build([source]) is None

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from whiflash_engine import linear
-from whiflash_engine.kernels.compiled import product as our_product
+from whiflash_engine.kernels.cpu import kernels
 from whiflash_engine.linear import Linear
 
 HALVES = hasattr(torch.ops.quantized, "linear_prepack_fp16") and (
@@ -25,7 +25,7 @@ def _form(layer: Linear) -> str:
 
 @pytest.fixture
 def without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linear, "product", lambda: None)
+    monkeypatch.setattr(linear, "kernels", lambda: None)
 
 
 @pytest.mark.parametrize("rows", [0, 1, 2, 8, 300])
@@ -44,7 +44,7 @@ def test_every_form_gives_the_product(
     found = Linear(weight, added if bias else None)(x)
     exact = x.double() @ weight.double().T + (added.double() if bias else 0)
     assert found.dtype == dtype and found.shape == (rows, 70)
-    ours = dtype == torch.float32 and published and our_product() is not None
+    ours = dtype == torch.float32 and published and kernels() is not None
     assert (_form(Linear(weight)) == "_own_product") == ours
     loose = 1e-5 if dtype == torch.float32 else 0.02
     torch.testing.assert_close(found.double(), exact, atol=20 * loose, rtol=loose)

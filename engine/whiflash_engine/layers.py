@@ -1,17 +1,24 @@
 """The building blocks that target and drafters share: RMSNorm, RoPE, attention, SwiGLU.
 
-All take one sequence: rows are positions, few (a draft block) or many (a prompt).
+All take one sequence: rows are positions, few (a draft block) or many (a prompt). Few rows in
+float32 on a CPU go through kernels of our own, where these can be compiled.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
+from typing import Final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from whiflash_engine.config import RopeConfig, require
+from whiflash_engine.kernels.cpu import Kernels, kernels
+
+# Rows of a draft; torch is as fast for more.
+_FEW: Final = 32
 
 
 class RMSNorm:
@@ -28,6 +35,9 @@ class RMSNorm:
         self._floor = weight.new_tensor(math.sqrt(size * eps))
 
     def __call__(self, x: Tensor) -> Tensor:
+        own = _own(x, self._weight.shape[0] % 8 == 0 and self._lean)
+        if own is not None:
+            return own.rms_norm(x, self._weight, self._eps)
         if not self._lean:
             return F.rms_norm(x, self._weight.shape, self._weight, self._eps)
         length = torch.linalg.vector_norm(x, 2, -1, keepdim=True)
@@ -36,6 +46,9 @@ class RMSNorm:
 
 def swiglu(gate_up: Tensor) -> Tensor:
     """(n, 2 * inner), gate first -> (n, inner)."""
+    own = _own(gate_up, gate_up.shape[1] % 16 == 0)
+    if own is not None:
+        return own.swiglu(gate_up)
     gate, up = gate_up.chunk(2, dim=-1)
     return F.silu(gate).mul_(up)
 
@@ -75,8 +88,11 @@ class Rope:
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x: (n, heads, head_dim); cos and sin: one for all heads or for each, of `Rope.table`."""
+    """x: (n, heads, head_dim); cos and sin: of `Rope.table`. -> (n, heads, head_dim)."""
     n, heads, width = x.shape
+    own = _own(x, width % 16 == 0)
+    if own is not None:
+        return own.rotate(x, cos, sin)
     swapped = x.view(n, heads, 2, width // 2).flip(2).view(n, heads, width)
     return torch.addcmul(x * cos, swapped, sin)
 
@@ -118,44 +134,56 @@ def _yarn(config: RopeConfig, head_dim: int, inverse: Tensor) -> tuple[Tensor, f
     return inverse / config.factor * stretched + inverse * (1 - stretched), scale
 
 
-def attention_mask(
-    rows: int,
-    keys: int,
-    group: int,
-    like: Tensor,
-    *,
-    window: int | None = None,
-    causal: bool = True,
-) -> Tensor | None:
-    """(group * rows, keys) additive, for `attention`; None when nothing would be masked.
+@dataclass(slots=True)
+class Sight:
+    """Which keys the rows of one pass see; the rows are the last of the keys' positions.
 
-    The rows are the last of the keys' positions. causal: a row sees no later key. window: it
-    sees that many keys back, itself included. group: query heads per key head. like: gives
-    dtype and device.
+    causal: a row sees no later key. window: it sees that many keys back, itself included.
     """
-    if (rows == 1 or not causal) and (window is None or window >= keys):
-        return None
-    own = torch.arange(keys - rows, keys, device=like.device)[:, None]
-    other = torch.arange(keys, device=like.device)[None]
-    hidden = other > own if causal else torch.zeros_like(other > own)
-    if window is not None:
-        hidden |= other <= own - window
-    mask = torch.zeros(rows, keys, dtype=like.dtype, device=like.device)
-    return mask.masked_fill_(hidden, -math.inf).repeat(group, 1)
+
+    causal: bool = True
+    window: int | None = None
+    _mask: Tensor | None = field(default=None, init=False)
+
+    def mask(self, rows: int, keys: int, group: int, like: Tensor) -> Tensor | None:
+        """(group * rows, keys) additive, or None when nothing would be masked; made once, as the
+        layers of a pass are alike. like: gives dtype and device."""
+        if (rows == 1 or not self.causal) and (self.window is None or self.window >= keys):
+            return None
+        if self._mask is None:
+            own = torch.arange(keys - rows, keys, device=like.device)[:, None]
+            other = torch.arange(keys, device=like.device)[None]
+            hidden = other > own if self.causal else torch.zeros_like(other > own)
+            if self.window is not None:
+                hidden |= other <= own - self.window
+            mask = torch.zeros(rows, keys, dtype=like.dtype, device=like.device)
+            self._mask = mask.masked_fill_(hidden, -math.inf).repeat(group, 1)
+        return self._mask
 
 
-def attention(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+def attention(q: Tensor, keys: Tensor, values: Tensor, sight: Sight) -> Tensor:
     """Grouped-query attention of one sequence.
 
-    q: (n, heads, head_dim); keys, values: (1, kv_heads, length, head_dim); mask: from
-    `attention_mask`, or None (every row sees every key). -> (n, heads * head_dim).
+    q: (n, heads, head_dim); keys, values: (1, kv_heads, length, head_dim).
+    -> (n, heads * head_dim).
 
     The query heads of one group become extra rows of their key head: no key is repeated,
     and it is three times as fast on a CPU as the operator's own grouping.
     """
     n, heads, head_dim = q.shape
+    own = _own(q, head_dim % 16 == 0)
+    if own is not None:
+        return own.attention(q, keys, values, causal=sight.causal, window=sight.window)
     kv_heads = keys.shape[1]
     group = heads // kv_heads
     grouped = q.transpose(0, 1).reshape(1, kv_heads, group * n, head_dim)
+    mask = sight.mask(n, keys.shape[2], group, q)
     out = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask)
     return out.reshape(heads, n, head_dim).transpose(0, 1).reshape(n, heads * head_dim)
+
+
+def _own(x: Tensor, fits: bool) -> Kernels | None:
+    """fits: whether the sizes are such as the kernels take."""
+    if not fits or x.shape[0] > _FEW or x.dtype != torch.float32 or x.device.type != "cpu":
+        return None
+    return kernels()

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from whiflash_engine.kernels.compiled import Product, product
+from whiflash_engine.kernels.cpu import Kernels, kernels
 
 # What a weight may lose: half of the step between half precision's smallest numbers, and of W's
 # largest weight less than float32's sums of products lose.
@@ -40,7 +40,7 @@ class Linear:
 
 
 def _packed(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
-    own = product() if _is_bfloat16(weight) else None
+    own = kernels() if _is_bfloat16(weight) else None
     if own is not None:
         return partial(_own_product, own, own.pack(weight), weight.shape[0], bias)
     if weight.device.type == "cpu" and _halves(weight):
@@ -53,9 +53,9 @@ def _packed(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
 
 
 def _own_product(
-    product: Product, packed: Tensor, outputs: int, bias: Tensor | None, x: Tensor
+    own: Kernels, packed: Tensor, outputs: int, bias: Tensor | None, x: Tensor
 ) -> Tensor:
-    out = product(packed, outputs, x)
+    out = own.product(packed, outputs, x)
     return out if bias is None else out.add_(bias)
 
 

@@ -25,7 +25,7 @@ from whiflash_engine.drafters.rounded import draft_linear
 from whiflash_engine.drafters.taps import Taps, embedding
 from whiflash_engine.drafters.vocabulary import ContextWords, DraftHead
 from whiflash_engine.features import FeatureLog
-from whiflash_engine.layers import RMSNorm, Rope, attention, attention_mask, rotate, swiglu
+from whiflash_engine.layers import RMSNorm, Rope, Sight, attention, rotate, swiglu
 from whiflash_engine.linear import Linear
 from whiflash_engine.target.base import Target
 
@@ -166,8 +166,7 @@ class _Layer:
         q, k, v = torch.split(qkv, [c.num_heads, c.num_kv_heads, c.num_kv_heads], 1)
         q = rotate(self._q_norm(q), *table)
         keys, values = kv.write(index, rotate(self.k_norm(k), *table), v)
-        group = c.num_heads // c.num_kv_heads
-        # a full layer has no mask: the block sees the context and itself both ways
-        mask = attention_mask(n, keys.shape[2], group, x, window=self._window, causal=self._causal)
-        x = x + self._o(attention(q, keys, values, mask))
+        # of a full layer the block sees the context and itself both ways
+        sight = Sight(causal=self._causal, window=self._window)
+        x = x + self._o(attention(q, keys, values, sight))
         return x + self._down(swiglu(self._gate_up(self._norm_mlp(x))))

@@ -27,7 +27,7 @@ from whiflash_engine.drafters.rounded import draft_linear
 from whiflash_engine.drafters.taps import Taps, embedding
 from whiflash_engine.drafters.vocabulary import ContextWords, DraftHead
 from whiflash_engine.features import FeatureLog
-from whiflash_engine.layers import RMSNorm, Rope, attention, attention_mask, rotate, swiglu
+from whiflash_engine.layers import RMSNorm, Rope, Sight, attention, rotate, swiglu
 from whiflash_engine.linear import Linear
 from whiflash_engine.target.base import Target
 
@@ -176,9 +176,8 @@ class Eagle3Drafter:
         cos, sin = self._rope.table(kv.length, n)
         keys, values = kv.write(0, rotate(k, cos, sin), v)
         q = rotate(q, cos[-rows:], sin[-rows:])
-        mask = attention_mask(rows, kv.length + n, c.num_heads // c.num_kv_heads, g)
         residual = normed[-rows:] if c.norm_before_residual else g[-rows:]
-        h = residual + self._o(attention(q, keys, values, mask))
+        h = residual + self._o(attention(q, keys, values, Sight()))
         inner = self._gate_up(self._norm("midlayer.post_attention_layernorm.weight", h))
         y = h + self._down(swiglu(inner))
         kv.advance(n)  # last: a slot counts once its output state is there

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from whiflash_engine.cache import KVCache
 from whiflash_engine.config import ModelConfig, require
-from whiflash_engine.layers import RMSNorm, Rope, attention, attention_mask, rotate, swiglu
+from whiflash_engine.layers import RMSNorm, Rope, Sight, attention, rotate, swiglu
 from whiflash_engine.linear import Linear
 from whiflash_engine.target.base import TargetCache, TargetOutput
 
@@ -95,17 +95,8 @@ class NativeTarget:
         return x
 
     def _begin(self, n: int, cache: KVCache) -> _Pass:
-        c = self.config
         cos, sin = self._rope.table(cache.length, n)
-        turned = c.num_heads + c.num_kv_heads
-        still = cos.new_zeros(n, c.num_kv_heads, c.head_dim)
-        new, held = cache.places(n)
-        group, window = c.num_heads // c.num_kv_heads, c.sliding_window
-        return _Pass(
-            torch.cat((cos.expand(-1, turned, -1), still + 1), 1),
-            torch.cat((sin.expand(-1, turned, -1), still), 1),
-            attention_mask(n, cache.length + n, group, self._embedding, window=window), new, held,
-        )  # fmt: skip
+        return _Pass(cos, sin, Sight(window=self.config.sliding_window), *cache.places(n))
 
     def _tap(self, boundary: int, x: Tensor, features: Tensor) -> None:
         if boundary in self.taps:
@@ -123,13 +114,12 @@ class NativeTarget:
 class _Pass:
     """What the layers of a pass over n positions share.
 
-    cos, sin: (n, heads + 2 * kv_heads, head_dim); they turn queries and keys, and leave the
-    values as they are. new, held: `KVCache.places`.
+    cos, sin: of `Rope.table`. new, held: `KVCache.places`.
     """
 
     cos: Tensor
     sin: Tensor
-    mask: Tensor | None
+    sight: Sight
     new: Sequence[Tensor]
     held: Sequence[Tensor]
 
@@ -162,14 +152,15 @@ class _Layer:
 
     def __call__(self, x: Tensor, index: int, run: _Pass) -> Tensor:
         """x: (n, hidden) float32 -> the same. Writes its keys and values."""
-        c, heads = self._config, self._config.num_heads
+        c, heads, kv_heads = self._config, self._config.num_heads, self._config.num_kv_heads
         qkv = self._qkv(self._norm_in(x).to(self._dtype))
-        qkv = qkv.view(x.shape[0], heads + 2 * c.num_kv_heads, c.head_dim)
+        qkv = qkv.view(x.shape[0], heads + 2 * kv_heads, c.head_dim)
+        qk, v = torch.split(qkv, [heads + kv_heads, kv_heads], 1)
         if self._q_norm is not None and self._k_norm is not None:
-            q, k, v = torch.split(qkv, [heads, c.num_kv_heads, c.num_kv_heads], 1)
-            qkv = torch.cat((self._q_norm(q), self._k_norm(k), v), 1)
-        qkv = rotate(qkv, run.cos, run.sin)
-        run.new[index].copy_(qkv[:, heads:].transpose(0, 1))
+            qk = torch.cat((self._q_norm(qk[:, :heads]), self._k_norm(qk[:, heads:])), 1)
+        q, k = torch.split(rotate(qk, run.cos, run.sin), [heads, kv_heads], 1)
+        run.new[index][:kv_heads].copy_(k.transpose(0, 1))
+        run.new[index][kv_heads:].copy_(v.transpose(0, 1))
         keys, values = run.held[2 * index : 2 * index + 2]
-        x = x + self._o(attention(qkv[:, :heads], keys, values, run.mask))
+        x = x + self._o(attention(q, keys, values, run.sight))
         return x + self._down(swiglu(self._gate_up(self._norm_mlp(x).to(self._dtype))))

@@ -1,0 +1,120 @@
+"""The kernels of a processor: products, attention and what is between, for few rows in float32.
+
+Each is what its C file says. A row comes out the same, to the bit, in passes of all widths: so
+drafting changes no logit of the target.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from whiflash_engine.kernels.build import build
+
+_SOURCES: Final = ("product.c", "attention.c", "pointwise.c")
+_P, _N, _T, _F = ctypes.c_void_p, ctypes.c_long, ctypes.c_int, ctypes.c_float
+_ARGUMENTS: Final = {
+    "product": [_P] * 3 + [_N] * 3 + [_T],
+    "attention": [_P] * 5 + [_N] * 8 + [_T] * 2,
+    "rms_norm": [_P] * 3 + [_N] * 2 + [_F],
+    "swiglu": [_P] * 2 + [_N] * 2 + [_T],
+    "rotate": [_P] * 4 + [_N] * 4,
+}
+
+
+class Kernels:
+    """Arguments are checked as far as C would read what is not there; `takes` says the rest."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        for name, arguments in _ARGUMENTS.items():
+            function = getattr(library, name)  # which the library keeps, with its argtypes
+            function.argtypes, function.restype = arguments, None
+        self._product, self._attention = library.product, library.attention
+        self._rms_norm, self._swiglu = library.rms_norm, library.swiglu
+        self._rotate = library.rotate
+
+    @staticmethod
+    def pack(weight: Tensor) -> Tensor:
+        """(out, in), which bfloat16 must hold -> (panels, in, 8, 2) bfloat16, for `product`."""
+        outputs, inputs = weight.shape
+        padded = weight.new_zeros(-(-outputs // 16) * 16, inputs, dtype=torch.bfloat16)
+        padded[:outputs] = weight
+        return padded.view(-1, 2, 8, inputs).permute(0, 3, 2, 1).contiguous()
+
+    def product(self, packed: Tensor, outputs: int, x: Tensor) -> Tensor:
+        """x: (n, in) -> (n, outputs)."""
+        inputs = packed.shape[1]
+        _require(x, (x.shape[0], inputs))
+        x, y = x.contiguous(), x.new_empty(x.shape[0], outputs)
+        self._product(
+            packed.data_ptr(), x.data_ptr(), y.data_ptr(),
+            x.shape[0], inputs, outputs, torch.get_num_threads(),
+        )  # fmt: skip
+        return y
+
+    def attention(
+        self, q: Tensor, keys: Tensor, values: Tensor, *, causal: bool, window: int | None
+    ) -> Tensor:
+        """As `layers.attention`: q (n, heads, width); keys, values (1, kv_heads, length, width),
+        length at least n."""
+        (n, heads, width), (_, kv_heads, length, _) = q.shape, keys.shape
+        for kept in (keys, values):
+            _require(kept, (1, kv_heads, length, width))
+        if keys.stride() != values.stride() or keys.stride()[2:] != (width, 1):
+            keys, values = keys.contiguous(), values.contiguous()
+        if q.stride()[1:] != (width, 1):
+            q = q.contiguous()
+        threads = torch.get_num_threads()
+        room, y = q.new_empty(threads, length + 1, 4), q.new_empty(n, heads * width)
+        self._attention(
+            q.data_ptr(), keys.data_ptr(), values.data_ptr(), y.data_ptr(), room.data_ptr(),
+            q.stride(0), keys.stride(1), n, heads, kv_heads, width, length, window or 0,
+            causal, threads,
+        )  # fmt: skip
+        return y
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """x: (..., size), weight: (size,)."""
+        size = weight.shape[0]
+        _require(x, (*x.shape[:-1], size))
+        x, y = x.contiguous(), torch.empty_like(x, memory_format=torch.contiguous_format)
+        self._rms_norm(x.data_ptr(), weight.data_ptr(), y.data_ptr(), x.numel() // size, size, eps)
+        return y
+
+    def swiglu(self, gate_up: Tensor) -> Tensor:
+        """(n, 2 * inner), gate first -> (n, inner)."""
+        (n, both), gate_up = gate_up.shape, gate_up.contiguous()
+        y = gate_up.new_empty(n, both // 2)
+        self._swiglu(gate_up.data_ptr(), y.data_ptr(), n, both // 2, torch.get_num_threads())
+        return y
+
+    def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """x: (n, heads, width); cos, sin: (n, 1, width). -> (n, heads, width)."""
+        n, heads, width = x.shape
+        for table in (cos, sin):
+            _require(table, (n, 1, width))
+        if x.stride()[1:] != (width, 1):
+            x = x.contiguous()
+        cos, sin, y = cos.contiguous(), sin.contiguous(), x.new_empty(n, heads, width)
+        self._rotate(
+            x.data_ptr(), cos.data_ptr(), sin.data_ptr(), y.data_ptr(),
+            x.stride(0), n, heads, width,
+        )  # fmt: skip
+        return y
+
+
+def _require(x: Tensor, shape: tuple[int, ...]) -> None:
+    if x.dtype != torch.float32 or x.shape != shape:
+        raise ValueError(f"{x.dtype} {tuple(x.shape)} is not float32 {shape}")
+
+
+@cache
+def kernels() -> Kernels | None:
+    """None where they cannot be compiled; see `build`."""
+    library = build([Path(__file__).with_name(name) for name in _SOURCES])
+    return None if library is None else Kernels(library)

@@ -1,0 +1,47 @@
+/* What stands between the products of a layer, for few rows, float32; sizes that 8 divides. Each row
+   by itself. */
+
+#include <math.h>
+
+#include "lanes.h"
+
+/* y = x w / sqrt(mean(x^2) + eps). x, y (n, size), w (size,). */
+void rms_norm(const float *x, const float *w, float *y, long n, long size, float eps)
+{
+    for (long r = 0; r < n; r++, x += size, y += size) {
+        lanes squares = {0};
+        for (long i = 0; i < size; i += LANES)
+            squares += load(x + i) * load(x + i);
+        float scale = 1.0f / sqrtf(sum(squares) / size + eps);
+        for (long i = 0; i < size; i += LANES)
+            store(y + i, load(x + i) * scale * load(w + i));
+    }
+}
+
+/* y = silu(gate) up. gate_up (n, 2 size), gate first; y (n, size). */
+void swiglu(const float *gate_up, float *y, long n, long size, int threads)
+{
+#pragma omp parallel for num_threads(threads) schedule(static) if (n > 1)
+    for (long r = 0; r < n; r++)
+        for (long i = 0; i < size; i += LANES) {
+            lanes gate = load(gate_up + 2 * r * size + i), up = load(gate_up + (2 * r + 1) * size + i);
+            store(y + r * size + i, gate / (1.0f + exponential(-gate)) * up);
+        }
+}
+
+/* y = x cos + (x2, x1) sin, where x1 and x2 are the halves of a head, which 8 divides; the sign is in
+   sin. x (n, heads, width), rows `step` apart; cos, sin (n, width); y (n, heads, width). */
+void rotate(const float *x, const float *cos, const float *sin, float *y, long step, long n,
+            long heads, long width)
+{
+    long half = width / 2;
+    for (long r = 0; r < n; r++, cos += width, sin += width)
+        for (long h = 0; h < heads; h++, y += width) {
+            const float *from = x + r * step + h * width;
+            for (long i = 0; i < half; i += LANES) {
+                lanes a = load(from + i), b = load(from + half + i);
+                store(y + i, a * load(cos + i) + b * load(sin + i));
+                store(y + half + i, b * load(cos + half + i) + a * load(sin + half + i));
+            }
+        }
+}
