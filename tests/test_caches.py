@@ -79,12 +79,13 @@ def _full_layer(target: NativeTarget, log: FeatureLog, tokens: list[int]) -> Ten
     a = torch.cat(
         (norm("midlayer.input_layernorm.weight", e), norm("midlayer.hidden_norm.weight", g)), -1
     )
-    angle = torch.outer(torch.arange(n).float(), 1e4 ** -(torch.arange(0, 8, 2).float() / 8))
+    half = c.head_dim // 2
+    angle = torch.outer(torch.arange(n).float(), 1e4 ** -(torch.arange(half).float() / half))
     cos, sin = angle.cos().repeat(1, 2)[:, None], angle.sin().repeat(1, 2)[:, None]
 
     def heads(name: str, rotate: bool) -> Tensor:
         x = (a @ w[f"midlayer.self_attn.{name}_proj.weight"].T).view(n, -1, c.head_dim)
-        turned = torch.cat((-x[..., 4:], x[..., :4]), -1)
+        turned = torch.cat((-x[..., half:], x[..., :half]), -1)
         return x * cos + turned * sin if rotate else x
 
     q, k, v = heads("q", True), heads("k", True), heads("v", False)

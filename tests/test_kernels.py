@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tests.toys import tiny_target
 from whiflash_engine import layers
 from whiflash_engine.config import RopeConfig
 from whiflash_engine.kernels import build as building
@@ -197,3 +199,17 @@ def test_another_machine_is_left_to_torch(
 ) -> None:
     monkeypatch.setattr(building, lacking, lambda: None)
     assert build([source]) is None
+
+
+def test_a_pass_is_the_same_to_the_bit_at_all_widths(own: Kernels, threads: None) -> None:
+    """So drafts change no logit, and greedy text needs no word about near ties."""
+    target, draw = tiny_target(), random.Random(0)
+    tokens = [draw.randrange(target.config.vocab_size) for _ in range(60)]
+    cache = target.new_cache(64)
+    target.forward(tokens[:40], cache, rows=0)
+    whole = target.forward(tokens[40:], cache, rows=20)
+    for width in (1, 2, 5, 8, 13):
+        cache.crop(40)
+        part = target.forward(tokens[40 : 40 + width], cache, rows=width)
+        for name in ("logits", "features", "hidden"):
+            assert torch.equal(getattr(part, name), getattr(whole, name)[:width]), (name, width)

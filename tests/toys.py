@@ -274,7 +274,7 @@ def warp(
 
 TINY = ModelConfig(
     vocab_size=61, hidden_size=32, intermediate_size=48, num_layers=4, num_heads=4,
-    num_kv_heads=2, head_dim=8, rms_norm_eps=1e-5, rope=RopeConfig(), max_positions=1024,
+    num_kv_heads=2, head_dim=16, rms_norm_eps=1e-5, rope=RopeConfig(), max_positions=1024,
     tie_embeddings=True,
 )  # fmt: skip
 
@@ -314,7 +314,8 @@ def tiny_target(
             p + "mlp.down_proj.weight": (c.hidden_size, c.intermediate_size),
         }
     weights = _random(shapes, seed, dtype)
-    weights["model.embed_tokens.weight"] *= 3.0
+    table = weights["model.embed_tokens.weight"]
+    weights["model.embed_tokens.weight"] = (3.0 * table).bfloat16().to(dtype)
     return NativeTarget(c, weights, taps)
 
 
