@@ -17,8 +17,8 @@ from torch import Tensor
 from whiflash_engine.config import RopeConfig, require
 from whiflash_engine.kernels.cpu import Kernels, kernels
 
-# Rows of a draft; torch is as fast for more.
-_FEW: Final = 32
+# More rows than a round has, but for those of a grammar that forces many tokens; torch is as fast.
+_FEW: Final = 64
 
 
 class RMSNorm:
