@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -111,12 +111,45 @@ def test_attention_to_what_cannot_be_told_apart_is_the_mean(own: Kernels) -> Non
     assert torch.equal(first[0], values[0, 0, 4])
 
 
-@pytest.mark.parametrize("at", ["keys", "values"])
-def test_attention_reads_nothing_that_is_not_there(at: str, own: Kernels) -> None:
+def test_what_is_no_number_stays_none(own: Kernels) -> None:
+    """Broken weights must not come out as fluent nonsense."""
+    keys = torch.ones(1, 1, 7, 16)
+    keys[0, 0, 3, 2] = torch.nan
+    assert attention(torch.ones(1, 1, 16), keys, torch.ones(1, 1, 7, 16), Sight()).isnan().all()
+    assert swiglu(torch.full((1, 32), torch.nan)).isnan().all()
+    assert RMSNorm(torch.ones(16), 1e-5)(torch.full((1, 16), torch.nan)).isnan().all()
+
+
+_WRONG: dict[str, Callable[[Kernels], object]] = {
+    "keys of another type": lambda own: _attend(own, keys=torch.zeros(1, 2, 5, 16).double()),
+    "values of another length": lambda own: _attend(own, values=torch.zeros(1, 2, 4, 16)),
+    "queries of another type": lambda own: _attend(own, q=torch.zeros(2, 4, 16).half()),
+    "fewer keys than rows": lambda own: _attend(own, q=torch.zeros(6, 4, 16)),
+    "heads of no group": lambda own: _attend(own, q=torch.zeros(2, 3, 16)),
+    "an odd head": lambda own: own.rotate(*[torch.zeros(2, 1, 24)] * 3),
+    "tables of another length": lambda own: own.rotate(
+        torch.zeros(2, 1, 16), *[torch.zeros(3, 1, 16)] * 2
+    ),
+    "a weight of another type": lambda own: own.rms_norm(
+        torch.zeros(2, 8), torch.zeros(8).double(), 1e-5
+    ),
+    "a weight of another size": lambda own: own.rms_norm(torch.zeros(2, 8), torch.zeros(16), 1e-5),
+    "gates of another type": lambda own: own.swiglu(torch.zeros(2, 16).double()),
+    "gates of an odd size": lambda own: own.swiglu(torch.zeros(2, 24)),
+}
+
+
+def _attend(own: Kernels, **other: Tensor) -> Tensor:
     given = {"q": torch.zeros(2, 4, 16), "keys": torch.zeros(1, 2, 5, 16)}
-    given["values"] = given["keys"]
-    with pytest.raises(ValueError, match="is not float32"):
-        own.attention(**{**given, at: torch.zeros(1, 2, 5, 16).double()}, causal=True, window=None)
+    given = {**given, "values": given["keys"], **other}
+    return own.attention(given["q"], given["keys"], given["values"], causal=True, window=None)
+
+
+@pytest.mark.parametrize("wrong", sorted(_WRONG))
+def test_nothing_is_read_that_is_not_there(wrong: str, own: Kernels) -> None:
+    _attend(own)
+    with pytest.raises(ValueError, match=r"is not float32|do not fit"):
+        _WRONG[wrong](own)
 
 
 def test_what_is_between_the_products_is_what_torch_makes_of_it(own: Kernels) -> None:
@@ -183,9 +216,13 @@ def test_without_a_compiler_there_are_none(
     assert "no-such-compiler" in caplog.text
 
 
-def test_what_does_not_compile_is_done_without(source: Path) -> None:
+def test_what_does_not_compile_is_done_without(
+    source: Path, own: Kernels, caplog: pytest.LogCaptureFixture
+) -> None:
     source.write_text("this is no C")
-    assert build([source]) is None
+    with caplog.at_level(logging.INFO, building.__name__):
+        assert build([source]) is None
+    assert "nothing.c:1" in caplog.text  # the compiler's own words
 
 
 def test_what_does_not_link_is_done_without(source: Path) -> None:
@@ -193,11 +230,16 @@ def test_what_does_not_link_is_done_without(source: Path) -> None:
     assert build([source]) is None
 
 
-@pytest.mark.parametrize("lacking", ["_has_avx2", "_openmp"])
-def test_another_machine_is_left_to_torch(
-    lacking: str, source: Path, monkeypatch: pytest.MonkeyPatch
+def test_another_machine_is_left_to_torch(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(building, "_has_avx2", lambda: False)
+    assert build([source]) is None
+
+
+@pytest.mark.parametrize("compiler", ["cc 'unfinished", "false"])
+def test_a_compiler_that_is_none_is_done_without(
+    compiler: str, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(building, lacking, lambda: None)
+    monkeypatch.setenv("CC", compiler)
     assert build([source]) is None
 
 

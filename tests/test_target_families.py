@@ -190,6 +190,8 @@ def test_a_mistral_that_could_see_reads_text(text: str, tmp_path: Path) -> None:
         ("qwen3_vl", {}, "model_type='qwen3_vl': .* takes text alone"),
         ("t5", {}, "model_type='t5'"),
         ("bart", {}, "model_type='bart': is an encoder-decoder"),
+        ("zamba", {}, "zamba remembers what"),
+        ("minimax", {}, r"layer_types=\['linear_attention'\]: minimax remembers"),
         ("xlstm", {}, "model_type='xlstm': .* rejected cannot be taken back"),
         ("rwkv", {}, "model_type='rwkv': .* rejected cannot be taken back"),
         ("deepseek_v4", {}, "deepseek_v4 .* rejected cannot be taken back"),

@@ -17,7 +17,9 @@ from transformers import (
 )
 
 from whiflash_engine.errors import ConfigError
+from whiflash_engine.target import hf_past
 from whiflash_engine.target.hf import HFTarget
+from whiflash_engine.target.hf_loading import causal_config
 from whiflash_engine.target.hf_states import StateCache
 
 CPU = torch.device("cpu")
@@ -59,21 +61,25 @@ FAMILIES: Mapping[str, Mapping[str, object]] = {
         "mamba_num_heads": 4, "mamba_head_dim": 16, "ssm_state_size": 8, "n_groups": 1,
         "chunk_size": 16, "layers_block_type": ["mamba", "attention", "mlp", "attention"],
     },
+    "bamba": {**_MAMBA, "attn_layer_indices": [1, 3]},
+    "olmo_hybrid": _DELTA,
+    "kimi_linear": {
+        "layer_types": _IN_TURNS, "linear_head_dim": 8, "linear_num_heads": 4, "num_experts": 4,
+        "num_experts_per_token": 2, "moe_intermediate_size": 16, "kv_lora_rank": 8,
+        "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8, "num_key_value_heads": 4,
+    },
 }  # fmt: skip
 """Convolutions; gated delta nets, with experts and with eyes; Mamba between attention, beside it
 in one layer, and between layers without a past."""
-_FORGETFUL: Mapping[str, Mapping[str, object]] = {
-    "bamba": {**_MAMBA, "attn_layer_indices": [1, 3]},
-    "jamba": {
-        "num_experts": 4, "num_experts_per_tok": 2, "attn_layer_period": 2,
-        "attn_layer_offset": 1, "mamba_d_state": 8, "use_mamba_kernels": False,
-    },
+_JAMBA: Mapping[str, object] = {
+    "num_experts": 4, "num_experts_per_tok": 2, "attn_layer_period": 2, "attn_layer_offset": 1,
+    "mamba_d_state": 8, "use_mamba_kernels": False,
 }  # fmt: skip
 
 
 def _save(kind: str, folder: Path) -> PreTrainedModel:
     torch.manual_seed(0)
-    own = {**FAMILIES, **_FORGETFUL}[kind]
+    own = {**FAMILIES, "jamba": _JAMBA}[kind]
     config = AutoConfig.for_model(kind, **(own if "text_config" in own else {**_SIZES, **own}))
     loader = AutoModelForImageTextToText if "vision_config" in own else AutoModelForCausalLM
     model = loader.from_config(config).float().eval()
@@ -201,6 +207,36 @@ def test_a_turn_that_parts_near_the_last_prompts_end_runs_little_again(
     assert sum(run_through) == 97 - 85 + 2
 
 
+def test_short_turns_leave_copies_too(
+    lfm2: tuple[HFTarget, PreTrainedModel], run_through: list[int]
+) -> None:
+    target, _ = lfm2
+    cache = target.new_cache(8)
+    for prompt, answer in ((100, 20), (20, 40)):
+        target.forward(_tokens(prompt), cache, rows=1)
+        for token in range(answer):
+            target.forward([token], cache, rows=1)
+    cache.crop(135)
+    run_through.clear()
+    target.forward([1], cache, rows=1)
+    assert sum(run_through) == 135 - 120 + 1
+
+
+def test_parts_of_a_long_prompt_leave_one_copy(
+    lfm2: tuple[HFTarget, PreTrainedModel], run_through: list[int]
+) -> None:
+    target, _ = lfm2
+    cache = target.new_cache(8)
+    target.forward(_tokens(60), cache, rows=1)
+    target.forward([1, 2, 3], cache, rows=3)
+    for _ in range(6):
+        target.forward(_tokens(40), cache, rows=1)
+    cache.crop(50)
+    run_through.clear()
+    target.forward([1], cache, rows=1)
+    assert sum(run_through) == 50 - 28 + 1
+
+
 def test_what_is_owed_is_paid_off_before_it_grows_long(
     lfm2: tuple[HFTarget, PreTrainedModel], run_through: list[int]
 ) -> None:
@@ -229,9 +265,21 @@ def test_copies_count_into_what_a_cache_takes(lfm2: tuple[HFTarget, PreTrainedMo
     assert cache.nbytes <= 6 * keys + 7 * 2 * states
 
 
-@pytest.mark.parametrize("kind", sorted(_FORGETFUL))
-def test_a_model_that_loses_its_state_is_refused(kind: str, tmp_path: Path) -> None:
-    """transformers begins their state anew for every pass of several tokens."""
-    _save(kind, tmp_path)
-    with pytest.raises(ConfigError, match=r"model='\w+ForCausalLM': forgets what came before"):
+def test_a_model_that_loses_its_state_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers begins Jamba's state anew for every pass of several tokens; another version may
+    do so to others."""
+    _save("jamba", tmp_path)
+    with pytest.raises(ConfigError, match=r"jamba remembers what drafts .* cannot be taken back"):
         _target(tmp_path)
+    monkeypatch.setattr(hf_past, "_TAKEN_UP", ("jamba",))
+    with pytest.raises(ConfigError, match="model='JambaForCausalLM': forgets what came before"):
+        _target(tmp_path)
+
+
+def test_states_alone_count_no_positions(tmp_path: Path) -> None:
+    own = {**FAMILIES["nemotron_h"], "layers_block_type": ["mamba", "mlp"] * 2}
+    AutoConfig.for_model("nemotron_h", **{**_SIZES, **own}).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="nemotron_h has no attention"):
+        causal_config(tmp_path)

@@ -24,8 +24,8 @@ _FEW: Final = 64
 class RMSNorm:
     """x w / sqrt(mean(x^2) + eps) over the last axis (arXiv 1910.07467).
 
-    In float32 on a CPU as x (w sqrt(H)) / hypot(|x|, sqrt(H eps)), which is the same in four
-    operators instead of nine.
+    Where torch computes it in float32 on a CPU, as x (w sqrt(H)) / hypot(|x|, sqrt(H eps)): the
+    same in four operators instead of nine.
     """
 
     def __init__(self, weight: Tensor, eps: float) -> None:
@@ -143,22 +143,24 @@ class Sight:
 
     causal: bool = True
     window: int | None = None
-    _mask: Tensor | None = field(default=None, init=False)
+    # made once, as the layers of a pass are alike; for (rows, keys, group)
+    _made: tuple[tuple[int, int, int], Tensor] | None = field(default=None, init=False)
 
     def mask(self, rows: int, keys: int, group: int, like: Tensor) -> Tensor | None:
-        """(group * rows, keys) additive, or None when nothing would be masked; made once, as the
-        layers of a pass are alike. like: gives dtype and device."""
+        """(group * rows, keys) additive, or None when nothing would be masked. like: gives dtype
+        and device, the same for one Sight."""
         if (rows == 1 or not self.causal) and (self.window is None or self.window >= keys):
             return None
-        if self._mask is None:
+        if self._made is None or self._made[0] != (rows, keys, group):
             own = torch.arange(keys - rows, keys, device=like.device)[:, None]
             other = torch.arange(keys, device=like.device)[None]
             hidden = other > own if self.causal else torch.zeros_like(other > own)
             if self.window is not None:
                 hidden |= other <= own - self.window
             mask = torch.zeros(rows, keys, dtype=like.dtype, device=like.device)
-            self._mask = mask.masked_fill_(hidden, -math.inf).repeat(group, 1)
-        return self._mask
+            mask = mask.masked_fill_(hidden, -math.inf).repeat(group, 1)
+            self._made = (rows, keys, group), mask
+        return self._made[1]
 
 
 def attention(q: Tensor, keys: Tensor, values: Tensor, sight: Sight) -> Tensor:

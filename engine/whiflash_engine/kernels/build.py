@@ -20,30 +20,32 @@ from typing import Final
 import torch
 
 _log = logging.getLogger(__name__)
-_FLAGS: Final = ("-O3", "-march=native", "-fopenmp", "-fPIC")
+_FLAGS: Final = ("-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-fPIC")
 _SECONDS: Final = 60
 
 
 def build(sources: Sequence[Path]) -> ctypes.CDLL | None:
     """None where they cannot be compiled: on other systems than Linux on x86 with AVX2, and
     without a C compiler (`CC`, else `cc`). Then the log says why."""
-    if platform.machine().lower() not in ("x86_64", "amd64") or not _has_avx2():
-        return None
-    openmp = _openmp()
-    if openmp is None:
-        return None
-    compiler = shlex.split(os.environ.get("CC") or "cc")
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            objects = [str(Path(folder, source.with_suffix(".o").name)) for source in sources]
-            for source, compiled in zip(sources, objects, strict=True):
-                _run([*compiler, *_FLAGS, "-c", str(source), "-o", compiled])
-            library = str(Path(folder, "kernels.so"))
-            _run([*compiler, "-shared", *objects, str(openmp), "-o", library])
-            return ctypes.CDLL(library)  # its file may go now
-    except (OSError, subprocess.SubprocessError) as error:
-        _log.info("no kernels of our own: %s", error)
+        return _built(sources)
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        said = getattr(error, "stderr", None) or b""
+        _log.info("no kernels of our own: %s %s", error, said.decode(errors="replace"))
         return None
+
+
+def _built(sources: Sequence[Path]) -> ctypes.CDLL:
+    if platform.machine().lower() not in ("x86_64", "amd64") or not _has_avx2():
+        raise OSError("they are for x86 with AVX2")
+    openmp, compiler = _openmp(), shlex.split(os.environ.get("CC") or "cc")
+    with tempfile.TemporaryDirectory() as folder:
+        objects = [str(Path(folder, source.with_suffix(".o").name)) for source in sources]
+        for source, compiled in zip(sources, objects, strict=True):
+            _run([*compiler, *_FLAGS, "-c", str(source), "-o", compiled])
+        library = str(Path(folder, "kernels.so"))
+        _run([*compiler, "-shared", *objects, str(openmp), "-o", library])
+        return ctypes.CDLL(library)  # its file may go now
 
 
 def _run(command: list[str]) -> None:
@@ -54,14 +56,13 @@ def _has_avx2() -> bool:
     return torch.backends.cpu.get_cpu_capability().startswith("AVX")
 
 
-def _openmp() -> Path | None:
+def _openmp() -> Path:
     """The OpenMP that torch computes with. A second one would have threads of its own, which get
-    into the way of the first one's."""
-    try:
-        mapped = Path("/proc/self/maps").read_text()
-    except OSError:  # not Linux
-        return None
+    into the way of the first one's. OSError where none is found, or the system is not Linux."""
+    mapped = Path("/proc/self/maps").read_text()
     found = re.findall(r"(/.*/(?:libgomp|libiomp5|libomp)[^/]*\.so[^/\n]*)$", mapped, re.MULTILINE)
     own = str(Path(torch.__file__).parent)
     paths = sorted(set(found), key=lambda path: not path.startswith(own))
-    return Path(paths[0]) if paths else None
+    if not paths:
+        raise OSError("torch computes without OpenMP")
+    return Path(paths[0])

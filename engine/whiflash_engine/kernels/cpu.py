@@ -1,7 +1,6 @@
 """The kernels of a processor: products, attention and what is between, for few rows in float32.
 
-Each is what its C file says. A row comes out the same, to the bit, in passes of all widths: so
-drafting changes no logit of the target.
+Each is what its C file says. A row comes out the same, to the bit, whatever else is in the pass.
 """
 
 from __future__ import annotations
@@ -28,7 +27,10 @@ _ARGUMENTS: Final = {
 
 
 class Kernels:
-    """Arguments are checked as far as C would read what is not there; `takes` says the rest."""
+    """Sizes of a head are what 16 divides, all others what 8 divides, but for a product's.
+
+    ValueError for what C would read wrongly.
+    """
 
     def __init__(self, library: ctypes.CDLL) -> None:
         for name, arguments in _ARGUMENTS.items():
@@ -63,8 +65,11 @@ class Kernels:
         """As `layers.attention`: q (n, heads, width); keys, values (1, kv_heads, length, width),
         length at least n."""
         (n, heads, width), (_, kv_heads, length, _) = q.shape, keys.shape
+        _require(q, (n, heads, width), 16)
         for kept in (keys, values):
             _require(kept, (1, kv_heads, length, width))
+        if length < n or heads % kv_heads:
+            raise ValueError(f"{n} rows, {length} keys, {heads} heads of {kv_heads} do not fit")
         if keys.stride() != values.stride() or keys.stride()[2:] != (width, 1):
             keys, values = keys.contiguous(), values.contiguous()
         if q.stride()[1:] != (width, 1):
@@ -81,14 +86,18 @@ class Kernels:
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """x: (..., size), weight: (size,)."""
         size = weight.shape[0]
-        _require(x, (*x.shape[:-1], size))
-        x, y = x.contiguous(), torch.empty_like(x, memory_format=torch.contiguous_format)
+        _require(weight, (size,))
+        _require(x, (*x.shape[:-1], size), 8)
+        weight, x = weight.contiguous(), x.contiguous()
+        y = torch.empty_like(x)
         self._rms_norm(x.data_ptr(), weight.data_ptr(), y.data_ptr(), x.numel() // size, size, eps)
         return y
 
     def swiglu(self, gate_up: Tensor) -> Tensor:
         """(n, 2 * inner), gate first -> (n, inner)."""
-        (n, both), gate_up = gate_up.shape, gate_up.contiguous()
+        n, both = gate_up.shape
+        _require(gate_up, (n, both), 16)
+        gate_up = gate_up.contiguous()
         y = gate_up.new_empty(n, both // 2)
         self._swiglu(gate_up.data_ptr(), y.data_ptr(), n, both // 2, torch.get_num_threads())
         return y
@@ -96,6 +105,7 @@ class Kernels:
     def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """x: (n, heads, width); cos, sin: (n, 1, width). -> (n, heads, width)."""
         n, heads, width = x.shape
+        _require(x, (n, heads, width), 16)
         for table in (cos, sin):
             _require(table, (n, 1, width))
         if x.stride()[1:] != (width, 1):
@@ -108,8 +118,9 @@ class Kernels:
         return y
 
 
-def _require(x: Tensor, shape: tuple[int, ...]) -> None:
-    if x.dtype != torch.float32 or x.shape != shape:
+def _require(x: Tensor, shape: tuple[int, ...], divisor: int = 1) -> None:
+    """divisor: of the last size."""
+    if x.dtype != torch.float32 or x.shape != shape or shape[-1] % divisor:
         raise ValueError(f"{x.dtype} {tuple(x.shape)} is not float32 {shape}")
 
 

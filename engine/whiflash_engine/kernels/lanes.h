@@ -38,8 +38,8 @@ static inline lanes exponential(lanes x)
 {
     const lanes zero = {0};
     const float magic = 12582912.0f; /* 1.5 * 2^23: adding it rounds to whole numbers */
-    ints normal = x > zero - 87.0f;
-    x = choose(x < zero + 88.0f, x, zero + 88.0f);
+    ints tiny = x <= zero - 87.0f; /* not so what is no number: that stays none */
+    x = choose(x > zero + 88.0f, zero + 88.0f, x);
     lanes n = x * 1.44269504f + magic - magic;
     lanes r = x - n * 0.693359375f + n * 2.12194440e-4f;
     lanes p = 1.0f / 5040 * r + 1.0f / 720;
@@ -50,5 +50,5 @@ static inline lanes exponential(lanes x)
     p = p * r + 1.0f;
     p = p * r + 1.0f;
     ints power = (__builtin_convertvector(n, ints) + 127) << 23;
-    return choose(normal, p * (lanes)power, zero);
+    return choose(tiny, zero, p * (lanes)power);
 }

@@ -96,11 +96,14 @@ class HFTarget:
         n = len(tokens)
         ids = torch.tensor([list(tokens)], dtype=torch.long, device=self._device)
         # A long prompt wants one row of logits, not thousands; 0 would mean all of them.
-        keep = {"logits_to_keep": max(rows, 1)} if self._can_keep else {}
+        given: dict[str, object] = {"logits_to_keep": max(rows, 1)} if self._can_keep else {}
+        if self._has_states:  # some of these count their positions from 0 in every pass
+            places = torch.arange(cache.held, cache.held + n, device=self._device)
+            given["position_ids"] = places[None]
         final: list[Tensor] = []
         leaving: list[Tensor] = []
         # What enters the output projection is the final hidden state, in every architecture.
-        head = self._head.register_forward_pre_hook(lambda _, given: final.append(given[0]))
+        head = self._head.register_forward_pre_hook(lambda _, entering: final.append(entering[0]))
         last = self._last.register_forward_hook(lambda *call: leaving.append(_stream(call[-1])))
         with head, last:
             out = self._model(
@@ -108,7 +111,7 @@ class HFTarget:
                 past_key_values=cache.inner,
                 use_cache=True,
                 output_hidden_states=bool(self._taps),
-                **keep,
+                **given,
             )
         hidden_rows, logits = final[-1][0], out.logits[0]
         # The library tells the last boundary too, but after the norm.
@@ -133,21 +136,20 @@ class HFTarget:
         soon as they are given several tokens: then they do not know what came before."""
         ids = [self._config.vocab_size * i // 16 for i in range(16)]
         before, after = ids[:8], ids[8:]
-        cache = self.new_cache(len(ids))
+        cache, name = self.new_cache(len(ids)), type(self._model).__name__
         for tokens in (before, ids[:2]):
             self.forward(tokens, cache, rows=0)
         cache.crop(len(before))
-
-        def hidden(tokens: Sequence[int], past: TargetCache) -> Tensor:
-            return self.forward(tokens, past, rows=len(after)).hidden.float()
-
-        found = hidden(after, cache)
-        whole = hidden(ids, self.new_cache(len(ids)))
-        alone = hidden(after, self.new_cache(len(after)))
-        lost = ((found - whole).norm(dim=-1) / (alone - whole).norm(dim=-1)).median()
-        why = "forgets what came before when rejected drafts are taken back"
-        kept = cache.length == len(ids) and not float(lost) > _ROUNDED
-        require(kept, "model", type(self._model).__name__, why)
+        found = self.forward(after, cache, rows=len(after)).hidden.float()
+        require(cache.length == len(ids), "model", name, "keeps a state of its own")
+        if self._has_states:
+            whole, alone = (
+                self.forward(tokens, self.new_cache(16), rows=len(after)).hidden.float()
+                for tokens in (ids, after)
+            )
+            lost = ((found - whole).norm(dim=-1) / (alone - whole).norm(dim=-1)).median()
+            why = "forgets what came before when rejected drafts are taken back"
+            require(not float(lost) > _ROUNDED, "model", name, why)
 
 
 def _last_layer(model: PreTrainedModel, count: int) -> nn.Module:

@@ -15,8 +15,8 @@ class HFCache:
     back, and the model's own mask hides what lies outside of it.
     """
 
-    def __init__(self) -> None:
-        self.inner = DynamicCache()
+    def __init__(self, inner: DynamicCache | None = None) -> None:
+        self.inner = inner or DynamicCache()
 
     def passes(self, tokens: Sequence[int], rows: int) -> Iterator[tuple[Sequence[int], int]]:
         """What to run through `inner` for a forward of `tokens`, one after the other, and how
@@ -26,6 +26,11 @@ class HFCache:
     @property
     def length(self) -> int:
         return int(self.inner.get_seq_length())
+
+    @property
+    def held(self) -> int:
+        """How many positions `inner` holds."""
+        return self.length
 
     @property
     def nbytes(self) -> int:

@@ -8,18 +8,15 @@ takes hardly longer.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from torch import Tensor
 from transformers import DynamicCache, PretrainedConfig
-from transformers.cache_utils import (
-    DynamicLayer,
-    DynamicSlidingWindowLayer,
-    LinearAttentionCacheLayerMixin,
-)
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from whiflash_engine.target.hf_cache import HFCache
+from whiflash_engine.target.hf_past import is_state
 
 # So many tokens run again in a pass of their own, so that a copy stands behind them.
 _OWED: Final = 16
@@ -46,17 +43,17 @@ class StateCache(HFCache):
     """
 
     def __init__(self, config: PretrainedConfig) -> None:
-        self.inner = DynamicCache(config=config)
+        super().__init__(DynamicCache(config=config))
         layers = self.inner.layers
         for i, layer in enumerate(layers):
             # A window that forgets cannot be rolled back either.
-            if isinstance(layer, DynamicSlidingWindowLayer) and not _goes_forward(layer):
+            if isinstance(layer, DynamicSlidingWindowLayer):
                 layers[i] = DynamicLayer()
-        self._forward = [i for i, layer in enumerate(layers) if _goes_forward(layer)]
+        self._forward = [i for i, layer in enumerate(layers) if is_state(layer)]
         self._tokens: list[int] = []
         # How many of the tokens `inner` holds; it may hold anything while a pass is under way.
         self._held = 0
-        self._under_way = False
+        self._under_way = self._in_prompt = False
         self._start = self._copied(of_prompt=False)
         self._copies: list[_Copy] = []
 
@@ -70,7 +67,12 @@ class StateCache(HFCache):
         states = sum(_nbytes(vars(self.inner.layers[i])) for i in self._forward)
         return super().nbytes + (1 + len(self._copies)) * states
 
+    @property
+    def held(self) -> int:
+        return self._held
+
     def crop(self, length: int) -> None:
+        self._in_prompt = self._in_prompt and length >= self.length
         del self._tokens[length:]
         if self._held > length or self._under_way:
             self._go_back()
@@ -86,14 +88,26 @@ class StateCache(HFCache):
         if cut > 0:
             yield due[:cut], max(0, rows - len(due) + cut)
             self._held += cut
-        if not self._copies or self._copies[-1].length != self._held:
-            turns = [copy for copy in self._copies if copy.of_prompt][-_TURNS:]
-            self._copies = [*turns, self._copied(of_prompt=is_prompt and cut > 0)]
+        self._keep(is_prompt)
         last = due[max(cut, 0) :]
         yield last, min(rows, len(last))
         self._held += len(last)
         self._tokens += tokens
-        self._under_way = False
+        self._under_way, self._in_prompt = False, is_prompt
+
+    def _keep(self, is_prompt: bool) -> None:
+        """A copy of what is held takes the place of the last pass's, or of this prompt's last
+        part's: a long one comes in parts."""
+        copies = self._copies
+        if copies and copies[-1].length == self._held:
+            new = replace(copies[-1], of_prompt=is_prompt or copies[-1].of_prompt)
+            del copies[-1]
+        else:
+            new = self._copied(of_prompt=is_prompt)
+        turns = [copy for copy in copies if copy.of_prompt]
+        if is_prompt and self._in_prompt:
+            del turns[-1:]
+        self._copies = [*turns[-_TURNS:], new]
 
     def _copied(self, *, of_prompt: bool) -> _Copy:
         states = {i: _clone(vars(self.inner.layers[i])) for i in self._forward}
@@ -107,10 +121,6 @@ class StateCache(HFCache):
             vars(self.inner.layers[i]).update(_clone(states))
         super().crop(copy.length)
         self._held, self._under_way = copy.length, False
-
-
-def _goes_forward(layer: object) -> bool:
-    return isinstance(layer, LinearAttentionCacheLayerMixin)
 
 
 def _clone(attributes: Mapping[str, object]) -> dict[str, object]:
