@@ -371,6 +371,10 @@ def test_the_command_logs_fits_and_goes_on(
     known = {name: len(Rounds.read(tmp_path / name).split()[0].prompt) for name in ("run", "more")}
     learned = re.search(r"prefixes (\d+)", capsys.readouterr().out.split("prompts 16")[1])
     assert learned and max(known.values()) < int(learned[1]) <= sum(known.values())
+    both = [*command, "--seed", "2", "--run-dir", str(tmp_path / "most")]
+    assert main([*both, *(f"--earlier={tmp_path / name}" for name in known)]) == 0
+    again = re.search(r"prefixes (\d+)", capsys.readouterr().out.split("prompts 16")[1])
+    assert again and int(again[1]) > int(learned[1])
     for options, said in (
         (["--tokens", "0"], "tokens=0"),
         (["--earlier", str(tmp_path / "none")], "settings.json"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -40,7 +40,7 @@ class RouterRun:
     max_prompt: int
     epochs: int
     seed: int
-    earlier: Path | None = None
+    earlier: Sequence[Path] = ()
 
     def __post_init__(self) -> None:
         for name in ("tokens", "max_prompt"):
@@ -50,7 +50,7 @@ class RouterRun:
 def train_router(run: RouterRun, report: Report) -> None:
     """Rounds that are in the run's folder already are not made again."""
     options = RouterOptions(epochs=run.epochs, seed=run.seed)
-    earlier = None if run.earlier is None else EarlierRounds.read(run.earlier)
+    earlier = [EarlierRounds.read(folder) for folder in run.earlier]
     rows = list(from_folder(run.data))
     if run.ids is not None:
         rows = named(rows, run.ids)
@@ -78,8 +78,8 @@ def train_router(run: RouterRun, report: Report) -> None:
     makers = [partial(_drafted, engine, row, run) for row in prompts]
     log_rounds(makers, run.run, settings, report)
     rounds = Rounds.read(run.run)
-    if earlier is not None:
-        rounds = earlier.beside(rounds, [row.id for row in prompts])
+    for one in earlier:
+        rounds = one.beside(rounds, [row.id for row in prompts])
     odds = fit(rounds, options, run.output, report)
     seconds = {
         arm: costs.expected(arm, 1, longest + 1, 0)

@@ -154,7 +154,11 @@ def _router_parser(steps: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "--run-dir", type=Path, required=True, help="what was logged, to go on from"
     )
     parser.add_argument(
-        "--earlier", type=Path, help="--run-dir of an earlier run, to learn from too"
+        "--earlier",
+        type=Path,
+        action="append",
+        default=[],
+        help="--run-dir of an earlier run, to learn from too; once for each",
     )
     parser.add_argument("--per-kind", type=int, default=100, help="prompts of each kind")
     parser.add_argument("--tokens", type=int, default=96, help="new tokens a prompt")

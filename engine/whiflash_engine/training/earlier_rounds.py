@@ -29,8 +29,9 @@ class EarlierRounds:
         return EarlierRounds(folder, Rounds.read(folder), settings.texts("prompts") or ())
 
     def beside(self, own: Rounds, prompts: Sequence[str]) -> Rounds:
-        """These and a new run's own, whose prompts have these ids, by number. What is held out
-        there is not learned from here either, and nothing else is held out."""
+        """These and a new run's own (with those of other earlier runs, if there are), whose prompts
+        have these ids, by number. What is held out there is not learned from here either, and
+        nothing else is held out."""
         if self.rounds.features.shape[1] != own.features.shape[1]:
             raise CheckpointError(self.folder, "holds prefixes of a model of another size")
         unseen = set(prompts[::HELD_OUT])
