@@ -19,16 +19,22 @@ class SteppedTarget(ToyTarget):
 
     def __init__(self, step: float) -> None:
         super().__init__(8)
-        self.step, self.now = step, 0.0
+        self.step, self.now, self.stalls = step, 0.0, (0, 0)
 
     def forward(self, tokens: Sequence[int], cache: TargetCache, *, rows: int) -> TargetOutput:
-        self.now += self.step * math.ceil(len(tokens) / 6)
+        width, stalled = self.stalls
+        stalled *= len(tokens) == width
+        self.now += self.step * (math.ceil(len(tokens) / 6) + stalled)
         return super().forward(tokens, cache, rows=rows)
 
 
-def passes(step: float, monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Expected seconds of a plain round, by width from 1 on, in steps."""
+def passes(
+    step: float, monkeypatch: pytest.MonkeyPatch, stalls: tuple[int, int] = (0, 0)
+) -> list[float]:
+    """Expected seconds of a plain round, by width from 1 on, in steps. stalls: a width, whose
+    passes take so many steps more."""
     target, costs = SteppedTarget(step), CostModel()
+    target.stalls = stalls
     monkeypatch.setattr("whiflash_engine.calibrate.perf_counter", lambda: target.now)
     calibrate(target, {"ar": ToyDrafter(target, seed=0, draft=3)}, costs)
     return [s / step for s in costs.expected("plain", 1, MAX_COPY + 1, 0)]
@@ -42,3 +48,7 @@ def test_a_slow_target_is_measured_where_it_must_be(monkeypatch: pytest.MonkeyPa
     seconds = passes(2.0, monkeypatch)
     assert seconds[0] == seconds[3] == 1 and seconds[12] == 3, "plain and the whole drafts"
     assert seconds[6] == pytest.approx(1 + 2 * 3 / 9), "what lies between is a straight line"
+
+
+def test_no_pass_costs_more_than_one_over_more_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert passes(0.004, monkeypatch, (3, 5)) == pytest.approx([1] * 6 + [2] * 6 + [3])
