@@ -9,10 +9,9 @@
    a row comes out the same to the bit in passes of all widths. */
 
 #include <omp.h>
-#include <stdint.h>
-#include <string.h>
 
-typedef float lanes __attribute__((vector_size(32)));
+#include "lanes.h"
+
 typedef uint32_t words __attribute__((vector_size(32)));
 
 enum {

@@ -29,11 +29,12 @@ _TURNS: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class _Copy:
-    """States behind the first `length` positions, by layer; of a prompt, or of the last pass."""
+    """States behind the first `length` positions, of each layer that has some; of a prompt, or of
+    the last pass."""
 
     length: int
     of_prompt: bool
-    states: Mapping[int, Mapping[str, object]]
+    states: Sequence[object]
 
 
 class StateCache(HFCache):
@@ -64,7 +65,7 @@ class StateCache(HFCache):
     @property
     def nbytes(self) -> int:
         """The keys and values, and the states as often as there are copies of them."""
-        states = sum(_nbytes(vars(self.inner.layers[i])) for i in self._forward)
+        states = sum(_nbytes(_states(self.inner.layers[i])) for i in self._forward)
         return super().nbytes + (1 + len(self._copies)) * states
 
     @property
@@ -110,35 +111,34 @@ class StateCache(HFCache):
         self._copies = [*turns[-_TURNS:], new]
 
     def _copied(self, *, of_prompt: bool) -> _Copy:
-        states = {i: _clone(vars(self.inner.layers[i])) for i in self._forward}
+        states = [_clone(_states(self.inner.layers[i])) for i in self._forward]
         return _Copy(self._held, of_prompt, states)
 
     def _go_back(self) -> None:
         """To the last copy that lies within the tokens."""
         self._copies = [copy for copy in self._copies if copy.length <= self.length]
         copy = self._copies[-1] if self._copies else self._start
-        for i, states in copy.states.items():
-            vars(self.inner.layers[i]).update(_clone(states))
+        for i, states in zip(self._forward, copy.states, strict=True):
+            restored = _clone(states)
+            assert isinstance(restored, dict)
+            vars(self.inner.layers[i]).update(restored)
         super().crop(copy.length)
         self._held, self._under_way = copy.length, False
 
 
-def _clone(attributes: Mapping[str, object]) -> dict[str, object]:
-    """All that a layer knows but its keys and values; tensors copied, as they change in place."""
-    return {
-        name: _clone_value(value)
-        for name, value in attributes.items()
-        if name not in ("keys", "values")
-    }
+def _states(layer: object) -> dict[str, object]:
+    """All that a layer knows but its keys and values."""
+    return {name: value for name, value in vars(layer).items() if name not in ("keys", "values")}
 
 
-def _clone_value(value: object) -> object:
-    if isinstance(value, dict):
-        return {key: _clone_value(part) for key, part in value.items()}
+def _clone(value: object) -> object:
+    """Tensors are copied, as they change in place, and so are the dicts that hold them."""
+    if isinstance(value, Mapping):
+        return {key: _clone(part) for key, part in value.items()}
     return value.clone() if isinstance(value, Tensor) else value
 
 
 def _nbytes(value: object) -> int:
     if isinstance(value, Mapping):
-        return sum(_nbytes(part) for name, part in value.items() if name not in ("keys", "values"))
+        return sum(map(_nbytes, value.values()))
     return value.nbytes if isinstance(value, Tensor) else 0
