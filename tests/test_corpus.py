@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 from collections.abc import Mapping
@@ -19,8 +20,9 @@ from whiflash_engine.errors import CheckpointError, ConfigError
 from whiflash_engine.training.chat import HubTokenizer
 from whiflash_engine.training.corpus import Corpus
 from whiflash_engine.training.corpus_options import CorpusOptions
-from whiflash_engine.training.corpus_prompts import short_enough
+from whiflash_engine.training.corpus_prompts import corpus_prompts, kept_prompts, short_enough
 from whiflash_engine.training.corpus_writer import write_corpus
+from whiflash_engine.training.drafter_parts import make_batch
 from whiflash_engine.training.generate import BatchGenerator, Job
 from whiflash_engine.training.llama import load_llama
 from whiflash_engine.training.rows import KINDS, PromptRow
@@ -122,6 +124,47 @@ def test_half_of_the_json_rows_are_decoded_under_their_schema(tmp_path: Path) ->
     assert manifest["counts"]["dev"].get("grammar_rows", 0) + manifest["counts"]["train"].get(
         "grammar_rows", 0
     ) == len(told)
+
+
+def test_without_features_the_target_has_them_again(tmp_path: Path) -> None:
+    options = corpus_options(tmp_path)
+    write_corpus(options, silent)
+    bare = replace(options, output=tmp_path / "bare", features=False)
+    write_corpus(bare, silent)
+    assert rows_of(bare.output) == rows_of(options.output)
+    assert not list(bare.output.rglob("*.npy")) and list(options.output.rglob("*.npy"))
+    with pytest.raises(CheckpointError, match=r"made otherwise is here .features."):
+        write_corpus(replace(bare, features=True), silent)
+    target = load_llama(options.model, torch.float32)
+    kept, computed = Corpus(options.output, "train"), Corpus(bare.output, "train")
+    batches = [
+        make_batch(corpus, corpus.samples[:5], torch.float32, target) for corpus in (kept, computed)
+    ]
+    for row, end in enumerate(batches[0].positions):
+        for name in ("taps", "last"):
+            one, other = (getattr(batch, name)[row, :end] for batch in batches)
+            torch.testing.assert_close(one, other, atol=2e-3, rtol=2e-3)  # kept in float16
+    assert torch.equal(batches[0].ids, batches[1].ids)
+
+
+def test_prompts_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = corpus_options(tmp_path)
+    tokenizer = HubTokenizer(options.model)
+    made = corpus_prompts(options, "train", options.mix, options.rows, tokenizer)
+    assert kept_prompts(options.output / "train") == []
+    write_corpus(replace(options, part=(0, 2)), silent)
+    assert kept_prompts(options.output / "train") == made
+    monkeypatch.setattr("whiflash_engine.training.corpus_writer.corpus_prompts", None)
+    write_corpus(replace(options, part=(1, 2)), silent)
+    assert (options.output / "manifest.json").exists()
+    path = options.output / "dev" / "prompts.jsonl.gz"
+    with gzip.open(path, "at") as stream:
+        stream.write('{"id": 3}\n')
+    with pytest.raises(CheckpointError, match=r"prompts.jsonl.gz:\d+: not a prompt"):
+        kept_prompts(path.parent)
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(CheckpointError, match="unreadable"):
+        kept_prompts(path.parent)
 
 
 @pytest.mark.parametrize("replies", [2, 3])

@@ -110,7 +110,7 @@ def test_training_time_test_equals_a_chain_run_step_by_step(
     material: Material, tmp_path: Path
 ) -> None:
     trainee = Eagle3Trainee(eagle_options(tmp_path), material)
-    batch = make_batch(material.train, material.samples[:2], torch.float32)
+    batch = make_batch(material.train, material.samples[:2], torch.float32, material.target)
     rows, valid = training_rows(batch, 3)
     states = trainee.states(batch, rows)
     for sample, column in ((0, 0), (0, 7), (1, 3)):
@@ -130,7 +130,7 @@ def test_training_time_test_equals_a_chain_run_step_by_step(
 
 def test_a_block_sees_nothing_at_or_after_its_anchor(material: Material, tmp_path: Path) -> None:
     trainee = DFlashTrainee(dflash_options(tmp_path), material)
-    batch = make_batch(material.train, material.samples[:2], torch.float32)
+    batch = make_batch(material.train, material.samples[:2], torch.float32, material.target)
     anchors = torch.tensor([[10, 15], [9, 12]])
     real = torch.ones_like(anchors, dtype=torch.bool)
     before, _, _ = trainee.blocks(batch, anchors, real)
@@ -145,7 +145,7 @@ def test_a_block_sees_nothing_at_or_after_its_anchor(material: Material, tmp_pat
 
 def test_a_block_is_bidirectional_and_alone(material: Material, tmp_path: Path) -> None:
     trainee = DFlashTrainee(dflash_options(tmp_path), material)
-    batch = make_batch(material.train, material.samples[:1], torch.float32)
+    batch = make_batch(material.train, material.samples[:1], torch.float32, material.target)
     rows = torch.randn(1, 2, 4, 32)
     anchors = torch.tensor([[10, 12]])
     before = trainee.drafter(batch.taps, rows, anchors)
@@ -157,10 +157,10 @@ def test_a_block_is_bidirectional_and_alone(material: Material, tmp_path: Path) 
 
 def test_one_block_equals_many_blocks_at_once(material: Material, tmp_path: Path) -> None:
     trainee = DFlashTrainee(dflash_options(tmp_path), material)
-    batch = make_batch(material.train, material.samples[:3], torch.float32)
+    batch = make_batch(material.train, material.samples[:3], torch.float32, material.target)
     anchors, real = draw_anchors(batch, 6, torch.Generator().manual_seed(1))
     together, _, _ = trainee.blocks(batch, anchors, real)
-    alone = make_batch(material.train, material.samples[1:2], torch.float32)
+    alone = make_batch(material.train, material.samples[1:2], torch.float32, material.target)
     single, _, _ = trainee.blocks(alone, anchors[1:2, 2:3], real[1:2, 2:3])
     torch.testing.assert_close(together[1, 2], single[0, 0], atol=1e-5, rtol=1e-4)
 
@@ -235,7 +235,7 @@ def grammatical(material: Material, forced: tuple[int, ...], overruled: tuple[in
     samples = [
         replace(sample, forced=forced, overruled=overruled) for sample in material.samples[:2]
     ]
-    return make_batch(material.train, samples, torch.float32)
+    return make_batch(material.train, samples, torch.float32, material.target)
 
 
 def test_where_a_grammar_overruled_the_target_the_written_token_is_the_teacher(
@@ -328,7 +328,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(
 
 
 def test_the_vocabulary_of_a_batch_is_open_to_its_own_tokens(material: Material) -> None:
-    batch = make_batch(material.train, material.samples[:3], torch.float32)
+    batch = make_batch(material.train, material.samples[:3], torch.float32, material.target)
     head, words = material.words(batch)
     assert set(words.tolist()) == set(material.vocab.ids.tolist()) | set(
         batch.ids.flatten().tolist()

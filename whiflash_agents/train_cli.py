@@ -51,6 +51,7 @@ def _adapter_parser(steps: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--opening", type=float, default=1.0, help="weight of the first two tokens of a reply"
     )
+    _device_option(parser)
     parser.set_defaults(run=train_steps.adapter)
 
 
@@ -103,6 +104,12 @@ def _corpus_parser(steps: argparse._SubParsersAction[argparse.ArgumentParser]) -
         help="write every N-th chunk from the I-th on; run N single-threaded processes",
     )  # fmt: skip
     parser.add_argument("--slots", type=int, default=48, help="responses generated at once")
+    parser.add_argument("--chunk", type=int, default=384, help="responses written at once")
+    parser.add_argument(
+        "--no-features", dest="features", action="store_false",
+        help="do not keep the target's features: whoever trains on it computes them again",
+    )  # fmt: skip
+    _device_option(parser)
     parser.set_defaults(run=train_steps.corpus)
 
 
@@ -135,6 +142,7 @@ def _drafter_parser(
         help="learn the target's distribution, or the token that followed",
     )  # fmt: skip
     parser.add_argument("--float32", action="store_true", help="compute in float32")
+    _device_option(parser)
     if name == "dflash":
         parser.add_argument("--layers", type=int, default=3)
         parser.add_argument("--anchors", type=int, default=64, help="blocks of a response")
@@ -174,6 +182,10 @@ def _common(parser: argparse.ArgumentParser, model: str) -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder of the result")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, help="CPU threads; default: what torch picks")
+
+
+def _device_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="cpu", help='"cpu", "cuda" or "cuda:N"; default: cpu')
 
 
 def _shares(text: str) -> tuple[float, ...]:

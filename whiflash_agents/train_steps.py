@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -32,7 +33,8 @@ def adapter(args: argparse.Namespace) -> int:
         mix=MIXES[args.mix], start=args.start, learning_rate=args.learning_rate,
         opening=args.opening,
     )  # fmt: skip
-    train_adapter(options, _show())
+    with _device(args):
+        train_adapter(options, _show())
     return 0
 
 
@@ -74,22 +76,26 @@ def corpus(args: argparse.Namespace) -> int:
         dev_rows=args.dev_rows, max_new=args.max_new, slots=args.slots, seed=args.seed,
         taps=args.taps, composed_tools=args.composed, max_prompt=args.max_prompt, part=args.part,
         replies=args.replies, shares=dict(zip(KINDS, args.shares, strict=True)),
+        features=args.features, chunk=args.chunk,
     )  # fmt: skip
-    write_corpus(options, _show(), _tool_grammar)
+    with _device(args):
+        write_corpus(options, _show(), _tool_grammar)
     return 0
 
 
 def eagle3(args: argparse.Namespace) -> int:
     from whiflash_engine.training.eagle3 import Eagle3Options, train_eagle3
 
-    train_eagle3(_drafter_options(Eagle3Options, args), _show())
+    with _device(args):
+        train_eagle3(_drafter_options(Eagle3Options, args), _show())
     return 0
 
 
 def dflash(args: argparse.Namespace) -> int:
     from whiflash_engine.training.dflash import DFlashOptions, train_dflash
 
-    train_dflash(_drafter_options(DFlashOptions, args), _show())
+    with _device(args):
+        train_dflash(_drafter_options(DFlashOptions, args), _show())
     return 0
 
 
@@ -119,6 +125,13 @@ def _prepare(args: argparse.Namespace) -> Path:
 
     _set_threads(args.threads)
     return resolve_model(args.model, report=print).path
+
+
+def _device(args: argparse.Namespace) -> AbstractContextManager[object]:
+    """Where the training's tensors are made; the CPU unless another is asked for."""
+    from whiflash_engine.devices import choose_device
+
+    return choose_device(args.device)
 
 
 def _set_threads(threads: int | None) -> None:

@@ -2,8 +2,9 @@
 
 A corpus folder holds `manifest.json` (`plan.json` until it is complete) and numbered shards in
 `train/` and `dev/`:
-`rows-000.jsonl` (one response a line) and `features-000.npy` (float16 [positions, taps+1, H]);
-beside them `prompts.ids`, what was asked or will be.
+`rows-000.jsonl` (one response a line) and, unless the corpus was made without them,
+`features-000.npy` (float16 [positions, taps+1, H]); beside them `prompts.ids` and
+`prompts.jsonl.gz`, what was asked or will be.
 """
 
 from __future__ import annotations
@@ -54,15 +55,18 @@ class Corpus:
         # of a corpus that is still being written, the chunks that are there can be used
         self.manifest = Fields.read(plan if plan.exists() else manifest)
         self.target = self.manifest.text("target")
+        self.with_features = self.manifest.flag("features", True)
         self.samples: list[Sample] = []
         self._features: list[np.ndarray] = []
         for shard, path in enumerate(sorted(self.folder.glob("rows-*.jsonl"))):
+            self.samples += _read_samples(path, shard)
+            if not self.with_features:
+                continue
             features = path.with_name(path.name.replace("rows-", "features-")).with_suffix(".npy")
             try:
                 self._features.append(np.load(features, mmap_mode="r", allow_pickle=False))
             except (OSError, ValueError) as error:
                 raise CheckpointError(features, f"unreadable features: {error}") from error
-            self.samples += _read_samples(path, shard)
             end = self.samples[-1].offset + self.samples[-1].positions
             if end != len(self._features[shard]):
                 raise CheckpointError(
@@ -88,7 +92,8 @@ class Corpus:
             )
 
     def features(self, sample: Sample) -> Tensor:
-        """float16 [positions, taps+1, H]; the last slice is the normed last hidden state."""
+        """float16 [positions, taps+1, H]; the last slice is the normed last hidden state.
+        Only of a corpus `with_features`."""
         rows = self._features[sample.shard][sample.offset : sample.offset + sample.positions]
         return torch.from_numpy(np.array(rows))
 

@@ -37,6 +37,9 @@ class CorpusOptions:
     """Of the replies that are not greedy: half of them, where a prompt has only one."""
     taps: tuple[int, ...] | None = None
     """Boundary indices of the features; None spreads five, see `default_taps`."""
+    features: bool = True
+    """Keep what the target felt at the taps: 7 KB a position, saves its second pass over the
+    text. On a GPU that pass is cheaper than the disk."""
     slots: int = 48
     chunk: int = 384
     """Replies written at once, features and all."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
-from whiflash_engine.errors import ConfigError
+from whiflash_engine.errors import CheckpointError, ConfigError
 from whiflash_engine.sampling import uniform
 from whiflash_engine.training import composed
 from whiflash_engine.training.adapter_data import LessonBuilder
@@ -17,8 +19,10 @@ from whiflash_engine.training.generate import Job
 from whiflash_engine.training.gold import tool_name, words
 from whiflash_engine.training.grammars import PromptGrammars
 from whiflash_engine.training.mixes import AdapterMix
+from whiflash_engine.training.model_files import writing
 from whiflash_engine.training.rows import KINDS, Json, PromptRow, load_by_ids
 
+_KEPT = "prompts.jsonl.gz"
 _PATIENCE = 50
 """Prompts composed for each one that is wanted: some are too long."""
 KEPT_FOR_DEMONSTRATION = ("Tokyo",)
@@ -66,6 +70,36 @@ def corpus_prompts(
     extra = _composed(options, split, tokenizer, round(count * share * options.composed_tools))
     prompts = _picked(rows, extra, tokenizer, options, count)
     rng.shuffle(prompts)
+    return prompts
+
+
+def keep_prompts(folder: Path, prompts: Sequence[Prompt]) -> None:
+    """Write a split's prompts, so that other parts and a second start need not make them again;
+    and their ids alone, so that others can leave these out."""
+    with writing(folder / "prompts.ids") as place:
+        place.write_text("".join(f"{prompt.id}\n" for prompt in prompts), encoding="utf-8")
+    with writing(folder / _KEPT) as place, gzip.open(place, "wt", encoding="utf-8") as stream:
+        for prompt in prompts:
+            stream.write(json.dumps(asdict(prompt)) + "\n")
+
+
+def kept_prompts(folder: Path) -> list[Prompt]:
+    """Those of `keep_prompts`; none where there are none. CheckpointError, naming the line."""
+    path = folder / _KEPT
+    if not path.exists():
+        return []
+    prompts: list[Prompt] = []
+    try:
+        lines = gzip.decompress(path.read_bytes()).decode().splitlines()
+    except (OSError, EOFError, ValueError) as error:
+        raise CheckpointError(path, f"unreadable: {error}") from error
+    for number, line in enumerate(lines, start=1):
+        try:
+            value = json.loads(line)
+            tuples = {name: tuple(value[name]) for name in ("ids", "tools")}
+            prompts.append(Prompt(**{**value, **tuples}))
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{path}:{number}", f"not a prompt: {error}") from error
     return prompts
 
 

@@ -20,7 +20,12 @@ from whiflash_engine.checkpoints.fields import Fields
 from whiflash_engine.errors import CheckpointError, ConfigError
 from whiflash_engine.training.chat import HubTokenizer
 from whiflash_engine.training.corpus_options import CorpusOptions, default_taps, require_taps
-from whiflash_engine.training.corpus_prompts import Prompt, corpus_prompts
+from whiflash_engine.training.corpus_prompts import (
+    Prompt,
+    corpus_prompts,
+    keep_prompts,
+    kept_prompts,
+)
 from whiflash_engine.training.generate import Answer, BatchGenerator
 from whiflash_engine.training.grammars import PromptGrammars, ToolGrammar
 from whiflash_engine.training.llama import Llama, load_llama, trainable_config
@@ -46,6 +51,8 @@ def write_corpus(
     tokenizer = HubTokenizer(options.model, options.template)
     splits = _prompts(options, tokenizer)
     write_json(plan, manifest)
+    for split, prompts in splits.items():
+        keep_prompts(options.output / split, prompts)
     model = load_llama(options.model)
     grammars = PromptGrammars(tokenizer, model.config.vocab_size, tool_grammar)
     for split, prompts in splits.items():
@@ -66,7 +73,9 @@ def _prompts(options: CorpusOptions, tokenizer: HubTokenizer) -> dict[str, list[
     splits: dict[str, list[Prompt]] = {}
     for split, mix, name in (("dev", options.dev_mix, "dev_rows"), ("train", options.mix, "rows")):
         count = getattr(options, name)
-        splits[split] = corpus_prompts(options, split, mix, count, tokenizer)
+        splits[split] = kept_prompts(options.output / split) or corpus_prompts(
+            options, split, mix, count, tokenizer
+        )
         if not splits[split]:
             why = f"too few for the shares, or no prompt of {mix} has max_prompt tokens at most"
             raise ConfigError(name, count, f"{why} ({options.max_prompt})")
@@ -97,11 +106,10 @@ def _write_split(
 ) -> None:  # fmt: skip
     """This part's chunks of a split."""
     folder = options.output / split
-    with writing(folder / "prompts.ids") as place:  # so that others can leave these out
-        place.write_text("".join(f"{prompt.id}\n" for prompt in prompts), encoding="utf-8")
     generator = BatchGenerator(
         model, slots=options.slots, length=options.max_prompt + options.max_new,
-        stop_ids=frozenset({tokenizer.stop_id}), seed=options.seed, taps=options.taps or (),
+        stop_ids=frozenset({tokenizer.stop_id}), seed=options.seed,
+        taps=(options.taps or ()) if options.features else (),
     )  # fmt: skip
     starts = range(0, len(prompts), options.chunk_prompts)
     for chunk, start in enumerate(starts):
@@ -130,10 +138,11 @@ def _count(folder: Path) -> dict[str, int]:
 
 def _write_chunk(lines: Path, answers: Sequence[tuple[Prompt, Answer]]) -> None:
     """Features first: a rows file vouches for the features beside it."""
-    features = [a.features.numpy() for _, a in answers if a.features is not None]
+    features = [a.features.cpu().numpy() for _, a in answers if a.features is not None]
     target = lines.with_name(lines.name.replace("rows-", "features-")).with_suffix(".npy")
-    with writing(target) as place, place.open("wb") as stream:
-        np.save(stream, np.concatenate(features), allow_pickle=False)
+    if features:
+        with writing(target) as place, place.open("wb") as stream:
+            np.save(stream, np.concatenate(features), allow_pickle=False)
     with writing(lines) as place, place.open("w", encoding="utf-8") as text:
         for prompt, answer in answers:
             row = {

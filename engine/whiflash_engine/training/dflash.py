@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from whiflash_engine.config import require
 from whiflash_engine.training.dflash_model import DFlash, warm_start
-from whiflash_engine.training.drafter_parts import Batch, drafter_batches, make_batch
+from whiflash_engine.training.drafter_parts import Batch, drafter_batches
 from whiflash_engine.training.drafter_run import (
     DrafterOptions,
     Material,
@@ -90,8 +90,8 @@ class DFlashTrainee:
 
     def loss(self, step: int) -> tuple[Tensor, int]:
         options = self.options
-        batch = make_batch(self.material.train, self.batches[step], self.material.dtype)
-        generator = torch.Generator().manual_seed(options.seed * 1_000_003 + step)
+        batch = self.material.batch(self.material.train, self.batches[step])
+        generator = torch.Generator(batch.ids.device).manual_seed(options.seed * 1_000_003 + step)
         anchors, real = draw_anchors(batch, options.anchors, generator)
         drawn = torch.rand(anchors.shape, generator=generator) < options.clamp
         known = forced_rows(batch, anchors, options.block) & drawn[:, :, None]
@@ -129,7 +129,7 @@ class DFlashTrainee:
         hits: list[tuple[str, Tensor]] = []
         for start in range(0, len(self.material.held_out), 4):
             samples = self.material.held_out[start : start + 4]
-            batch = make_batch(self.material.dev, samples, self.material.dtype)
+            batch = self.material.batch(self.material.dev, samples)
             anchors, real = every_anchor(batch)
             states, places, valid = self.blocks(batch, anchors, real)
             head, words = self.material.words(batch)

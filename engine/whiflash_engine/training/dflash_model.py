@@ -137,7 +137,7 @@ def warm_start(
     """Start from the target: its layers, an fc that passes the last tap through, that tap's
     input norm as hidden_norm. The target has no q and k norms; theirs start at the typical
     size of its q and k on `ids` [B,T], so that attention begins as sharp as the target's."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(seed)
     _, inputs = target.states(ids, taps=tuple(sorted(set(layers))))
     entering = dict(zip(sorted(set(layers)), inputs, strict=True))
     for layer, index in zip(drafter.layers, layers, strict=True):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from whiflash_engine.training.batching import epoch_batches
 from whiflash_engine.training.corpus import Corpus, Sample
+from whiflash_engine.training.llama import Llama
 
 
 class Linear(nn.Linear):
@@ -71,15 +72,21 @@ class Batch:
     """Per row the indices of response tokens where a grammar overruled the target."""
 
 
-def make_batch(corpus: Corpus, samples: Sequence[Sample], dtype: torch.dtype) -> Batch:
-    width = max(sample.positions for sample in samples)
-    pieces = [corpus.features(sample) for sample in samples]
-    _, count, hidden = pieces[0].shape
-    stacked = torch.zeros(len(samples), width, count, hidden, dtype=dtype)
-    ids = torch.zeros(len(samples), width + 1, dtype=torch.long)
-    for row, (sample, piece) in enumerate(zip(samples, pieces, strict=True)):
-        stacked[row, : len(piece)] = piece.to(dtype)
-        ids[row, : sample.positions + 1] = torch.tensor(sample.prompt + sample.response)
+def make_batch(
+    corpus: Corpus, samples: Sequence[Sample], dtype: torch.dtype, target: Llama
+) -> Batch:
+    """With the features that the corpus holds, or else those that the target has now."""
+    width = max(sample.positions for sample in samples) + 1
+    padded = [
+        (*sample.prompt, *sample.response, *[0] * (width - sample.positions - 1))
+        for sample in samples
+    ]
+    ids = torch.tensor(padded)
+    stacked = (
+        _stored(corpus, samples, dtype)
+        if corpus.with_features
+        else _computed(target, ids[:, :-1], corpus.taps, dtype)
+    )
     return Batch(
         ids=ids,
         taps=stacked[:, :, :-1],
@@ -89,6 +96,22 @@ def make_batch(corpus: Corpus, samples: Sequence[Sample], dtype: torch.dtype) ->
         forced=tuple(sample.forced for sample in samples),
         overruled=tuple(sample.overruled for sample in samples),
     )
+
+
+def _stored(corpus: Corpus, samples: Sequence[Sample], dtype: torch.dtype) -> Tensor:
+    """[B,T,taps+1,H], zeros behind a row's positions."""
+    pieces = [corpus.features(sample) for sample in samples]
+    stacked = torch.zeros(len(pieces), max(map(len, pieces)), *pieces[0].shape[1:], dtype=dtype)
+    for row, piece in enumerate(pieces):
+        stacked[row, : len(piece)] = piece.to(dtype)
+    return stacked
+
+
+@torch.no_grad()
+def _computed(target: Llama, ids: Tensor, taps: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """The same of ids [B,T]; behind a row's positions stands what nothing looks at."""
+    last, kept = target.states(ids, taps)
+    return torch.stack([*kept, last], dim=2).to(dtype)
 
 
 def split_heads(x: Tensor, head_dim: int) -> Tensor:

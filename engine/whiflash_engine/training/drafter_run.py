@@ -17,7 +17,7 @@ from whiflash_engine.devices import choose_dtype
 from whiflash_engine.errors import CheckpointError
 from whiflash_engine.training.chat import HubTokenizer
 from whiflash_engine.training.corpus import Corpus, Sample
-from whiflash_engine.training.drafter_parts import Batch, DrafterShape
+from whiflash_engine.training.drafter_parts import Batch, DrafterShape, make_batch
 from whiflash_engine.training.llama import Llama, load_llama
 from whiflash_engine.training.loop import LoopOptions
 from whiflash_engine.training.model_files import fingerprint
@@ -47,7 +47,7 @@ class DrafterOptions:
     """What a draft is compared with: the target's distribution, or the token that followed."""
     seed: int = 0
     float32: bool = False
-    """Compute in float32 also where the CPU is fast at bfloat16."""
+    """Compute in float32 also where the device is fast at bfloat16."""
     checkpoint_seconds: float = 180.0
     evaluate_seconds: float = 300.0
 
@@ -60,7 +60,7 @@ class DrafterOptions:
 
     @property
     def dtype(self) -> torch.dtype:
-        return torch.float32 if self.float32 else choose_dtype(None, torch.device("cpu"))
+        return torch.float32 if self.float32 else choose_dtype(None, torch.get_default_device())
 
     def loop(self, steps: int) -> LoopOptions:
         return LoopOptions(
@@ -94,6 +94,9 @@ class Material:
     def held_out(self) -> list[Sample]:
         """Greedy responses only: there the target's choice is the text itself."""
         return [s for s in self.dev.samples if s.temperature == 0 and len(s.response) >= 3]
+
+    def batch(self, corpus: Corpus, samples: Sequence[Sample]) -> Batch:
+        return make_batch(corpus, samples, self.dtype, self.target)
 
     def words(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The vocabulary for one batch: the draft vocabulary, and behind it the other tokens of

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from whiflash_engine.errors import ConfigError
 from whiflash_engine.training.corpus import Sample
-from whiflash_engine.training.drafter_parts import Batch, drafter_batches, make_batch
+from whiflash_engine.training.drafter_parts import Batch, drafter_batches
 from whiflash_engine.training.drafter_run import (
     DrafterOptions,
     Material,
@@ -71,7 +71,7 @@ class Eagle3Trainee:
         return self._optimisers
 
     def loss(self, step: int) -> tuple[Tensor, int]:
-        batch = make_batch(self.material.train, self.batches[step], self.material.dtype)
+        batch = self.material.batch(self.material.train, self.batches[step])
         rows, valid = training_rows(batch, self.options.steps)
         states = self.states(batch, rows)
         head, words = self.material.words(batch)
@@ -103,7 +103,7 @@ class Eagle3Trainee:
         hits: list[tuple[str, Tensor]] = []
         for start in range(0, len(self.material.held_out), 4):
             samples: Sequence[Sample] = self.material.held_out[start : start + 4]
-            batch = make_batch(self.material.dev, samples, self.material.dtype)
+            batch = self.material.batch(self.material.dev, samples)
             rows, valid = training_rows(batch, self.options.steps)
             head, words = self.material.words(batch)
             sayable = self.material.sayable(batch.ids)
@@ -173,7 +173,10 @@ def teacher_table(
     under the grammar the target would give it nearly all; hard: so it has everywhere.
     head, words: of `Material.words`.
     """
-    pieces, offsets, overruled, total = [], [], [], 0
+    pieces: list[Tensor] = []
+    offsets: list[int] = []
+    overruled: list[tuple[int, int, int]] = []
+    total = 0
     for row, (start, end) in enumerate(zip(batch.starts, batch.positions, strict=True)):
         pieces.append(batch.last[row, start:end])
         offsets.append(total - start)
@@ -182,8 +185,9 @@ def teacher_table(
         overruled += [(total + i - 1, start + i, row) for i in decided if i > 0]
         total += end - start
     table = teacher_probabilities(torch.cat(pieces), head)
-    for place, position, row in overruled:
-        table[place] = (words == batch.ids[row, position]).to(table.dtype)
+    if overruled:
+        places, positions, rows = torch.tensor(overruled).unbind(1)
+        table[places] = (words == batch.ids[rows, positions][:, None]).to(table.dtype)
     return table, torch.tensor(offsets)
 
 

@@ -144,7 +144,7 @@ def _attend(q: Tensor, keys: Keys, kv_heads: int) -> Tensor:
 def warm_start(head: Eagle3, target: Llama, *, layer: int, seed: int) -> None:
     """Start from the target: its layer `layer` on the feature half, small noise on the
     embedding half, and an fc that passes the last tap through."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(seed)
     hidden = head.shape.hidden_size
     source = target.layers[layer]
     assert isinstance(source, nn.Module)

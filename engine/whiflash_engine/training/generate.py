@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from whiflash_engine.constraint import Constraint
-from whiflash_engine.sampling import draw, uniform
+from whiflash_engine.sampling import uniform
 from whiflash_engine.training.llama import DecoderLayer, Llama, rope_table
 
 
@@ -76,13 +76,18 @@ class BatchGenerator:
         self.grammars: list[_Grammar | None] = [None] * slots
 
     @torch.inference_mode()
-    def run(self, jobs: Sequence[Job], *, refill: int = 8) -> Iterator[Answer]:
-        """Yield answers as they finish. Jobs of similar length should stand together."""
+    def run(self, jobs: Sequence[Job], *, refill: int | None = None) -> Iterator[Answer]:
+        """Yield answers as they finish. Jobs of similar length should stand together.
+
+        refill: admit new ones when so many slots are free; None waits for a sixth of them.
+        """
         waiting = list(jobs)[::-1]
+        refill = max(self.slots // 6, 1) if refill is None else refill
+        most = max(self.slots // 3, 1)
         while waiting or any(job is not None for job in self.jobs):
             free = [slot for slot, job in enumerate(self.jobs) if job is None]
             if waiting and len(free) >= min(refill, len(waiting), self.slots):
-                count = _whole_prompts(waiting, min(len(free), len(waiting), 16))
+                count = _whole_prompts(waiting, min(len(free), len(waiting), most))
                 self._admit(free[:count], [waiting.pop() for _ in range(count)])
             else:
                 self._step()
@@ -167,17 +172,23 @@ class BatchGenerator:
         return len(job.prompt) + len(self.out[slot]) - 1 if job is not None else 0
 
     def _choose(self, slots: list[int], logits: Tensor) -> None:
-        best = logits.argmax(-1).tolist()
-        for row, slot in enumerate(slots):
-            job, grammar = self.jobs[slot], self.grammars[slot]
-            assert job is not None
-            token, scores = best[row], logits[row].float()
-            if grammar is not None:
-                scores = grammar.mask(scores, token)
-                token = int(scores.argmax())
-            if job.temperature > 0:
-                number = uniform(self.seed, len(self.out[slot]), job.key)
-                token = draw(torch.softmax(scores / job.temperature, -1), number)
+        jobs = [job for slot in slots if (job := self.jobs[slot]) is not None]
+        grammars = [self.grammars[slot] for slot in slots]
+        best, scores = logits.argmax(-1).tolist(), logits.float()
+        bound = [row for row, grammar in enumerate(grammars) if grammar is not None]
+        if bound:
+            allowed = [g.allowed(best[row]) for row, g in enumerate(grammars) if g is not None]
+            mask = torch.stack(allowed).to(scores.device)
+            scores[bound] = scores[bound].masked_fill(~mask, float("-inf"))
+            best = scores.argmax(-1).tolist()
+        warm = [row for row, job in enumerate(jobs) if job.temperature > 0]
+        if warm:
+            heat = torch.tensor([jobs[row].temperature for row in warm])
+            numbers = [uniform(self.seed, len(self.out[slots[r]]), jobs[r].key) for r in warm]
+            drawn = _draw(torch.softmax(scores[warm] / heat[:, None], -1), numbers)
+            for row, token in zip(warm, drawn, strict=True):
+                best[row] = token
+        for slot, grammar, token in zip(slots, grammars, best, strict=True):
             if grammar is not None:
                 grammar.constraint.commit([token])
             self.out[slot].append(token)
@@ -214,12 +225,21 @@ class _Grammar:
         self.forced: list[int] = []
         self.overruled: list[int] = []
 
-    def mask(self, scores: Tensor, best: int) -> Tensor:
-        """(V,) scores with forbidden tokens at -inf; `best` is their argmax."""
-        _, rows = self.constraint.masks(())
-        allowed = rows[0]
-        if int(allowed.sum()) == 1:
-            self.forced.append(self.constraint.length)
-        if not allowed[best]:
-            self.overruled.append(self.constraint.length)
-        return scores.masked_fill(~allowed, float("-inf"))
+    def allowed(self, best: int) -> Tensor:
+        """bool (V,) on the CPU: what may come next; `best` is what the model would like to."""
+        with torch.device("cpu"):
+            _, rows = self.constraint.masks(())
+            allowed = rows[0]
+            if int(allowed.sum()) == 1:
+                self.forced.append(self.constraint.length)
+            if not allowed[best]:
+                self.overruled.append(self.constraint.length)
+        return allowed
+
+
+def _draw(weights: Tensor, numbers: Sequence[float]) -> list[int]:
+    """Inverse CDF of every row: (n,V) weights and n numbers in [0,1) -> n indices; `draw` of
+    `sampling`, for many at once."""
+    cdf = weights.cumsum(dim=1, dtype=torch.float64)
+    edges = torch.tensor(numbers, dtype=torch.float64)[:, None] * cdf[:, -1:]
+    return [int(i) for i in torch.searchsorted(cdf, edges, right=True)[:, 0].tolist()]

@@ -180,11 +180,12 @@ class Llama(nn.Module):
 def load_llama(folder: Path, dtype: torch.dtype | None = None) -> Llama:
     """Read a model folder (config.json, *.safetensors) into a frozen `Llama`.
 
-    dtype: None takes what the CPU is fast at.
+    It stands on the current device (`with torch.device(...)`), as all that training makes.
+    dtype: None takes what that is fast at.
     """
-    cpu = torch.device("cpu")
+    device = torch.get_default_device()
     config = trainable_config(folder)
-    weights = load_weights(folder, dtype or choose_dtype(None, cpu), cpu)
+    weights = load_weights(folder, dtype or choose_dtype(None, device), device)
     with torch.device("meta"):
         model = Llama(config)
     bare = {name.removeprefix("model."): weight for name, weight in weights.items()}

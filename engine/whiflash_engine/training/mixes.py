@@ -137,6 +137,18 @@ PLAIN_TALK = AdapterMix(
 )  # fmt: skip
 """The eleventh round: questions without tools are answered, not refused for want of one."""
 
+WHOLE = AdapterMix(
+    gold={
+        "bfcl": 4000, "seal_tools": 1300, "snips": 833, "acebench": 900, "toolalpaca": 190,
+        "api_bank": 400, "sgd": 300, "tooltalk": 100,
+    },
+    irrelevant=700, mismatched=700, word_problems=400, sums=60, dates=200, searches=150,
+    documentation=100, thoughtful=0.25, plain=400, reasoned=400, documented=250, documents=150,
+    catalogues=400, doubted=900, max_prompt=1000, max_tokens=1100, max_tools=8,
+    max_tool_chars=3200,
+)  # fmt: skip
+"""The twelfth round: all that the data has, for a GPU."""
+
 MINIATURE = AdapterMix(
     gold={"bfcl": 60, "seal_tools": 25, "snips": 25}, irrelevant=15, word_problems=10, sums=5,
     dates=5, searches=5, documentation=5, plain=10, reasoned=4, documents=4, catalogues=2,
@@ -156,5 +168,6 @@ MIXES = {
     "documented": DOCUMENTED,
     "grouped": GROUPED,
     "plain_talk": PLAIN_TALK,
+    "whole": WHOLE,
     "miniature": MINIATURE,
 }

@@ -79,7 +79,7 @@ class OwnReplies:
             jobs.sort(key=lambda job: len(job.prompt))
             length = max((len(job.prompt) for job in jobs), default=0) + max_new
             generator = BatchGenerator(
-                self.model, slots=32, length=length, seed=self.seed,
+                self.model, slots=96, length=length, seed=self.seed,
                 stop_ids=frozenset({self.tokenizer.stop_id}),
             )  # fmt: skip
             replies = {
