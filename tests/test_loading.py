@@ -381,9 +381,21 @@ def test_bfloat16_is_for_processors_that_compute_in_it(monkeypatch: pytest.Monke
 
 def test_precision() -> None:
     assert choose_dtype("float32", CPU) == torch.float32
-    assert choose_dtype(None, torch.device("cuda")) == torch.bfloat16
     with pytest.raises(ConfigError, match="dtype='int8'"):
         choose_dtype("int8", CPU)
+
+
+@pytest.mark.parametrize(("capability", "able"), [((9, 0), True), ((8, 0), True), ((7, 5), False)])
+def test_bfloat16_is_for_gpus_that_compute_in_it(
+    capability: tuple[int, int], able: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    gpu = torch.device("cuda")
+    assert choose_dtype(None, gpu) == (torch.bfloat16 if able else torch.float32)
+    assert choose_dtype("float32", gpu) == torch.float32
+    if not able:
+        with pytest.raises(ConfigError, match="dtype='bfloat16'"):
+            choose_dtype("bfloat16", gpu)
 
 
 # ---------------------------------------------------------------- text files of the model

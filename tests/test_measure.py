@@ -355,8 +355,9 @@ def test_the_table_fits_a_terminal() -> None:
         "to_plain_by_kind": kinds, "to_plain_interval_by_kind": {},
     }  # fmt: skip
     result: Speed = {
-        "dtype": "float32", "threads": 2, "prompts": 4, "tokens": 64, "width_8_to_1": 1.5,
-        "plain_to_transformers": 2.5, "width_seconds": {}, "methods": {},
+        "dtype": "float32", "device": "NVIDIA H100 80GB HBM3", "threads": 16, "prompts": 4,
+        "tokens": 64, "width_8_to_1": 1.5, "plain_to_transformers": 2.5, "width_seconds": {},
+        "methods": {},
     }  # fmt: skip
     result["methods"] = {"transformers": bare} | dict.fromkeys(COMPARISONS["routers"], method)
     console = Console(width=80, color_system=None)

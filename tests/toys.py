@@ -292,8 +292,9 @@ def _random(
 
 
 def tiny_target(
-    taps: tuple[int, ...] = (1, 2, 3), seed: int = 0, dtype: torch.dtype = torch.float32
-) -> NativeTarget:
+    taps: tuple[int, ...] = (1, 2, 3), seed: int = 0, dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> NativeTarget:  # fmt: skip
     c = TINY
     q, kv = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
     shapes: dict[str, tuple[int, ...]] = {
@@ -316,7 +317,7 @@ def tiny_target(
     weights = _random(shapes, seed, dtype)
     table = weights["model.embed_tokens.weight"]
     weights["model.embed_tokens.weight"] = (3.0 * table).bfloat16().to(dtype)
-    return NativeTarget(c, weights, taps)
+    return NativeTarget(c, {name: w.to(device) for name, w in weights.items()}, taps)
 
 
 def tiny_eagle3_parts(
@@ -335,7 +336,8 @@ def tiny_eagle3_parts(
 
 
 def tiny_eagle3(target: NativeTarget, depth: int = 4) -> Eagle3Drafter:
-    return Eagle3Drafter(*tiny_eagle3_parts(target), target, depth)
+    config, weights = tiny_eagle3_parts(target)
+    return Eagle3Drafter(config, _beside(target, weights), target, depth)
 
 
 def tiny_dflash_parts(
@@ -353,7 +355,12 @@ def tiny_dflash_parts(
 
 
 def tiny_dflash(target: NativeTarget) -> DFlashDrafter:
-    return DFlashDrafter(*tiny_dflash_parts(target), target)
+    config, weights = tiny_dflash_parts(target)
+    return DFlashDrafter(config, _beside(target, weights), target)
+
+
+def _beside(target: NativeTarget, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: weight.to(target.device) for name, weight in weights.items()}
 
 
 def tiny_drafters(target: NativeTarget) -> dict[ArmName, Drafter]:

@@ -16,7 +16,6 @@ def add_bench_parsers(
     """Add the two subcommands."""
     bench = subparsers.add_parser("bench", help="measure speed against transformers' generate")
     add_prompt_options(bench, per_kind=4, tokens=64)
-    bench.add_argument("--dtype", choices=("bfloat16", "float32"), help="default: what is fast")
     bench.add_argument(
         "--compare", choices=("routers", "ablation", "dial"), default="routers",
         help="arms and routers, what each part of the router buys, or its balance dial",
@@ -27,7 +26,8 @@ def add_bench_parsers(
     bench.add_argument("--plots", type=Path, help="folder to draw the result in, as SVG and PNG")
     bench.set_defaults(run=_bench)
     lossless = subparsers.add_parser(
-        "lossless", help="compare every arm with plain decoding, token for token, in float32"
+        "lossless",
+        help="compare every arm with plain decoding, token for token; --dtype: float32 unless told",
     )
     add_prompt_options(lossless, per_kind=25, tokens=64)
     lossless.set_defaults(run=_lossless)
@@ -50,7 +50,7 @@ def _bench(args: argparse.Namespace) -> int:
     from whiflash_agents.measure.table import table
     from whiflash_engine.checkpoints.resolve import resolve_model
 
-    engine = load_engine(args, dtype=args.dtype)
+    engine = load_engine(args)
     folder = resolve_model(args.model, report=say).path
     ways = COMPARISONS[args.compare]
     prompts, oracle = balanced(rows, args.per_kind), args.compare == "routers"

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from whiflash_agents.model_options import load_engine, say
+from whiflash_agents.model_options import add_device_options, load_engine, say
 from whiflash_agents.prompt_options import add_prompt_options, chosen_rows
 from whiflash_engine.config import require
 
@@ -23,6 +23,7 @@ def add_evaluate_parser(subparsers: argparse._SubParsersAction[argparse.Argument
     calls.add_argument(
         "--model", action="append", help="may be repeated; default: smollm2-135m and default"
     )
+    add_device_options(calls)
     calls.add_argument("--data", type=Path, required=True, help="folder with dev/ and dev_refs/")
     calls.add_argument("--per-group", type=int, default=100, help="rows a group at most")
     calls.add_argument("--tokens", type=int, default=128, help="new tokens a row")
@@ -61,7 +62,7 @@ def _calls(args: argparse.Namespace) -> int:
     for name in names:  # one that is not there should not cost the figures of those before it
         resolve_model(name, report=say)
     for name in names:
-        engine = Engine.load(name, report=say)
+        engine = Engine.load(name, device=args.device, dtype=args.dtype, report=say)
         scores[name] = measure_calls(
             engine, args.data, per_group=args.per_group, tokens=args.tokens,
             max_prompt=args.max_prompt, template=template, report=say,

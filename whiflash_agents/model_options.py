@@ -1,4 +1,4 @@
-"""Options of the commands that load a model: which one, which drafters."""
+"""Options of the commands that load a model: which one, which drafters, where it runs."""
 
 from __future__ import annotations
 
@@ -21,6 +21,14 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     """What `load_engine` goes by."""
     parser.add_argument("--model", help="folder, GGUF file or hub id; default: the embedded model")
     add_drafter_options(parser)
+    add_device_options(parser)
+
+
+def add_device_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--device", help='"cpu", "cuda" or "cuda:N"; default: a GPU if there is one'
+    )
+    parser.add_argument("--dtype", help='"bfloat16" or "float32"; default: what is fast there')
 
 
 def add_drafter_options(parser: argparse.ArgumentParser) -> None:
@@ -35,9 +43,10 @@ def load_engine(
     dtype: str | None = None,
     report: Callable[[str], None] = say,
 ) -> Engine:
+    """dtype: where the command's user says nothing of it."""
     from whiflash_engine.engine import Engine  # torch: only when a model is really used
 
     return Engine.load(
         args.model, ar_drafter=args.ar_drafter, diffusion_drafter=args.diffusion_drafter,
-        router=router, dtype=dtype, report=report,
+        router=router, device=args.device, dtype=args.dtype or dtype, report=report,
     )  # fmt: skip

@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from statistics import median
 from time import perf_counter
 
+import torch
+
 from whiflash_engine.config import ArmName, SamplingConfig
+from whiflash_engine.devices import wait_for
 from whiflash_engine.drafters.base import Drafter
 from whiflash_engine.features import FeatureLog
 from whiflash_engine.router.costs import CostModel
@@ -41,9 +44,9 @@ def calibrate(target: Target, drafters: Mapping[ArmName, Drafter], costs: CostMo
         for width in sorted(widths) * _REPEATS:
             if width in between and perf_counter() - begun > _SECONDS:
                 break
-            start = perf_counter()
+            start = _now(target.device)
             target.forward(tokens[:width], cache, rows=width)
-            spent.setdefault(width, []).append(perf_counter() - start)
+            spent.setdefault(width, []).append(_now(target.device) - start)
             cache.crop(context)
     least = float("inf")
     for width in sorted(spent, reverse=True):  # no pass costs more than one over more tokens
@@ -59,8 +62,13 @@ def calibrate(target: Target, drafters: Mapping[ArmName, Drafter], costs: CostMo
             drafting = []
             for _ in range(_REPEATS):
                 state.crop(context - 1)
-                start = perf_counter()
+                start = _now(target.device)
                 drafter.ingest(state, log, tokens)
                 drafter.propose(state, tokens, drafts, sampler)
-                drafting.append(perf_counter() - start)
+                drafting.append(_now(target.device) - start)
             costs.seed(name, drafts, median(drafting))
+
+
+def _now(device: torch.device) -> float:
+    wait_for(device)
+    return perf_counter()

@@ -9,6 +9,7 @@ from time import perf_counter, sleep
 from typing import Final
 
 from whiflash_engine.config import ArmName, SamplingConfig
+from whiflash_engine.devices import wait_for
 from whiflash_engine.drafters.base import Drafter, Proposal
 from whiflash_engine.events import Round, Seconds
 from whiflash_engine.judge import judge
@@ -130,10 +131,9 @@ class _Loop:
         state = sequence.drafts[arm]
         first = all(s.watermark <= sequence.kept for s in sequence.drafts.values())
         drafter.ingest(state, sequence.log, sequence.tokens)
-        if first:
-            clock.stop("prefill")
-        elif sequence.last_arm != arm:
-            clock.stop("catch_up")
+        if first or sequence.last_arm != arm:
+            wait_for(self._target.device)  # or the draft, which ends it, would bear its time
+            clock.stop("prefill" if first else "catch_up")
         proposal = drafter.propose(state, sequence.tokens, count, self._sampler, context.forced)
         clock.stop("draft")
         return proposal

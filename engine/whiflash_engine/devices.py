@@ -26,13 +26,33 @@ def choose_device(name: str | None) -> torch.device:
 
 
 def choose_dtype(name: str | None, device: torch.device) -> torch.dtype:
-    """None takes bfloat16 on a GPU and on CPUs that compute in it, float32 elsewhere."""
+    """None takes bfloat16 on GPUs and CPUs that compute in it, float32 elsewhere."""
+    on_gpu = device.type == "cuda"
     if name is None:
-        fast = device.type == "cuda" or _computes_in_bfloat16()
+        fast = _gpu_has_bfloat16(device) if on_gpu else _computes_in_bfloat16()
         return torch.bfloat16 if fast else torch.float32
     kinds = {"bfloat16": torch.bfloat16, "float32": torch.float32}
     require(name in kinds, "dtype", name, f"must be one of {', '.join(kinds)}")
+    able = name != "bfloat16" or not on_gpu or _gpu_has_bfloat16(device)
+    require(able, "dtype", name, "this GPU does not compute in it")
     return kinds[name]
+
+
+def wait_for(device: torch.device) -> None:
+    """Until all is done that was asked of it: a GPU is told what to do, and works on behind the
+    program's back. To be called before a clock is read."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def device_name(device: torch.device) -> str:
+    """For figures: "cpu", or what the GPU's maker calls it."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _gpu_has_bfloat16(device: torch.device) -> bool:
+    """From Ampere on; older ones are slow in it, and have no attention for it."""
+    return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def _computes_in_bfloat16() -> bool:

@@ -19,6 +19,8 @@ from whiflash_engine.kernels.cpu import Kernels, kernels
 
 # More rows than a round has, but for those of a grammar that forces many tokens; torch is as fast.
 _FEW: Final = 64
+# Rows of a mask begin where a GPU's attention wants them; else it copies the mask in every layer.
+_ALIGNED: Final = 16
 
 
 class RMSNorm:
@@ -157,8 +159,9 @@ class Sight:
             hidden = other > own if self.causal else torch.zeros_like(other > own)
             if self.window is not None:
                 hidden |= other <= own - self.window
-            mask = torch.zeros(rows, keys, dtype=like.dtype, device=like.device)
-            mask = mask.masked_fill_(hidden, -math.inf).repeat(group, 1)
+            room = -(-keys // _ALIGNED) * _ALIGNED if like.device.type == "cuda" else keys
+            mask = torch.zeros(group * rows, room, dtype=like.dtype, device=like.device)[:, :keys]
+            mask.view(group, rows, keys).masked_fill_(hidden, -math.inf)
             self._made = (rows, keys, group), mask
         return self._made[1]
 
@@ -180,8 +183,21 @@ def attention(q: Tensor, keys: Tensor, values: Tensor, sight: Sight) -> Tensor:
     group = heads // kv_heads
     grouped = q.transpose(0, 1).reshape(1, kv_heads, group * n, head_dim)
     mask = sight.mask(n, keys.shape[2], group, q)
-    out = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask)
+    if q.device.type == "cuda":
+        out = _attention_of_gpu(grouped, keys, values, mask)
+    else:
+        out = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask)
     return out.reshape(heads, n, head_dim).transpose(0, 1).reshape(n, heads * head_dim)
+
+
+def _attention_of_gpu(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    """By the same kernel with a mask and without, so that a row is rounded alike in passes of all
+    widths. Left to choose, torch may take cuDNN's, which plans anew for every number of keys."""
+    if mask is not None:
+        mask = mask.expand(1, q.shape[1], -1, -1)
+    kernel = torch.ops.aten._scaled_dot_product_efficient_attention
+    out: Tensor = kernel(q, keys, values, mask, False)[0]
+    return out
 
 
 def _own(x: Tensor, fits: bool) -> Kernels | None:

@@ -20,15 +20,15 @@ favour the tokens that q prefers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from whiflash_engine.drafters.base import Proposal
 from whiflash_engine.errors import NumericsError
-from whiflash_engine.sampling import Sampler, argmax, distribution, draw, penalise
+from whiflash_engine.sampling import Sampler, argmax, distribution, draw, peaks, penalise
 
 _NEEDS_BONUS = "the last row's draft token is allowed, so the logits after it are needed"
 
@@ -93,9 +93,9 @@ def entropy(logits: Tensor) -> float:
 
 def _best(scores: Tensor) -> list[int]:
     """The argmax of each row. NumericsError unless all of them are finite."""
-    best = argmax(scores)
+    best, values = peaks(scores)
     # That of a row is a NaN if there is one, else +inf if there is, and -inf if all are.
-    _require_finite(scores.gather(1, torch.tensor(best, device=scores.device)[:, None]))
+    _require_finite(values)
     return best
 
 
@@ -145,10 +145,10 @@ def _residual(p: Tensor, token: int, q: Tensor | None) -> Tensor:
 def _masked(score: Tensor, mask: Tensor) -> Tensor:
     """(1, V), with forbidden tokens at -inf. NumericsError if none is left."""
     score = score.masked_fill(~mask.to(score.device), float("-inf"))
-    _require_finite(score.amax())
+    _require_finite([float(score.amax())])
     return score
 
 
-def _require_finite(peaks: Tensor) -> None:
-    if not bool(torch.isfinite(peaks).all()):
+def _require_finite(values: Iterable[float]) -> None:
+    if not all(map(math.isfinite, values)):
         raise NumericsError("the target's logits are not finite, or no allowed token has one")

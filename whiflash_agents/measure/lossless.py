@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from whiflash_agents.measure.prompts import Prompt, balanced
 from whiflash_agents.measure.start import PromptStart
 from whiflash_engine.config import RouterConfig
+from whiflash_engine.devices import device_name
 from whiflash_engine.errors import ConstraintError
 from whiflash_engine.events import tokens_of
 
@@ -98,6 +99,7 @@ def prove(
         "prompts": len(prompts),
         "tokens": tokens,
         "dtype": str(engine.target.dtype).removeprefix("torch."),
+        "device": device_name(engine.target.device),
         "arms": {name: asdict(tally) for name, tally in tallies.items()},
         "explained": different,
     }
@@ -115,6 +117,7 @@ def _gap(start: PromptStart, plain: Sequence[int], routed: Sequence[int], gramma
         constraint = start.prompt.constraint(start.engine)
         constraint.close_by(start.sequence.end - len(start.ids))  # near the end masks are narrower
         constraint.commit(plain[:at])
-        logits = logits.masked_fill(~constraint.masks(())[1][0], float("-inf"))
+        mask = constraint.masks(())[1][0].to(logits.device)
+        logits = logits.masked_fill(~mask, float("-inf"))
     best = logits.max()
     return float(max(best - logits[plain[at]], best - logits[routed[at]]))

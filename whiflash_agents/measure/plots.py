@@ -59,7 +59,8 @@ def draw(speed: Speed, folder: Path, name: str) -> list[Path]:
     _lengths(panels[0][1], speed["methods"])
     _spans(panels[1][0], routed)
     _widths(panels[1][1], speed["width_seconds"])
-    figure.suptitle(f"{speed['prompts']} prompts, {speed['dtype']}, {speed['threads']} threads")
+    where = f"{speed['device']}, {speed['threads']} threads"
+    figure.suptitle(f"{speed['prompts']} prompts, {speed['dtype']}, {where}")
     return _save(figure, folder, name)
 
 

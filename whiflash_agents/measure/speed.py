@@ -24,6 +24,7 @@ from whiflash_agents.measure.peers import peers
 from whiflash_agents.measure.prompts import Prompt
 from whiflash_agents.measure.start import PromptStart
 from whiflash_agents.measure.ways import Way
+from whiflash_engine.devices import device_name, wait_for
 from whiflash_engine.events import Round
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class Speed(TypedDict):
     """What one run of the benchmark found, ready for JSON."""
 
     dtype: str
+    device: str
     threads: int
     prompts: int
     tokens: int
@@ -90,6 +92,7 @@ def measure(
     widths = _widths(engine)
     speed = Speed(
         dtype=str(engine.target.dtype).removeprefix("torch."),
+        device=device_name(engine.target.device),
         threads=torch.get_num_threads(),
         prompts=len(prompts),
         tokens=tokens,
@@ -113,8 +116,10 @@ def _widths(engine: Engine) -> dict[int, float]:
     spent: dict[int, list[float]] = {width: [] for width in _WIDTHS}
     for _ in range(_REPEATS):
         for width, seconds in spent.items():
+            wait_for(target.device)
             start = perf_counter()
             target.forward(ids[:width], cache, rows=width)
+            wait_for(target.device)
             seconds.append(perf_counter() - start)
             cache.crop(context)
     return {width: median(seconds) for width, seconds in spent.items()}

@@ -17,7 +17,7 @@ def table(speed: Speed) -> Table:
     Narrow enough for 80 columns, which is also the width of a log file.
     """
     title = f"{speed['prompts']} prompts, {speed['tokens']} tokens each, {speed['dtype']}"
-    title += f", {speed['threads']} threads"
+    title += f", {speed['device']}, {speed['threads']} threads"
     out = Table(title=title, title_justify="left", box=None, pad_edge=False)
     out.add_column("method")
     for name in ("tokens/s", "ratio", "AL", *KINDS):
