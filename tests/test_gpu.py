@@ -12,6 +12,12 @@ import torch
 
 from tests import toys
 from tests.fake_engine import byte_tokenizer
+from tests.fixed_toys import (
+    check_boundary,
+    check_drafters,
+    check_turns,
+    check_widths_and_crops,
+)
 from whiflash_agents.measure import lossless
 from whiflash_agents.measure.prompts import balanced, shipped
 from whiflash_engine.calibrate import calibrate
@@ -20,10 +26,12 @@ from whiflash_engine.devices import wait_for
 from whiflash_engine.drafters.base import Drafter
 from whiflash_engine.engine import Engine
 from whiflash_engine.features import FeatureLog
+from whiflash_engine.graphs import GraphCapture, graph_capture
 from whiflash_engine.layers import Sight, attention
 from whiflash_engine.router.costs import CostModel
 from whiflash_engine.sampling import Sampler, argmax, distribution, draw, peaks
 from whiflash_engine.target.base import Target
+from whiflash_engine.target.native import NativeTarget
 
 pytestmark = [
     pytest.mark.gpu,
@@ -41,9 +49,10 @@ SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}, "required":
 def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
     """Tiny random networks on the GPU, in float32."""
     monkeypatch.setattr(toys, "TINY", replace(toys.TINY, vocab_size=300))
-    target, tokenizer = toys.tiny_target(device=GPU), byte_tokenizer()
+    capture, tokenizer = graph_capture(GPU), byte_tokenizer()
+    target = toys.tiny_target(device=GPU, capture=capture)
     stops = (cast(int, tokenizer.eos_token_id),)
-    return Engine(target, toys.tiny_drafters(target), tokenizer, stop_token_ids=stops)
+    return Engine(target, toys.tiny_drafters(target, capture), tokenizer, stop_token_ids=stops)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 8, 70])
@@ -57,6 +66,30 @@ def test_attention_is_the_cpus(rows: int, sight: Sight) -> None:
         for device in ("cpu", GPU)
     )
     torch.testing.assert_close(there.cpu(), here, atol=1e-5, rtol=1e-4)
+
+
+def graphs_and_none(window: int | None, monkeypatch: pytest.MonkeyPatch) -> list[NativeTarget]:
+    monkeypatch.setattr(toys, "TINY", replace(toys.TINY, sliding_window=window))
+    return [toys.tiny_target(device=GPU, capture=capture) for capture in (graph_capture(GPU), None)]
+
+
+@pytest.mark.parametrize("window", [None, 20])
+def test_graphs_of_all_widths_and_crops(
+    window: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_widths_and_crops(*graphs_and_none(window, monkeypatch))
+
+
+def test_graphs_over_a_bucket_s_boundary(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_boundary(*graphs_and_none(None, monkeypatch))
+
+
+def test_graphs_of_sequences_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_turns(*graphs_and_none(None, monkeypatch))
+
+
+def test_graphs_of_drafters() -> None:
+    check_drafters(toys.tiny_target(device=GPU), GraphCapture(GPU))
 
 
 @pytest.mark.parametrize("options", [{"top_k": 40}, {"top_p": 0.9}, {"min_p": 0.1}, {}])
@@ -108,8 +141,9 @@ def test_threads_get_what_they_would_get_alone(engine: Engine) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_it_runs_and_knows_what_that_costs(dtype: torch.dtype) -> None:
-    target, costs = toys.tiny_target(dtype=dtype, device=GPU), CostModel()
-    drafters = toys.tiny_drafters(target)
+    capture, costs = graph_capture(GPU), CostModel()
+    target = toys.tiny_target(dtype=dtype, device=GPU, capture=capture)
+    drafters = toys.tiny_drafters(target, capture)
     calibrate(target, drafters, costs)
     plain = costs.expected("plain", 1, 5, 0)
     assert all(seconds > 0 for seconds in plain)
@@ -135,8 +169,10 @@ def drafts(target: Target, drafters: dict[ArmName, Drafter], ids: Sequence[int])
 
 
 def test_drafts_are_the_cpus() -> None:
-    targets = toys.tiny_target(), toys.tiny_target(device=GPU)
-    here, there = (drafts(t, toys.tiny_drafters(t), [*range(40)]) for t in targets)
+    target, capture = toys.tiny_target(), graph_capture(GPU)
+    here = drafts(target, toys.tiny_drafters(target), [*range(40)])
+    target = toys.tiny_target(device=GPU, capture=capture)
+    there = drafts(target, toys.tiny_drafters(target, capture), [*range(40)])
     assert here == there
 
 

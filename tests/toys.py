@@ -22,6 +22,7 @@ from whiflash_engine.drafters.dflash import DFlashDrafter
 from whiflash_engine.drafters.eagle3 import Eagle3Drafter
 from whiflash_engine.events import Round
 from whiflash_engine.features import FeatureLog
+from whiflash_engine.graphs import Capture
 from whiflash_engine.router.build import build_router
 from whiflash_engine.router.costs import CostModel
 from whiflash_engine.router.router import Router
@@ -293,7 +294,7 @@ def _random(
 
 def tiny_target(
     taps: tuple[int, ...] = (1, 2, 3), seed: int = 0, dtype: torch.dtype = torch.float32,
-    device: torch.device | str = "cpu",
+    device: torch.device | str = "cpu", capture: Capture | None = None,
 ) -> NativeTarget:  # fmt: skip
     c = TINY
     q, kv = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
@@ -317,7 +318,8 @@ def tiny_target(
     weights = _random(shapes, seed, dtype)
     table = weights["model.embed_tokens.weight"]
     weights["model.embed_tokens.weight"] = (3.0 * table).bfloat16().to(dtype)
-    return NativeTarget(c, {name: w.to(device) for name, w in weights.items()}, taps)
+    weights = {name: w.to(device) for name, w in weights.items()}
+    return NativeTarget(c, weights, taps, capture=capture)
 
 
 def tiny_eagle3_parts(
@@ -335,9 +337,11 @@ def tiny_eagle3_parts(
     return config, _random(eagle3_shapes(config)[0], seed, target.dtype)
 
 
-def tiny_eagle3(target: NativeTarget, depth: int = 4) -> Eagle3Drafter:
+def tiny_eagle3(
+    target: NativeTarget, depth: int = 4, capture: Capture | None = None
+) -> Eagle3Drafter:
     config, weights = tiny_eagle3_parts(target)
-    return Eagle3Drafter(config, _beside(target, weights), target, depth)
+    return Eagle3Drafter(config, _beside(target, weights), target, depth, capture=capture)
 
 
 def tiny_dflash_parts(
@@ -354,14 +358,17 @@ def tiny_dflash_parts(
     return config, _random(dflash_shapes(config)[0], seed, target.dtype)
 
 
-def tiny_dflash(target: NativeTarget) -> DFlashDrafter:
+def tiny_dflash(target: NativeTarget, capture: Capture | None = None) -> DFlashDrafter:
     config, weights = tiny_dflash_parts(target)
-    return DFlashDrafter(config, _beside(target, weights), target)
+    return DFlashDrafter(config, _beside(target, weights), target, capture=capture)
 
 
 def _beside(target: NativeTarget, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: weight.to(target.device) for name, weight in weights.items()}
 
 
-def tiny_drafters(target: NativeTarget) -> dict[ArmName, Drafter]:
-    return {"ar": tiny_eagle3(target), "diffusion": tiny_dflash(target)}
+def tiny_drafters(target: NativeTarget, capture: Capture | None = None) -> dict[ArmName, Drafter]:
+    return {
+        "ar": tiny_eagle3(target, capture=capture),
+        "diffusion": tiny_dflash(target, capture=capture),
+    }

@@ -26,7 +26,7 @@ class KVCache:
     ) -> None:
         shape = (layers, 2, kv_heads, capacity, head_dim)  # keys, values
         self._kv = torch.empty(shape, dtype=dtype, device=device)
-        self._length = self._written = 0
+        self._length = self._written = self._unchanged = 0
 
     @property
     def length(self) -> int:
@@ -35,6 +35,11 @@ class KVCache:
     @property
     def capacity(self) -> int:
         return self._kv.shape[3]
+
+    @property
+    def unchanged(self) -> int:
+        """Positions that have been as they are since the last `mark`."""
+        return self._unchanged
 
     @property
     def nbytes(self) -> int:
@@ -85,3 +90,13 @@ class KVCache:
     def crop(self, length: int) -> None:
         """Forget positions >= length."""
         self._length = min(self._length, length)
+        self._unchanged = min(self._unchanged, self._length)
+
+    def mark(self) -> None:
+        """From here on `unchanged` tells how much of what is held now stays."""
+        self._unchanged = self._length
+
+    def span(self, start: int, stop: int) -> Tensor:
+        """A view of these positions of all layers, (layers, 2, kv_heads, stop - start, head_dim),
+        also of such as are not written yet."""
+        return self._kv[:, :, :, start:stop]

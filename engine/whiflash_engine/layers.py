@@ -165,6 +165,16 @@ class Sight:
             self._made = (rows, keys, group), mask
         return self._made[1]
 
+    def mask_at(self, places: Tensor, keys: int, group: int, like: Tensor) -> Tensor:
+        """The same for rows at `places`, (n,) one after the other, which only the device knows;
+        none sees a key behind the last of them."""
+        own, other = places[:, None], torch.arange(keys, device=like.device)[None]
+        hidden = other > (own if self.causal else own[-1:]).expand_as(own)
+        if self.window is not None:
+            hidden |= other <= own - self.window
+        mask = torch.zeros(hidden.shape, dtype=like.dtype, device=like.device)
+        return mask.masked_fill_(hidden, -math.inf).repeat(group, 1)
+
 
 def attention(q: Tensor, keys: Tensor, values: Tensor, sight: Sight) -> Tensor:
     """Grouped-query attention of one sequence.
@@ -179,10 +189,17 @@ def attention(q: Tensor, keys: Tensor, values: Tensor, sight: Sight) -> Tensor:
     own = _own(q, head_dim % 16 == 0)
     if own is not None:
         return own.attention(q, keys, values, causal=sight.causal, window=sight.window)
+    return masked_attention(
+        q, keys, values, sight.mask(n, keys.shape[2], heads // keys.shape[1], q)
+    )
+
+
+def masked_attention(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    """`attention` where a mask says what is seen: (heads / kv_heads * n, length), as `Sight` has
+    it."""
+    n, heads, head_dim = q.shape
     kv_heads = keys.shape[1]
-    group = heads // kv_heads
-    grouped = q.transpose(0, 1).reshape(1, kv_heads, group * n, head_dim)
-    mask = sight.mask(n, keys.shape[2], group, q)
+    grouped = q.transpose(0, 1).reshape(1, kv_heads, heads // kv_heads * n, head_dim)
     if q.device.type == "cuda":
         out = _attention_of_gpu(grouped, keys, values, mask)
     else:

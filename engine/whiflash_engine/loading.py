@@ -28,6 +28,7 @@ from whiflash_engine.devices import choose_device, choose_dtype
 from whiflash_engine.drafters.base import Drafter
 from whiflash_engine.drafters.dflash import DFlashDrafter, checked_block
 from whiflash_engine.drafters.eagle3 import Eagle3Drafter, checked_depth
+from whiflash_engine.graphs import Capture, graph_capture
 from whiflash_engine.router.build import build_router
 from whiflash_engine.router.neural import Perceptron, RouterNet
 from whiflash_engine.target.base import Target
@@ -73,18 +74,23 @@ class LoadedDrafters:
                 checked_block(block, self.dflash[0])
 
     def build(
-        self, target: Target, *, depth: int | None = None, block: int | None = None
+        self,
+        target: Target,
+        *,
+        depth: int | None = None,
+        block: int | None = None,
+        capture: Capture | None = None,
     ) -> dict[ArmName, Drafter]:
         """depth: how many tokens EAGLE-3 drafts. block: rows of a DFlash block, the bonus
-        token's included. None leaves either as it usually is."""
+        token's included. None leaves either as it usually is. capture: of work of fixed shape."""
         drafters: dict[ArmName, Drafter] = {}
         if self.eagle3:
             drafters["ar"] = Eagle3Drafter(
-                self.eagle3[0], _cast(self.eagle3[1], target), target, depth
+                self.eagle3[0], _cast(self.eagle3[1], target), target, depth, capture=capture
             )
         if self.dflash:
             drafters["diffusion"] = DFlashDrafter(
-                self.dflash[0], _cast(self.dflash[1], target), target, block
+                self.dflash[0], _cast(self.dflash[1], target), target, block, capture=capture
             )
         return drafters
 
@@ -135,10 +141,18 @@ class TargetFiles:
             return TargetFiles(folder, model_config(fields), True)
         return TargetFiles(folder, causal_config(folder), False)
 
-    def load(self, taps: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Target:
+    def load(
+        self,
+        taps: tuple[int, ...],
+        dtype: torch.dtype,
+        device: torch.device,
+        capture: Capture | None = None,
+    ) -> Target:
+        """capture: of the native runner's passes of fixed shape."""
         if not self.is_native:
             return HFTarget(self.folder, taps=taps, dtype=dtype, device=device)
-        return NativeTarget(self.config, load_weights(self.folder, dtype, device), taps)
+        weights = load_weights(self.folder, dtype, device)
+        return NativeTarget(self.config, weights, taps, capture=capture)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,10 +201,12 @@ def load_parts(
     drafters.check(ar_depth, diffusion_block)
     tokenizer = load_tokenizer(folder.path)
     stops = tuple(stop_token_ids(folder.path, tokenizer))
-    target = files.load(drafters.taps, kind, place)
+    # what another runner's network does in between is not known to be fit for it
+    capture = graph_capture(place) if files.is_native else None
+    target = files.load(drafters.taps, kind, place, capture)
     return Parts(
         target,
-        drafters.build(target, depth=ar_depth, block=diffusion_block),
+        drafters.build(target, depth=ar_depth, block=diffusion_block, capture=capture),
         tokenizer,
         net,
         folder.name,

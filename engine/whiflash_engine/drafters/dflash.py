@@ -13,6 +13,8 @@ KV-only by construction: the k and v of all layers are one product.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -21,12 +23,15 @@ from whiflash_engine.cache import KVCache
 from whiflash_engine.checkpoints.dflash import DFlashConfig
 from whiflash_engine.config import require
 from whiflash_engine.drafters.base import Chooser, DraftState, Proposal, certain
-from whiflash_engine.drafters.rounded import draft_linear
+from whiflash_engine.drafters.dflash_block import DFlashBlock, run_block
 from whiflash_engine.drafters.taps import Taps, embedding
 from whiflash_engine.drafters.vocabulary import ContextWords, DraftHead
 from whiflash_engine.features import FeatureLog
-from whiflash_engine.layers import RMSNorm, Rope, Sight, attention, rotate, swiglu
+from whiflash_engine.graphs import Capture
+from whiflash_engine.layers import RMSNorm, Rope, Sight, attention, rotate
 from whiflash_engine.linear import Linear
+from whiflash_engine.stage import Stage
+from whiflash_engine.staged import StagedWork
 from whiflash_engine.target.base import Target
 
 
@@ -60,6 +65,7 @@ class DFlashDrafter:
     """Implements `Drafter`. weights: canonical names of `load_dflash`.
 
     block: rows of the block, bonus included; at most what the checkpoint was trained with.
+    capture: makes the block's pass cheaper to start; None runs it as it comes.
     """
 
     def __init__(
@@ -68,24 +74,30 @@ class DFlashDrafter:
         weights: Mapping[str, Tensor],
         target: Target,
         block: int | None = None,
+        *,
+        capture: Capture | None = None,
     ) -> None:
         size = config.block_size if block is None else checked_block(block, config)
         self.config = config
         self.max_draft = size - 1
         self._target = target
         self._taps = Taps(target, config.taps)
-        eps = config.rms_norm_eps
-        self._hidden_norm = RMSNorm(weights["hidden_norm.weight"], eps)
-        self._norm = RMSNorm(weights["norm.weight"], eps)
+        self._hidden_norm = RMSNorm(weights["hidden_norm.weight"], config.rms_norm_eps)
         self._fc = Linear(weights["fc.weight"])
         prefixes = [f"layers.{i}." for i in range(config.num_layers)]
         self._context_kv = Linear(
             torch.cat([weights[f"{p}self_attn.{x}_proj.weight"] for p in prefixes for x in "kv"])
         )
-        self._layers = [_Layer(config, weights, i) for i in range(config.num_layers)]
+        self._block = DFlashBlock(config, weights, embedding(target, weights))
         self._head = DraftHead(target, weights)
-        self._embed = embedding(target, weights)
         self._rope = Rope(config.rope, config.head_dim, target.dtype, target.device)
+        self._work = capture and self._staged(capture)
+
+    def _staged(self, capture: Capture) -> StagedWork:
+        c, t, sights = self.config, self._target, self._block.sights()
+        stage = Stage(c.num_layers, c.num_kv_heads, c.head_dim, t.dtype, t.device)
+        group, run = c.num_heads // c.num_kv_heads, partial(run_block, self._block)
+        return StagedWork(stage, self._rope, sights, group, c.block_size, capture, run)
 
     def new_state(self, capacity: int) -> DFlashState:
         c, t = self.config, self._target
@@ -105,7 +117,7 @@ class DFlashDrafter:
         fused = self._context_kv(context).view(n, c.num_layers, 2, c.num_kv_heads, c.head_dim)
         kv.reserve(n)
         cos, sin = self._rope.table(kv.length, n)
-        for i, layer in enumerate(self._layers):
+        for i, layer in enumerate(self._block.layers):
             kv.write(i, rotate(layer.k_norm(fused[:, i, 0]), cos, sin), fused[:, i, 1])
         kv.advance(n)
 
@@ -124,49 +136,34 @@ class DFlashDrafter:
             return Proposal(tuple(known))
         masked = [self.config.mask_token_id] * (self.max_draft - len(known))
         block = [tokens[-1], *known, *masked]
-        ids = torch.tensor(block, device=self._target.device)
-        x = self._embed(ids)
-        state.kv.reserve(len(block))
-        table = self._rope.table(state.kv.length, len(block))
-        for i, layer in enumerate(self._layers):
-            x = layer(x, i, state.kv, table)  # rows past the length: nothing to undo
-        y = self._norm(x[1 + len(known) :])
-        logits = self._head(y, state.words)[: count - len(known)]
+        logits = self._logits(state, block, 1 + len(known))[: count - len(known)]
         # rows are marginals: given the context, each is drawn by itself, and so the
         # distribution of a draft token does not depend on the earlier ones
         chosen, q = chooser.choose(logits, len(tokens) + len(known))
         draft = self._head.tokens(chosen, state.words)
         return Proposal((*known, *draft), certain(known, self._head.scatter(q, state.words)))
 
+    def _logits(self, state: DFlashState, block: Sequence[int], skip: int) -> Tensor:
+        """Of a block's rows but the first `skip`. Past the cache's length: nothing to undo."""
+        kv, work = state.kv, self._work
+        if work and work.has_room(kv):
+            with work.lock:
+                (y,) = work(kv, block)
+                return self._head(y[skip:], state.words)
+        kv.reserve(len(block))
+        memory = _Own(*self._rope.table(kv.length, len(block)), kv, self._block.sights())
+        x = self._block(torch.tensor(block, device=self._target.device), memory)
+        return self._head(self._block.norm(x[skip:]), state.words)
 
-class _Layer:
-    def __init__(self, config: DFlashConfig, weights: Mapping[str, Tensor], index: int) -> None:
-        def get(name: str) -> Tensor:
-            return weights[f"layers.{index}.{name}.weight"]
 
-        self._config = config
-        self._window = config.windows[index]
-        self._causal = config.causal[index]
-        eps = config.rms_norm_eps
-        self._norm_in = RMSNorm(get("input_layernorm"), eps)
-        self._norm_mlp = RMSNorm(get("post_attention_layernorm"), eps)
-        self._qkv = draft_linear(torch.cat([get(f"self_attn.{x}_proj") for x in "qkv"]))
-        self._o = draft_linear(get("self_attn.o_proj"))
-        self._gate_up = draft_linear(torch.cat([get("mlp.gate_proj"), get("mlp.up_proj")]))
-        self._down = Linear(get("mlp.down_proj"))
-        self._q_norm = RMSNorm(get("self_attn.q_norm"), eps)
-        self.k_norm = RMSNorm(get("self_attn.k_norm"), eps)
+@dataclass(frozen=True, slots=True)
+class _Own:
+    """The sequence's own cache, as the memory of a block; its length stays."""
 
-    def __call__(self, x: Tensor, index: int, kv: KVCache, table: tuple[Tensor, Tensor]) -> Tensor:
-        """x: (block, hidden) at the positions kv.length.., which `table` of `Rope` is for; the
-        cache's length stays."""
-        c, n = self._config, x.shape[0]
-        qkv = self._qkv(self._norm_in(x))
-        qkv = qkv.view(n, c.num_heads + 2 * c.num_kv_heads, c.head_dim)
-        q, k, v = torch.split(qkv, [c.num_heads, c.num_kv_heads, c.num_kv_heads], 1)
-        q = rotate(self._q_norm(q), *table)
-        keys, values = kv.write(index, rotate(self.k_norm(k), *table), v)
-        # of a full layer the block sees the context and itself both ways
-        sight = Sight(causal=self._causal, window=self._window)
-        x = x + self._o(attention(q, keys, values, sight))
-        return x + self._down(swiglu(self._gate_up(self._norm_mlp(x))))
+    cos: Tensor
+    sin: Tensor
+    kv: KVCache
+    sights: Sequence[Sight]
+
+    def attend(self, index: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return attention(q, *self.kv.write(index, k, v), self.sights[index])

@@ -14,6 +14,7 @@ ingest after a verification is the same code with a shorter list.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import torch
@@ -23,11 +24,13 @@ from whiflash_engine.cache import KVCache
 from whiflash_engine.checkpoints.eagle3 import Eagle3Config
 from whiflash_engine.config import require
 from whiflash_engine.drafters.base import Chooser, DraftState, Proposal, certain
-from whiflash_engine.drafters.rounded import draft_linear
+from whiflash_engine.drafters.eagle3_layer import Eagle3Layer
+from whiflash_engine.drafters.fixed_slots import FixedSlots
 from whiflash_engine.drafters.taps import Taps, embedding
 from whiflash_engine.drafters.vocabulary import ContextWords, DraftHead
 from whiflash_engine.features import FeatureLog
-from whiflash_engine.layers import RMSNorm, Rope, Sight, attention, rotate, swiglu
+from whiflash_engine.graphs import Capture
+from whiflash_engine.layers import Rope, Sight, attention
 from whiflash_engine.linear import Linear
 from whiflash_engine.target.base import Target
 
@@ -67,7 +70,7 @@ def checked_depth(depth: int) -> int:
 
 class Eagle3Drafter:
     """Implements `Drafter`. weights: canonical names of `load_eagle3`; depth: K, None for the
-    usual one."""
+    usual one. capture: makes a few slots cheaper to start; None runs all as they come."""
 
     def __init__(
         self,
@@ -75,28 +78,18 @@ class Eagle3Drafter:
         weights: Mapping[str, Tensor],
         target: Target,
         depth: int | None = None,
+        *,
+        capture: Capture | None = None,
     ) -> None:
         self.config = config
         self.max_draft = DEPTH if depth is None else checked_depth(depth)
         self._target = target
         self._taps = Taps(target, config.aux)
-        self._norms = {
-            name: RMSNorm(weight, config.rms_norm_eps)
-            for name, weight in weights.items()
-            if name.endswith("weight") and weight.dim() == 1
-        }
-        w, attn = weights, "midlayer.self_attn."
-        self._fc = Linear(w["fc.weight"])
-        self._q = draft_linear(w[attn + "q_proj.weight"])
-        self._kv = Linear(torch.cat([w[attn + "k_proj.weight"], w[attn + "v_proj.weight"]]))
-        self._o = draft_linear(w[attn + "o_proj.weight"])
-        self._gate_up = draft_linear(
-            torch.cat([w["midlayer.mlp.gate_proj.weight"], w["midlayer.mlp.up_proj.weight"]])
-        )
-        self._down = Linear(w["midlayer.mlp.down_proj.weight"])
+        self._layer = Eagle3Layer(config, weights, embedding(target, weights))
+        self._fc = Linear(weights["fc.weight"])
         self._head = DraftHead(target, weights)
-        self._embed = embedding(target, weights)
         self._rope = Rope(config.rope, config.head_dim, target.dtype, target.device)
+        self._fixed = capture and FixedSlots(config, self._layer, self._rope, target, capture)
 
     def new_state(self, capacity: int) -> Eagle3State:
         c, t = self.config, self._target
@@ -144,7 +137,7 @@ class Eagle3Drafter:
         return Proposal(tuple(draft), certain(known, q))
 
     def _norm(self, name: str, x: Tensor) -> Tensor:
-        return self._norms[name](x)
+        return self._layer.norm(name, x)
 
     def _fuse(self, rows: Tensor) -> Tensor:
         """(n, taps * target hidden) -> (n, hidden)."""
@@ -162,23 +155,24 @@ class Eagle3Drafter:
 
         g: (n, hidden) -> (1, hidden). rows: how many of the last slots run the whole layer.
         """
-        c, n = self.config, g.shape[0]
-        ids = torch.tensor(tokens, dtype=torch.long, device=g.device)
-        e = self._embed(ids)
-        normed = self._norm("midlayer.hidden_norm.weight", g)
-        a = torch.cat((self._norm("midlayer.input_layernorm.weight", e), normed), -1)
-        k, v = self._kv(a).view(n, 2, c.num_kv_heads, c.head_dim).unbind(1)
-        q = self._q(a[-rows:]).view(rows, c.num_heads, c.head_dim)
-        if c.qk_norm:
-            k = self._norm("midlayer.self_attn.k_norm.weight", k)
-            q = self._norm("midlayer.self_attn.q_norm.weight", q)
+        n = g.shape[0]
         kv.reserve(n)
-        cos, sin = self._rope.table(kv.length, n)
-        keys, values = kv.write(0, rotate(k, cos, sin), v)
-        q = rotate(q, cos[-rows:], sin[-rows:])
-        residual = normed[-rows:] if c.norm_before_residual else g[-rows:]
-        h = residual + self._o(attention(q, keys, values, Sight()))
-        inner = self._gate_up(self._norm("midlayer.post_attention_layernorm.weight", h))
-        y = h + self._down(swiglu(inner))
+        if self._fixed and self._fixed.takes(n, kv):
+            return self._fixed(kv, g, tokens)
+        ids = torch.tensor(tokens, dtype=torch.long, device=g.device)
+        memory = _Own(*self._rope.table(kv.length, n), kv)
+        y = self._layer(ids, g, memory, rows)
         kv.advance(n)  # last: a slot counts once its output state is there
         return y[-1:]
+
+
+@dataclass(frozen=True, slots=True)
+class _Own:
+    """The sequence's own cache, as the memory of some slots."""
+
+    cos: Tensor
+    sin: Tensor
+    kv: KVCache
+
+    def attend(self, index: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return attention(q, *self.kv.write(index, k, v), Sight())

@@ -83,7 +83,8 @@ class LessonBuilder:
             family = self.rng.choice(composed.DATE_FAMILIES)
             lessons.append(self.loop("date", family(self.rng), family))
         if own is not None:
-            lessons += [self._plain(row, reply) for row, reply in own.plain(self.mix)]
+            replies = own.plain(self.mix) * self.mix.plain_times
+            lessons += [self._plain(row, reply) for row, reply in replies]
             lessons += [
                 Lesson("document", row.messages, (), ((reply, ()),))
                 for row, reply in own.documents(self.mix)

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CHUNK = 1024
+CHUNK, CHUNK_GPU = 1024, 8192
+"""Rows whose logits stand in memory at a time."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,9 @@ class _FrozenHeadLoss(torch.autograd.Function):
         total = torch.zeros((), dtype=torch.float32)
         gradient = torch.empty_like(hidden)
         scale = 1.0 / weight.sum().clamp_min(1e-6)
-        for start in range(0, hidden.shape[0], CHUNK):
-            part = slice(start, start + CHUNK)
+        size = CHUNK_GPU if hidden.is_cuda else CHUNK
+        for start in range(0, hidden.shape[0], size):
+            part = slice(start, start + size)
             logits = F.linear(hidden[part], head).float()
             wanted = teacher[index[part]].float()
             normaliser = logits.logsumexp(-1)

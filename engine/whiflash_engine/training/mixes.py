@@ -29,7 +29,9 @@ class AdapterMix:
     thoughtful: float = 0.0
     """Share of the word problems whose system prompt asks to think before the call."""
     plain: int = 90
-    """Chat prompts with the untouched model's own reply."""
+    """Chat prompts with the untouched model's own reply; only short replies are taught."""
+    plain_times: int = 1
+    """How often each of these is taught, with other tools on offer every time."""
     small_talk: bool = False
     """Plain replies to small talk too, with the composed tools on offer (not to be called)."""
     reasoned: int = 0
@@ -144,7 +146,7 @@ WHOLE = AdapterMix(
     },
     irrelevant=700, mismatched=700, word_problems=400, sums=60, dates=200, searches=150,
     documentation=100, thoughtful=0.25, plain=400, reasoned=400, documented=250, documents=150,
-    catalogues=400, doubted=900, max_prompt=1000, max_tokens=1100, max_tools=8,
+    catalogues=400, doubted=900, plain_times=4, max_prompt=1000, max_tokens=1100, max_tools=8,
     max_tool_chars=3200,
 )  # fmt: skip
 """The twelfth round: all that the data has, for a GPU."""
