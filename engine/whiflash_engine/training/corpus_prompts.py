@@ -6,7 +6,7 @@ import gzip
 import json
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from whiflash_engine.errors import CheckpointError, ConfigError
@@ -74,13 +74,14 @@ def corpus_prompts(
 
 
 def keep_prompts(folder: Path, prompts: Sequence[Prompt]) -> None:
-    """Write a split's prompts, so that other parts and a second start need not make them again;
-    and their ids alone, so that others can leave these out."""
+    """Write a split's prompts, once, so that other parts and a second start need not make them
+    again; and their ids alone, so that others can leave these out."""
+    if (folder / _KEPT).exists():
+        return
     with writing(folder / "prompts.ids") as place:
         place.write_text("".join(f"{prompt.id}\n" for prompt in prompts), encoding="utf-8")
-    with writing(folder / _KEPT) as place, gzip.open(place, "wt", encoding="utf-8") as stream:
-        for prompt in prompts:
-            stream.write(json.dumps(asdict(prompt)) + "\n")
+    with writing(folder / _KEPT) as place, gzip.open(place, "wt", 1, "utf-8") as stream:
+        stream.writelines(json.dumps(vars(prompt)) + "\n" for prompt in prompts)
 
 
 def kept_prompts(folder: Path) -> list[Prompt]:
