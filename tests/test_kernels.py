@@ -255,3 +255,17 @@ def test_a_pass_is_the_same_to_the_bit_at_all_widths(own: Kernels, threads: None
         part = target.forward(tokens[40 : 40 + width], cache, rows=width)
         for name in ("logits", "features", "hidden"):
             assert torch.equal(getattr(part, name), getattr(whole, name)[:width]), (name, width)
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.1, 3.0, 60.0])
+def test_entropy_is_what_torch_makes_of_it(spread: float, own: Kernels) -> None:
+    x = spread * _normal(4096)
+    x[7] = -torch.inf  # as a model that never says a token has it
+    p = x.double().softmax(0)
+    exact = -(p * p.clamp_min(1e-300).log()).sum()
+    assert own.entropy(x) == pytest.approx(float(exact), abs=2e-5)
+    assert own.entropy(torch.cat((torch.zeros(1), torch.full((7,), -torch.inf)))) == 0.0
+    x[9] = torch.nan
+    assert torch.tensor(own.entropy(x)).isnan()
+    with pytest.raises(ValueError, match="is not float32"):
+        own.entropy(torch.zeros(9))

@@ -37,6 +37,12 @@ class KVCache:
         return self._kv.shape[3]
 
     @property
+    def all(self) -> Tensor:
+        """(layers, 2, kv_heads, capacity, head_dim): keys, then values, of what is written and of
+        the room behind."""
+        return self._kv
+
+    @property
     def unchanged(self) -> int:
         """Positions that have been as they are since the last `mark`."""
         return self._unchanged

@@ -17,8 +17,9 @@ from torch import Tensor
 from whiflash_engine.config import RopeConfig, require
 from whiflash_engine.kernels.cpu import Kernels, kernels
 
-# More rows than a round has, but for those of a grammar that forces many tokens; torch is as fast.
-_FEW: Final = 64
+FEW: Final = 64
+"""More rows than a round has, but for those of a grammar that forces many tokens; with more torch
+is as fast as kernels of our own."""
 # Rows of a mask begin where a GPU's attention wants them; else it copies the mask in every layer.
 _ALIGNED: Final = 16
 
@@ -31,24 +32,24 @@ class RMSNorm:
     """
 
     def __init__(self, weight: Tensor, eps: float) -> None:
-        self._weight, self._eps, size = weight, eps, weight.shape[0]
+        self.weight, self.eps, size = weight, eps, weight.shape[0]
         self._lean = weight.device.type == "cpu" and weight.dtype == torch.float32
         self._scaled = weight * math.sqrt(size)
         self._floor = weight.new_tensor(math.sqrt(size * eps))
 
     def __call__(self, x: Tensor) -> Tensor:
-        own = _own(x, self._weight.shape[0] % 8 == 0 and self._lean)
+        own = few_rows(x, self.weight.shape[0] % 8 == 0 and self._lean)
         if own is not None:
-            return own.rms_norm(x, self._weight, self._eps)
+            return own.rms_norm(x, self.weight, self.eps)
         if not self._lean:
-            return F.rms_norm(x, self._weight.shape, self._weight, self._eps)
+            return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
         length = torch.linalg.vector_norm(x, 2, -1, keepdim=True)
         return x.div(length.hypot_(self._floor)).mul_(self._scaled)
 
 
 def swiglu(gate_up: Tensor) -> Tensor:
     """(n, 2 * inner), gate first -> (n, inner)."""
-    own = _own(gate_up, gate_up.shape[1] % 16 == 0)
+    own = few_rows(gate_up, gate_up.shape[1] % 16 == 0)
     if own is not None:
         return own.swiglu(gate_up)
     gate, up = gate_up.chunk(2, dim=-1)
@@ -92,7 +93,7 @@ class Rope:
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """x: (n, heads, head_dim); cos and sin: of `Rope.table`. -> (n, heads, head_dim)."""
     n, heads, width = x.shape
-    own = _own(x, width % 16 == 0)
+    own = few_rows(x, width % 16 == 0)
     if own is not None:
         return own.rotate(x, cos, sin)
     swapped = x.view(n, heads, 2, width // 2).flip(2).view(n, heads, width)
@@ -186,7 +187,7 @@ def attention(q: Tensor, keys: Tensor, values: Tensor, sight: Sight) -> Tensor:
     and it is three times as fast on a CPU as the operator's own grouping.
     """
     n, heads, head_dim = q.shape
-    own = _own(q, head_dim % 16 == 0)
+    own = few_rows(q, head_dim % 16 == 0)
     if own is not None:
         return own.attention(q, keys, values, causal=sight.causal, window=sight.window)
     return masked_attention(
@@ -217,8 +218,8 @@ def _attention_of_gpu(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | No
     return out
 
 
-def _own(x: Tensor, fits: bool) -> Kernels | None:
-    """fits: whether the sizes are such as the kernels take."""
-    if not fits or x.shape[0] > _FEW or x.dtype != torch.float32 or x.device.type != "cpu":
+def few_rows(x: Tensor, fits: bool) -> Kernels | None:
+    """The kernels, if they are for this. fits: whether the sizes are such as they take."""
+    if not fits or x.shape[0] > FEW or x.dtype != torch.float32 or x.device.type != "cpu":
         return None
     return kernels()

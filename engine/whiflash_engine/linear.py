@@ -30,19 +30,26 @@ _ROWS: Final = 8
 
 
 class Linear:
-    """W (out, in), b (out,); x (n, in) of W's type -> (n, out)."""
+    """W (out, in), b (out,); x (n, in) of W's type -> (n, out).
+
+    packed: W, and bias b, where a kernel of our own reads it; else None.
+    """
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
-        self._product = _packed(weight, bias)
+        self.shape: Final = (weight.shape[0], weight.shape[1])
+        self.bias: Final = bias
+        own = kernels() if _is_bfloat16(weight) else None
+        self.packed: Final = None if own is None else own.pack(weight)
+        if own is None or self.packed is None:
+            self._product = _packed(weight, bias)
+        else:
+            self._product = partial(_own_product, own, self.packed, weight.shape[0], bias)
 
     def __call__(self, x: Tensor) -> Tensor:
         return self._product(x)
 
 
 def _packed(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
-    own = kernels() if _is_bfloat16(weight) else None
-    if own is not None:
-        return partial(_own_product, own, own.pack(weight), weight.shape[0], bias)
     if weight.device.type == "cpu" and _halves(weight):
         half = torch.ops.quantized.linear_prepack_fp16(weight, bias)
         return partial(_half_product, half)

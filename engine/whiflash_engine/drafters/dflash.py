@@ -151,8 +151,11 @@ class DFlashDrafter:
                 (y,) = work(kv, block)
                 return self._head(y[skip:], state.words)
         kv.reserve(len(block))
-        memory = _Own(*self._rope.table(kv.length, len(block)), kv, self._block.sights())
-        x = self._block(torch.tensor(block, device=self._target.device), memory)
+        ids = torch.tensor(block, device=self._target.device)
+        table = self._rope.table(kv.length, len(block))
+        x = self._block.fast(ids, table, kv)
+        if x is None:
+            x = self._block(ids, _Own(*table, kv, self._block.sights()))
         return self._head(self._block.norm(x[skip:]), state.words)
 
 

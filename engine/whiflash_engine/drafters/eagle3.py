@@ -160,8 +160,10 @@ class Eagle3Drafter:
         if self._fixed and self._fixed.takes(n, kv):
             return self._fixed(kv, g, tokens)
         ids = torch.tensor(tokens, dtype=torch.long, device=g.device)
-        memory = _Own(*self._rope.table(kv.length, n), kv)
-        y = self._layer(ids, g, memory, rows)
+        table = self._rope.table(kv.length, n)
+        y = self._layer.fast(ids, g, table, kv)
+        if y is None:
+            y = self._layer(ids, g, _Own(*table, kv), rows)
         kv.advance(n)  # last: a slot counts once its output state is there
         return y[-1:]
 

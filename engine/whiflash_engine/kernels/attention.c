@@ -11,6 +11,7 @@
 #include <math.h>
 #include <omp.h>
 
+#include "kernels.h"
 #include "lanes.h"
 
 enum { QUERIES = 4, HELD = 2 }; /* lanes of a value that are mixed at once, for four queries */

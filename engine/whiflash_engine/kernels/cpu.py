@@ -15,7 +15,7 @@ from torch import Tensor
 
 from whiflash_engine.kernels.build import build
 
-_SOURCES: Final = ("product.c", "attention.c", "pointwise.c")
+_SOURCES: Final = ("product.c", "attention.c", "pointwise.c", "layers.c")
 _P, _N, _T, _F = ctypes.c_void_p, ctypes.c_long, ctypes.c_int, ctypes.c_float
 _ARGUMENTS: Final = {
     "product": [_P] * 3 + [_N] * 3 + [_T],
@@ -23,7 +23,11 @@ _ARGUMENTS: Final = {
     "rms_norm": [_P] * 3 + [_N] * 2 + [_F],
     "swiglu": [_P] * 2 + [_N] * 2 + [_T],
     "rotate": [_P] * 4 + [_N] * 4,
+    "entropy": [_P, _N],
+    "layers": [_P] * 10 + [_N] * 2 + [_T],
 }
+
+_RESULTS: Final = {"entropy": _F}
 
 
 class Kernels:
@@ -35,10 +39,12 @@ class Kernels:
     def __init__(self, library: ctypes.CDLL) -> None:
         for name, arguments in _ARGUMENTS.items():
             function = getattr(library, name)  # which the library keeps, with its argtypes
-            function.argtypes, function.restype = arguments, None
+            function.argtypes, function.restype = arguments, _RESULTS.get(name)
         self._product, self._attention = library.product, library.attention
         self._rms_norm, self._swiglu = library.rms_norm, library.swiglu
-        self._rotate = library.rotate
+        self._rotate, self._entropy = library.rotate, library.entropy
+        self.layers = library.layers
+        """As C has it; `stack` calls it."""
 
     @staticmethod
     def pack(weight: Tensor) -> Tensor:
@@ -92,6 +98,12 @@ class Kernels:
         y = torch.empty_like(x)
         self._rms_norm(x.data_ptr(), weight.data_ptr(), y.data_ptr(), x.numel() // size, size, eps)
         return y
+
+    def entropy(self, logits: Tensor) -> float:
+        """Of their softmax, in nats. logits: (size,)."""
+        _require(logits, (logits.shape[0],), 8)
+        logits = logits.contiguous()
+        return float(self._entropy(logits.data_ptr(), logits.shape[0]))
 
     def swiglu(self, gate_up: Tensor) -> Tensor:
         """(n, 2 * inner), gate first -> (n, inner)."""

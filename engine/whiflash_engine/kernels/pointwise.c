@@ -3,6 +3,7 @@
 
 #include <math.h>
 
+#include "kernels.h"
 #include "lanes.h"
 
 /* y = x w / sqrt(mean(x^2) + eps). x, y (n, size), w (size,). */
@@ -44,4 +45,27 @@ void rotate(const float *x, const float *cos, const float *sin, float *y, long s
                 store(y + half + i, b * load(cos + half + i) + a * load(sin + half + i));
             }
         }
+}
+
+/* The entropy of softmax(x), in nats: ln t - (sum of e^(x - max) (x - max)) / t, t the sum of
+   e^(x - max). Where that is 0 the distance counts as 200, for 0 times infinity would be no number. */
+float entropy(const float *x, long size)
+{
+    lanes most = (lanes){0} - INFINITY, total = {0}, mixed = {0};
+    for (long i = 0; i < size; i += LANES) {
+        lanes here = load(x + i);
+        most = choose(here > most, here, most);
+    }
+    float top = most[0];
+    for (int i = 1; i < LANES; i++)
+        top = most[i] > top ? most[i] : top;
+    for (long i = 0; i < size; i += LANES) {
+        lanes below = load(x + i) - top, floor = (lanes){0} - 200.0f;
+        below = choose(below < floor, floor, below);
+        lanes weight = exponential(below);
+        total += weight;
+        mixed += weight * below;
+    }
+    float all = sum(total), found = logf(all) - sum(mixed) / all;
+    return found < 0 ? 0 : found; /* what is no number stays none */
 }

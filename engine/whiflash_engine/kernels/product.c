@@ -10,6 +10,7 @@
 
 #include <omp.h>
 
+#include "kernels.h"
 #include "lanes.h"
 
 typedef uint32_t words __attribute__((vector_size(32)));

@@ -18,10 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from whiflash_engine.cache import KVCache
 from whiflash_engine.config import ModelConfig, require
-from whiflash_engine.layers import RMSNorm, rotate, swiglu
+from whiflash_engine.layers import FEW, RMSNorm, Sight, rotate, swiglu
 from whiflash_engine.linear import Linear
 from whiflash_engine.memory import Memory
+from whiflash_engine.stack import LayerParts, stack
 
 
 class Decoder:
@@ -44,6 +46,9 @@ class Decoder:
         # one thread packs a matrix
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
             self._layers = list(pool.map(layer, range(config.num_layers)))
+        heads = (config.num_heads, config.num_kv_heads, config.head_dim)
+        self._stack = stack([layer.parts for layer in self._layers], heads)
+        self._columns = {tap: i * config.hidden_size for i, tap in enumerate(taps)}
 
     def features(self, count: int) -> Tensor:
         """Room for the taps of so many positions: (count, taps * hidden)."""
@@ -58,6 +63,16 @@ class Decoder:
         self._tap(self.config.num_layers, x, features)
         return x
 
+    def fast(
+        self, ids: Tensor, table: tuple[Tensor, Tensor], cache: KVCache, features: Tensor
+    ) -> Tensor | None:
+        """The same, to the bit, for few rows behind what the cache holds, which has room for
+        them; None where it would be no faster. table: of `Rope`, for their positions."""
+        if self._stack is None or len(ids) > FEW:
+            return None
+        x = F.embedding(ids, self.embedding)
+        return self._stack(x, table, cache, features, self._columns)
+
     def head(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(n, hidden), as it comes from the layers -> logits (n, vocab) float32, and what they
         were made of, (n, hidden)."""
@@ -65,8 +80,8 @@ class Decoder:
         return self._head(hidden).float(), hidden
 
     def _tap(self, boundary: int, x: Tensor, features: Tensor) -> None:
-        if boundary in self.taps:
-            start = self.taps.index(boundary) * self.config.hidden_size
+        if boundary in self._columns:
+            start = self._columns[boundary]
             features[:, start : start + self.config.hidden_size] = x
 
 
@@ -95,6 +110,10 @@ class _Layer:
         if config.qk_norm:
             self._q_norm = RMSNorm(get("self_attn.q_norm.weight"), eps)
             self._k_norm = RMSNorm(get("self_attn.k_norm.weight"), eps)
+        self.parts = LayerParts(
+            self._norm_in, self._qkv, self._q_norm, self._k_norm, self._o,
+            self._norm_mlp, self._gate_up, self._down, Sight(window=config.sliding_window),
+        )  # fmt: skip
 
     def __call__(self, x: Tensor, index: int, memory: Memory) -> Tensor:
         """x: (n, hidden) float32 -> the same. Writes its keys and values."""

@@ -69,15 +69,19 @@ class NativeTarget:
         last = self._decoder.embedding[:0].float()
         for start in range(0, len(tokens), _PIECE):
             piece = ids[start : start + _PIECE]
-            x = self._decoder(piece, self._begin(len(piece), cache), features[start:][:_PIECE])
+            x = self._run(piece, cache, features[start:][:_PIECE])
             cache.advance(len(piece))
             last = torch.cat((last, x))[-rows:] if rows else last
         logits, hidden = self._decoder.head(last)
         return TargetOutput(logits, features, hidden)
 
-    def _begin(self, n: int, cache: KVCache) -> _Own:
-        cos, sin = self._rope.table(cache.length, n)
-        return _Own(cos, sin, Sight(window=self.config.sliding_window), *cache.places(n))
+    def _run(self, ids: Tensor, cache: KVCache, features: Tensor) -> Tensor:
+        n, table = len(ids), self._rope.table(cache.length, len(ids))
+        fast = self._decoder.fast(ids, table, cache, features)
+        if fast is not None:
+            return fast
+        sight = Sight(window=self.config.sliding_window)
+        return self._decoder(ids, _Own(*table, sight, *cache.places(n)), features)
 
     def embed(self, tokens: Tensor) -> Tensor:
         return F.embedding(tokens, self._decoder.embedding)

@@ -1,0 +1,129 @@
+"""A network's decoder layers as one call of C; see `layers.c`."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from whiflash_engine.cache import KVCache
+from whiflash_engine.kernels.cpu import Kernels, kernels
+from whiflash_engine.layers import FEW, RMSNorm, Sight
+from whiflash_engine.linear import Linear
+
+_P, _N = ctypes.c_void_p, ctypes.c_long
+Product = Callable[[Tensor], Tensor]
+"""A `Linear`, or what does without its kernel."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerParts:
+    """x += o(attention(rotate(qkv(norm_in(x))))), x += down(swiglu(gate_up(norm_mlp(x)))); q and k
+    of a head go through their norms where there are any."""
+
+    norm_in: RMSNorm
+    qkv: Product
+    q_norm: RMSNorm | None
+    k_norm: RMSNorm | None
+    o: Product
+    norm_mlp: RMSNorm
+    gate_up: Product
+    down: Linear
+    sight: Sight
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = (
+        *((name, _P) for name in ("norm_in", "norm_mlp", "q_norm", "k_norm")),
+        *((name, _P) for name in ("qkv", "o", "gate_up", "down")),
+        *((f"{name}_bias", _P) for name in ("qkv", "o", "gate_up", "down")),
+        ("window", _N), ("causal", _N),
+    )  # fmt: skip
+
+
+class _Shape(ctypes.Structure):
+    _fields_ = (
+        *(
+            (name, _N)
+            for name in ("layers", "hidden", "inner", "heads", "kv_heads", "width", "into")
+        ),
+        ("eps", ctypes.c_float),
+    )
+
+
+class _Memory(ctypes.Structure):
+    _fields_ = (("kv", _P), ("capacity", _N), ("length", _N))
+
+
+class Stack:
+    """The layers of one network. What it reads of `parts` has to stay where it is."""
+
+    def __init__(
+        self, own: Kernels, parts: Sequence[LayerParts], into: int, heads: tuple[int, int, int]
+    ) -> None:
+        """into: what the first qkv reads. heads: of queries, of keys, and their width."""
+        (hidden, inner), (count, kv_heads, width) = parts[0].down.shape, heads
+        self._own, self._parts = own, tuple(parts)
+        self._layers = (_Layer * len(parts))(*(_Layer(**_pointers(part)) for part in parts))
+        eps = parts[0].norm_in.eps
+        self._shape = _Shape(len(parts), hidden, inner, *heads, into, eps)
+        self._room = 3 * inner + 2 * hidden + (3 * count + 2 * kv_heads) * width
+
+    def __call__(
+        self, x: Tensor, table: tuple[Tensor, Tensor], cache: KVCache,
+        features: Tensor, taps: Mapping[int, int], given: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """x: (n, hidden), n at most `FEW`, at the positions behind the cache's length, for which
+        it has room; -> what the last layer makes of it. Writes their keys and values there.
+
+        table: of `Rope`. taps: boundary -> column of features, (n, columns), where the stream goes
+        that enters this layer, or leaves the last one. given: (n, inputs of the first qkv), what
+        that reads, where it is not norm_in(x).
+        """
+        n, s, held, threads = x.shape[0], self._shape, cache.all, torch.get_num_threads()
+        size = (s.layers, 2, s.kv_heads, cache.capacity, s.width)
+        fits = held.shape == size and n <= min(FEW, cache.capacity - cache.length)
+        cos, sin = (part.contiguous() for part in table)
+        read = x if given is None else given.contiguous()
+        fits = fits and x.shape == (n, s.hidden) and read.shape == (n, s.into)
+        if not (fits and cos.shape == sin.shape == (n, 1, s.width)):
+            raise ValueError(f"{n} rows do not fit behind {cache.length} of {tuple(held.shape)}")
+        if {t.dtype for t in (x, read, held, cos, sin, features)} != {torch.float32}:
+            raise ValueError("not all is float32")
+        out, length = x.clone(memory_format=torch.contiguous_format), cache.length
+        room = x.new_empty(n * self._room + 4 * threads * (length + n + 1))
+        places = (_N * (s.layers + 1))(*(taps.get(i, -1) for i in range(s.layers + 1)))
+        memory = _Memory(held.data_ptr(), cache.capacity, length)
+        self._own.layers(
+            self._layers, ctypes.byref(s), ctypes.byref(memory), out.data_ptr(),
+            None if given is None else read.data_ptr(), cos.data_ptr(), sin.data_ptr(),
+            room.data_ptr(), places, features.data_ptr(), features.stride(0), n, threads,
+        )  # fmt: skip
+        return out
+
+
+def _pointers(part: LayerParts) -> dict[str, int | None]:
+    norms = {name: getattr(part, name) for name in ("norm_in", "norm_mlp", "q_norm", "k_norm")}
+    linears = {name: getattr(part, name) for name in ("qkv", "o", "gate_up", "down")}
+    found = {name: norm and norm.weight.data_ptr() for name, norm in norms.items()}
+    found |= {name: linear.packed.data_ptr() for name, linear in linears.items()}
+    biases = {f"{name}_bias": linear.bias for name, linear in linears.items()}
+    found |= {name: None if bias is None else bias.data_ptr() for name, bias in biases.items()}
+    return {**found, "window": part.sight.window or 0, "causal": part.sight.causal}
+
+
+def stack(parts: Sequence[LayerParts], heads: tuple[int, int, int]) -> Stack | None:
+    """heads: of queries, of keys, and their width. None where there are no kernels for this: see
+    `Kernels` and `Linear`."""
+    own, (hidden, inner) = kernels(), parts[0].down.shape
+    products = [product for p in parts for product in (p.qkv, p.o, p.gate_up, p.down)]
+    linears = [one for one in products if isinstance(one, Linear) and one.packed is not None]
+    norms = [n for p in parts for n in (p.norm_in, p.norm_mlp, p.q_norm, p.k_norm) if n]
+    plain = all(n.weight.dtype == torch.float32 and n.eps == norms[0].eps for n in norms)
+    fits = len(linears) == len(products) and plain
+    if own is None or not fits or heads[2] % 16 or hidden % 8 or inner % 8:
+        return None
+    return Stack(own, parts, linears[0].shape[1], heads)

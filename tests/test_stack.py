@@ -1,0 +1,132 @@
+"""All layers in one call of C: to the bit what they are one by one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests import toys
+from whiflash_engine.cache import KVCache
+from whiflash_engine.checkpoints.weights import decoder_shapes
+from whiflash_engine.config import ModelConfig
+from whiflash_engine.kernels.cpu import kernels
+from whiflash_engine.target.decoder import Decoder
+from whiflash_engine.target.native import NativeTarget
+
+pytestmark = pytest.mark.skipif(kernels() is None, reason="there is no C compiler")
+FAMILIES = {
+    "llama": toys.TINY,
+    "qwen2": replace(toys.TINY, qkv_bias=True, tie_embeddings=False),
+    "qwen3": replace(toys.TINY, head_dim=32, qk_norm=True),
+    "mistral": replace(toys.TINY, sliding_window=9),
+    "biases": replace(toys.TINY, qkv_bias=True, o_bias=True, mlp_bias=True),
+}
+
+
+def a_target(config: ModelConfig, monkeypatch: pytest.MonkeyPatch, *, fast: bool) -> NativeTarget:
+    generator = torch.Generator().manual_seed(3)
+    weights: dict[str, Tensor] = {
+        name: torch.randn(shape, generator=generator).mul_(0.3).bfloat16().float()
+        for name, shape in decoder_shapes(config).items()
+    }
+    target = NativeTarget(config, weights, (0, 2, config.num_layers))
+    if not fast:
+        decoder = target._decoder
+        assert decoder._stack is not None, "or nothing would be compared"
+        monkeypatch.setattr(decoder, "_stack", None)
+    return target
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("threads", [1, 3])
+def test_all_layers_at_once_are_the_layers(
+    family: str, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        targets = [a_target(FAMILIES[family], monkeypatch, fast=fast) for fast in (True, False)]
+        caches = [target.new_cache(20) for target in targets]
+        for width in (5, 1, 2, 8, 13, 64, 3, 65, 1):  # over the cache's first capacity, too
+            tokens = [(7 * width + i) % 61 for i in range(width)]
+            fast, slow = (
+                target.forward(tokens, cache, rows=min(width, 3))
+                for target, cache in zip(targets, caches, strict=True)
+            )
+            for name in ("logits", "features", "hidden"):
+                assert torch.equal(getattr(fast, name), getattr(slow, name)), (width, name)
+            for cache in caches:
+                cache.crop(cache.length - width // 2)
+        kept = [cache.span(0, cache.length) for cache in caches]
+        assert torch.equal(*kept)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_blocks_at_once_are_the_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a drafter: all rows see each other, and what they write is not kept."""
+    target = toys.tiny_target()
+    drafters = [toys.tiny_dflash(target) for _ in range(2)]
+    assert drafters[1]._block._stack is not None
+    monkeypatch.setattr(drafters[1]._block, "_stack", None)
+    found = []
+    for drafter in drafters:
+        state = drafter.new_state(40)
+        state.kv.all.copy_(
+            torch.randn(state.kv.all.shape, generator=torch.Generator().manual_seed(1))
+        )
+        state.kv.advance(11)
+        found.append(drafter._logits(state, [5, 4, 4, 4, 4, 4][: drafter.config.block_size], 1))
+        assert state.kv.length == 11
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("count", [1, 5, 16, 17])
+def test_slots_at_once_are_the_layer(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of EAGLE-3, whose q, k and v read something else than the stream."""
+    target = toys.tiny_target()
+    drafters = [toys.tiny_eagle3(target) for _ in range(2)]
+    assert drafters[1]._layer._stack is not None
+    monkeypatch.setattr(drafters[1]._layer, "_stack", None)
+    g = torch.randn(count + 3, toys.TINY.hidden_size, generator=torch.Generator().manual_seed(1))
+    states = [drafter.new_state(40) for drafter in drafters]
+    for start, stop in ((0, 3), (3, count + 3)):
+        found = [
+            drafter._slots(state.kv, g[start:stop], [*range(start, stop)])
+            for drafter, state in zip(drafters, states, strict=True)
+        ]
+        assert torch.equal(*found)
+    assert torch.equal(*(state.kv.span(0, count + 3) for state in states))
+
+
+def test_what_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder: Decoder = a_target(FAMILIES["llama"], monkeypatch, fast=True)._decoder
+    c, run = decoder.config, decoder._stack
+    assert run is not None
+
+    def tried(
+        rows: int = 2, layers: int = c.num_layers, wide: int = c.hidden_size, halves: bool = False
+    ) -> Tensor:
+        dtype = torch.bfloat16 if halves else torch.float32
+        cache = KVCache(layers, c.num_kv_heads, c.head_dim, 4, dtype, torch.device("cpu"))
+        table = torch.ones(rows, 1, c.head_dim)
+        return run(torch.zeros(rows, wide), (table, table), cache, torch.zeros(rows, 8), {})
+
+    assert tried().shape == (2, c.hidden_size)
+    with pytest.raises(ValueError, match="rows do not fit behind"):
+        tried(rows=5)
+    with pytest.raises(ValueError, match="rows do not fit behind"):
+        tried(layers=c.num_layers - 1)
+    with pytest.raises(ValueError, match="rows do not fit behind"):
+        tried(wide=c.hidden_size + 8)
+    with pytest.raises(ValueError, match="not all is float32"):
+        tried(halves=True)
+
+
+def test_weights_that_bfloat16_does_not_hold_go_layer_by_layer() -> None:
+    config = FAMILIES["llama"]
+    weights = {name: torch.randn(shape) for name, shape in decoder_shapes(config).items()}
+    assert NativeTarget(config, weights)._decoder._stack is None
