@@ -67,21 +67,21 @@ static void run(const uint16_t *w, const float *x, float *y, long in, long out, 
 
 void product(const uint16_t *w, const float *x, float *y, long n, long in, long out, int threads)
 {
-    long count = (out + PANEL - 1) / PANEL;
-    int beside = n == 1 ? 4 : n == 2 ? 2 : 1;
+    long count = (out + PANEL - 1) / PANEL, rest = n % ROWS;
+    int beside = rest == 1 ? 4 : rest == 2 ? 2 : 1;
 #pragma omp parallel num_threads(threads)
     {
         long thread = omp_get_thread_num(), of = omp_get_num_threads();
         long panel = count * thread / of, end = count * (thread + 1) / of;
         while (panel < end) {
             int panels = panel + beside <= end ? beside : 1;
-            for (long row = 0; row < n;) {
-                long left = n - row;
-                int rows = left <= ROWS ? left : left < 2 * ROWS ? (left + 1) / 2 : ROWS;
-                run(w + panel * in * PANEL, x + row * in, y + row * out + panel * PANEL,
-                    in, out, out - panel * PANEL, rows, panels);
-                row += rows;
-            }
+            for (long p = panel; p < panel + panels; p++)
+                for (long row = 0; row + ROWS <= n; row += ROWS)
+                    run(w + p * in * PANEL, x + row * in, y + row * out + p * PANEL,
+                        in, out, out - p * PANEL, ROWS, 1);
+            if (rest)
+                run(w + panel * in * PANEL, x + (n - rest) * in, y + (n - rest) * out + panel * PANEL,
+                    in, out, out - panel * PANEL, rest, panels);
             panel += panels;
         }
     }
