@@ -1,7 +1,7 @@
 """The building blocks that target and drafters share: RMSNorm, RoPE, attention, SwiGLU.
 
-All take one sequence: rows are positions, few (a draft block) or many (a prompt). Few rows in
-float32 on a CPU go through kernels of our own, where these can be compiled.
+All take one sequence: rows are positions, few (a draft block) or many (a prompt). In float32 on a
+CPU they go through kernels of our own, where these can be compiled.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ from torch import Tensor
 from whiflash_engine.config import RopeConfig, require
 from whiflash_engine.kernels.cpu import Kernels, kernels
 
-FEW: Final = 64
-"""More rows than a round has, but for those of a grammar that forces many tokens; with more torch
-is as fast as kernels of our own."""
+MOST_ROWS: Final = 512
+"""Of a pass through kernels of our own: as many as a piece of a prompt has."""
 # Rows of a mask begin where a GPU's attention wants them; else it copies the mask in every layer.
 _ALIGNED: Final = 16
 
@@ -38,7 +37,7 @@ class RMSNorm:
         self._floor = weight.new_tensor(math.sqrt(size * eps))
 
     def __call__(self, x: Tensor) -> Tensor:
-        own = few_rows(x, self.weight.shape[0] % 8 == 0 and self._lean)
+        own = own_kernels(x, self.weight.shape[0] % 8 == 0 and self._lean)
         if own is not None:
             return own.rms_norm(x, self.weight, self.eps)
         if not self._lean:
@@ -49,7 +48,7 @@ class RMSNorm:
 
 def swiglu(gate_up: Tensor) -> Tensor:
     """(n, 2 * inner), gate first -> (n, inner)."""
-    own = few_rows(gate_up, gate_up.shape[1] % 16 == 0)
+    own = own_kernels(gate_up, gate_up.shape[1] % 16 == 0)
     if own is not None:
         return own.swiglu(gate_up)
     gate, up = gate_up.chunk(2, dim=-1)
@@ -93,7 +92,7 @@ class Rope:
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """x: (n, heads, head_dim); cos and sin: of `Rope.table`. -> (n, heads, head_dim)."""
     n, heads, width = x.shape
-    own = few_rows(x, width % 16 == 0)
+    own = own_kernels(x, width % 16 == 0)
     if own is not None:
         return own.rotate(x, cos, sin)
     swapped = x.view(n, heads, 2, width // 2).flip(2).view(n, heads, width)
@@ -187,7 +186,7 @@ def attention(q: Tensor, keys: Tensor, values: Tensor, sight: Sight) -> Tensor:
     and it is three times as fast on a CPU as the operator's own grouping.
     """
     n, heads, head_dim = q.shape
-    own = few_rows(q, head_dim % 16 == 0)
+    own = own_kernels(q, head_dim % 16 == 0)
     if own is not None:
         return own.attention(q, keys, values, causal=sight.causal, window=sight.window)
     return masked_attention(
@@ -218,8 +217,8 @@ def _attention_of_gpu(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | No
     return out
 
 
-def few_rows(x: Tensor, fits: bool) -> Kernels | None:
+def own_kernels(x: Tensor, fits: bool) -> Kernels | None:
     """The kernels, if they are for this. fits: whether the sizes are such as they take."""
-    if not fits or x.shape[0] > FEW or x.dtype != torch.float32 or x.device.type != "cpu":
+    if not fits or x.shape[0] > MOST_ROWS or x.dtype != torch.float32 or x.device.type != "cpu":
         return None
     return kernels()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from whiflash_engine.cache import KVCache
 from whiflash_engine.kernels.cpu import Kernels, kernels
-from whiflash_engine.layers import FEW, RMSNorm, Sight
+from whiflash_engine.layers import MOST_ROWS, RMSNorm, Sight
 from whiflash_engine.linear import Linear
 
 _P, _N = ctypes.c_void_p, ctypes.c_long
@@ -76,7 +76,7 @@ class Stack:
         self, x: Tensor, table: tuple[Tensor, Tensor], cache: KVCache,
         features: Tensor, taps: Mapping[int, int], given: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        """x: (n, hidden), n at most `FEW`, at the positions behind the cache's length, for which
+        """x: (n, hidden), n at most `MOST_ROWS`, at the positions behind the cache's length, for which
         it has room; -> what the last layer makes of it. Writes their keys and values there.
 
         table: of `Rope`. taps: boundary -> column of features, (n, columns), where the stream goes
@@ -85,7 +85,7 @@ class Stack:
         """
         n, s, held, threads = x.shape[0], self._shape, cache.all, torch.get_num_threads()
         size = (s.layers, 2, s.kv_heads, cache.capacity, s.width)
-        fits = held.shape == size and n <= min(FEW, cache.capacity - cache.length)
+        fits = held.shape == size and n <= min(MOST_ROWS, cache.capacity - cache.length)
         cos, sin = (part.contiguous() for part in table)
         read = x if given is None else given.contiguous()
         fits = fits and x.shape == (n, s.hidden) and read.shape == (n, s.into)

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from whiflash_engine.drafters.base import Proposal
 from whiflash_engine.errors import NumericsError
-from whiflash_engine.layers import few_rows
+from whiflash_engine.layers import own_kernels
 from whiflash_engine.sampling import Sampler, argmax, distribution, draw, peaks, penalise
 
 _NEEDS_BONUS = "the last row's draft token is allowed, so the logits after it are needed"
@@ -85,7 +85,7 @@ def verify(
 
 def entropy(logits: Tensor) -> float:
     """(V,) logits -> entropy of their softmax, in nats."""
-    own = few_rows(logits[None], logits.shape[0] % 8 == 0)
+    own = own_kernels(logits[None], logits.shape[0] % 8 == 0)
     if own is not None:
         return own.entropy(logits)
     # e^-200 is 0 in float32, and 0 * -200 is 0 where 0 * -inf would be NaN.

@@ -10,7 +10,7 @@ from torch import Tensor
 from whiflash_engine.cache import KVCache
 from whiflash_engine.checkpoints.dflash import DFlashConfig
 from whiflash_engine.drafters.rounded import draft_linear
-from whiflash_engine.layers import FEW, RMSNorm, Sight, rotate, swiglu
+from whiflash_engine.layers import MOST_ROWS, RMSNorm, Sight, rotate, swiglu
 from whiflash_engine.linear import Linear
 from whiflash_engine.memory import Memory
 from whiflash_engine.stack import LayerParts, stack
@@ -45,7 +45,7 @@ class DFlashBlock:
     def fast(self, ids: Tensor, table: tuple[Tensor, Tensor], kv: KVCache) -> Tensor | None:
         """The same, to the bit, behind what a cache holds that has room for it; None where it
         would be no faster. table: of `Rope`, for the rows' positions."""
-        if self._stack is None or len(ids) > FEW:
+        if self._stack is None or len(ids) > MOST_ROWS:
             return None
         x = self._embed(ids)
         return self._stack(x, table, kv, x, {})

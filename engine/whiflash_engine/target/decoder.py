@@ -20,7 +20,7 @@ from torch import Tensor
 
 from whiflash_engine.cache import KVCache
 from whiflash_engine.config import ModelConfig, require
-from whiflash_engine.layers import FEW, RMSNorm, Sight, rotate, swiglu
+from whiflash_engine.layers import MOST_ROWS, RMSNorm, Sight, rotate, swiglu
 from whiflash_engine.linear import Linear
 from whiflash_engine.memory import Memory
 from whiflash_engine.stack import LayerParts, stack
@@ -68,7 +68,7 @@ class Decoder:
     ) -> Tensor | None:
         """The same, to the bit, for few rows behind what the cache holds, which has room for
         them; None where it would be no faster. table: of `Rope`, for their positions."""
-        if self._stack is None or len(ids) > FEW:
+        if self._stack is None or len(ids) > MOST_ROWS:
             return None
         x = F.embedding(ids, self.embedding)
         return self._stack(x, table, cache, features, self._columns)
