@@ -76,8 +76,8 @@ class Stack:
         self, x: Tensor, table: tuple[Tensor, Tensor], cache: KVCache,
         features: Tensor, taps: Mapping[int, int], given: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        """x: (n, hidden), n at most `MOST_ROWS`, at the positions behind the cache's length, for which
-        it has room; -> what the last layer makes of it. Writes their keys and values there.
+        """x: (n, hidden), n at most `MOST_ROWS`, at the positions behind the cache's length, for
+        which it has room; -> what the last layer makes of it. Writes their keys and values there.
 
         table: of `Rope`. taps: boundary -> column of features, (n, columns), where the stream goes
         that enters this layer, or leaves the last one. given: (n, inputs of the first qkv), what
