@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from threading import Lock
+from typing import Final
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -39,6 +41,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self.recorded = 0
+        self.lock: Final = Lock()
 
     def __call__(self, work: FixedWork) -> FixedWork:
         self.recorded += 1

@@ -162,9 +162,33 @@ def test_prompts_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         stream.write('{"id": 3}\n')
     with pytest.raises(CheckpointError, match=r"prompts.jsonl.gz:\d+: not a prompt"):
         kept_prompts(path.parent)
-    path.write_bytes(path.read_bytes()[:40])
-    with pytest.raises(CheckpointError, match="unreadable"):
-        kept_prompts(path.parent)
+    whole = path.read_bytes()
+    for broken in (whole[:40], whole[:30] + b"\xff" * 8 + whole[38:]):
+        path.write_bytes(broken)
+        with pytest.raises(CheckpointError, match="unreadable"):
+            kept_prompts(path.parent)
+
+
+def test_prompts_that_no_plan_vouches_for_are_made_anew(tmp_path: Path) -> None:
+    options = corpus_options(tmp_path)
+    write_corpus(replace(options, part=(1, 2)), silent)
+    (options.output / "plan.json").unlink()
+    other = replace(options, seed=1, max_prompt=150)
+    write_corpus(replace(other, part=(1, 2)), silent)
+    made = corpus_prompts(other, "train", other.mix, other.rows, HubTokenizer(other.model))
+    assert kept_prompts(options.output / "train") == made
+
+
+def test_a_corpus_from_before_features_were_a_choice_is_gone_on_with(tmp_path: Path) -> None:
+    options = corpus_options(tmp_path)
+    write_corpus(options, silent)
+    path = options.output / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["features"]
+    path.write_text(json.dumps(manifest))
+    told: list[Mapping[str, float | str]] = []
+    write_corpus(options, told.append)
+    assert told == [{"corpus": "already complete"}]
 
 
 @pytest.mark.parametrize("replies", [2, 3])

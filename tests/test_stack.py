@@ -126,6 +126,14 @@ def test_what_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         tried(halves=True)
 
 
+def test_parts_that_do_not_fit_each_other_are_refused() -> None:
+    config = FAMILIES["llama"]
+    weights = {n: torch.zeros(shape) for n, shape in decoder_shapes(config).items()}
+    weights["model.layers.1.self_attn.o_proj.weight"] = torch.zeros(config.hidden_size, 48)
+    with pytest.raises(ValueError, match="should be"):
+        NativeTarget(config, weights)
+
+
 def test_weights_that_bfloat16_does_not_hold_go_layer_by_layer() -> None:
     config = FAMILIES["llama"]
     weights = {name: torch.randn(shape) for name, shape in decoder_shapes(config).items()}

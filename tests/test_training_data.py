@@ -18,7 +18,7 @@ from whiflash_adapters.messages import TemplateMessage
 from whiflash_adapters.structured import with_schema
 from whiflash_engine.checkpoints.lora import merge_lora, read_lora
 from whiflash_engine.checkpoints.tensors import read_file, read_folder
-from whiflash_engine.errors import CheckpointError, ConfigError
+from whiflash_engine.errors import CheckpointError, ConfigError, NumericsError
 from whiflash_engine.training import composed
 from whiflash_engine.training.adapter import opening_weights
 from whiflash_engine.training.chat import HubTokenizer, teach
@@ -241,6 +241,14 @@ def test_sampled_tokens_do_not_depend_on_the_batch(tmp_path: Path) -> None:
         return {answer.job.key: answer.tokens for answer in generator.run(jobs, refill=1)}
 
     assert tokens(1) == tokens(4)
+
+
+def test_nothing_is_drawn_from_what_is_no_number(tmp_path: Path) -> None:
+    model = load_llama(toy_model(tmp_path), torch.float32)
+    model.norm.weight.fill_(torch.nan)
+    generator = BatchGenerator(model, slots=2, length=20, stop_ids=frozenset(), seed=7)
+    with pytest.raises(NumericsError):
+        list(generator.run([Job("a", (3, 4, 5), 12, 0.9)]))
 
 
 def test_the_draft_vocabulary_is_what_is_written_plus_what_must_be_there() -> None:

@@ -42,7 +42,9 @@ def wait_for(device: torch.device) -> None:
     """Until all is done that was asked of it: a GPU is told what to do, and works on behind the
     program's back. To be called before a clock is read."""
     if device.type == "cuda":
-        torch.cuda.synchronize(device)
+        # all is asked of this stream; the whole device may not be waited for while another thread
+        # records a graph
+        torch.cuda.current_stream(device).synchronize()
 
 
 def device_name(device: torch.device) -> str:

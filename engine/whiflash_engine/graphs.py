@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from threading import Lock
 from typing import Final, Protocol
 
 import torch
@@ -23,6 +24,12 @@ the same `Capture` has recorded."""
 class Capture(Protocol):
     """Makes work cheaper to start. Whoever wants it as it is returns it."""
 
+    @property
+    def lock(self) -> Lock:
+        """To be held while work is recorded, and from a call until what came out is copied or made
+        use of: what one recorded piece of work leaves, another may overwrite."""
+        ...
+
     def __call__(self, work: FixedWork) -> FixedWork: ...
 
 
@@ -34,6 +41,7 @@ class GraphCapture:
         self._device: Final = device
         self._stream: Final = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._pool: Final = torch.cuda.graph_pool_handle()
+        self.lock: Final = Lock()
 
     def __call__(self, work: FixedWork) -> FixedWork:
         with torch.cuda.device(self._device):

@@ -67,22 +67,21 @@ class Rope:
     ) -> None:
         self._frequencies, self._scale = _frequencies(config, head_dim)
         self._dtype, self._device = dtype, device
-        self._cos = self._sin = torch.empty(0, head_dim)
-        self._grow(512)
+        self._tables = self._made(512)
 
-    def _grow(self, length: int) -> None:
+    def _made(self, length: int) -> tuple[Tensor, Tensor]:
         angles = torch.outer(torch.arange(length, dtype=torch.float64), self._frequencies)
         cos, sin = angles.cos() * self._scale, angles.sin() * self._scale
         # the sign of rotate_half is folded into the table: (-x2, x1) * sin
-        self._cos = torch.cat((cos, cos), -1).to(self._device, self._dtype)
-        self._sin = torch.cat((-sin, sin), -1).to(self._device, self._dtype)
+        both = torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
+        return both[0].to(self._device, self._dtype), both[1].to(self._device, self._dtype)
 
     def table(self, start: int, count: int) -> tuple[Tensor, Tensor]:
         """cos and sin of `count` positions from `start` on, for `rotate`: (count, 1, head_dim)."""
-        end = start + count
-        if end > self._cos.shape[0]:
-            self._grow(max(end, 2 * self._cos.shape[0]))
-        return self._cos[start:end, None], self._sin[start:end, None]
+        end, (cos, sin) = start + count, self._tables
+        if end > len(cos):
+            cos, sin = self._tables = self._made(max(end, 2 * len(cos)))  # both at once: threads
+        return cos[start:end, None], sin[start:end, None]
 
     def __call__(self, x: Tensor, start: int) -> Tensor:
         """x: (n, heads, head_dim) at positions start..start+n-1 -> rotated, same shape."""

@@ -108,7 +108,7 @@ def _edge(probs: Tensor, config: SamplingConfig) -> Tensor:
         edge, total = head[-1], head.sum()
     elif config.top_p < 1.0:
         # All the tokens below this floor have less than half of the mass that top-p drops, so
-        # that it cuts above them. Sorting what is left is a small fraction of a full sort.
+        # that it cuts above them. On a CPU sorting what is left is a small fraction of a full sort.
         floor = (1.0 - config.top_p) / (2 * vocab)
         head = _descending(probs, floor)
         edge, total = head[-1], probs.sum()

@@ -89,6 +89,9 @@ class Stack:
         cos, sin = (part.contiguous() for part in table)
         read = x if given is None else given.contiguous()
         fits = fits and x.shape == (n, s.hidden) and read.shape == (n, s.into)
+        last = max(taps.values(), default=-s.hidden) + s.hidden
+        fits = fits and features.stride(1) == 1 and features.shape[0] >= n
+        fits = fits and last <= features.shape[1]
         if not (fits and cos.shape == sin.shape == (n, 1, s.width)):
             raise ValueError(f"{n} rows do not fit behind {cache.length} of {tuple(held.shape)}")
         if {t.dtype for t in (x, read, held, cos, sin, features)} != {torch.float32}:
@@ -117,7 +120,7 @@ def _pointers(part: LayerParts) -> dict[str, int | None]:
 
 def stack(parts: Sequence[LayerParts], heads: tuple[int, int, int]) -> Stack | None:
     """heads: of queries, of keys, and their width. None where there are no kernels for this: see
-    `Kernels` and `Linear`."""
+    `Kernels` and `Linear`. ValueError for parts that do not fit each other."""
     own, (hidden, inner) = kernels(), parts[0].down.shape
     products = [product for p in parts for product in (p.qkv, p.o, p.gate_up, p.down)]
     linears = [one for one in products if isinstance(one, Linear) and one.packed is not None]
@@ -126,4 +129,17 @@ def stack(parts: Sequence[LayerParts], heads: tuple[int, int, int]) -> Stack | N
     fits = len(linears) == len(products) and plain
     if own is None or not fits or heads[2] % 16 or hidden % 8 or inner % 8:
         return None
+    q, kv = heads[0] * heads[2], heads[1] * heads[2]
+    into = [linears[0].shape[1], *[hidden] * (len(parts) - 1)]
+    shapes = [
+        s
+        for i in into
+        for s in ((q + 2 * kv, i), (hidden, q), (2 * inner, hidden), (hidden, inner))
+    ]
+    if [one.shape for one in linears] != shapes:
+        raise ValueError(f"{[one.shape for one in linears]} should be {shapes}")
+    for p in parts:
+        sizes = {p.norm_in: hidden, p.norm_mlp: hidden, p.q_norm: heads[2], p.k_norm: heads[2]}
+        if any(norm is not None and norm.weight.shape != (n,) for norm, n in sizes.items()):
+            raise ValueError(f"norms should have the sizes {[*sizes.values()]}")
     return Stack(own, parts, linears[0].shape[1], heads)

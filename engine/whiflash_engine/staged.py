@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from threading import Lock
 from typing import Final
 
 import torch
@@ -52,14 +51,14 @@ Run = Callable[[Tensor, Staged], tuple[Tensor, ...]]
 class StagedWork:
     """sights: of each layer. group: query heads per key head. widest: the most rows of `run`.
 
-    Its lock is to be held from the call until what came out is copied or made use of.
+    lock: of its `Capture`.
     """
 
     def __init__(
         self, stage: Stage, rope: Rope, sights: Sequence[Sight], group: int, widest: int,
         capture: Capture, run: Run,
     ) -> None:  # fmt: skip
-        self.lock = Lock()
+        self.lock = capture.lock
         self.stage, self._rope, self._capture = stage, rope, capture
         self._run = partial(_run, run, sights, group)
         # the first position, and the tokens

@@ -47,7 +47,8 @@ class Eagle3Layer:
         self._stack = self._stacked(weights) if self._kv.packed is not None else None
 
     def _stacked(self, weights: Mapping[str, Tensor]) -> Stack | None:
-        """q, k and v are one product here, so that all slots run the whole layer."""
+        """q, k and v are one product here, so that all slots run the whole layer. These weights lie
+        there twice then, because a long backlog wants keys and values alone."""
         c, norms = self._config, self._norms
         attn = [weights[f"midlayer.self_attn.{x}_proj.weight"] for x in "qkv"]
         part = LayerParts(

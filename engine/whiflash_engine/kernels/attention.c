@@ -1,4 +1,4 @@
-/* softmax(q k^T / sqrt(width)) v for few rows, float32.
+/* softmax(q k^T / sqrt(width)) v, float32.
 
    q (n, heads, width), rows `q_step` apart; k, v (kv_heads, length, width), heads `step` apart; a
    width that 16 divides. The rows are the last of the positions: row r is at length - n + r. causal: it

@@ -1,4 +1,4 @@
-"""The kernels of a processor: products, attention and what is between, for few rows in float32.
+"""The kernels of a processor: products, attention and what is between, in float32.
 
 Each is what its C file says. A row comes out the same, to the bit, whatever else is in the pass.
 """

@@ -1,4 +1,4 @@
-/* All decoder layers of a pass over few rows in one call, float32:
+/* All decoder layers of a pass in one call, float32:
 
        x += o(attention(rotate(qkv(norm(x)))))      x += down(swiglu(gate_up(norm(x))))
 

@@ -1,4 +1,4 @@
-/* What stands between the products of a layer, for few rows, float32; sizes that 8 divides. Each row
+/* What stands between the products of a layer, float32; sizes that 8 divides. Each row
    by itself. */
 
 #include <math.h>

@@ -1,4 +1,4 @@
-/* y = x W^T for few rows x: (n, in), (out, in), (n, out), float32, W kept in bfloat16.
+/* y = x W^T for rows x: (n, in), (out, in), (n, out), float32, W kept in bfloat16.
 
    At the widths of a draft a product's time is that of reading W, so W is read once, in its
    order, at two bytes a number, and widened in registers. W lies in panels of 16 outputs (the

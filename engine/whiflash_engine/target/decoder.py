@@ -66,8 +66,8 @@ class Decoder:
     def fast(
         self, ids: Tensor, table: tuple[Tensor, Tensor], cache: KVCache, features: Tensor
     ) -> Tensor | None:
-        """The same, to the bit, for few rows behind what the cache holds, which has room for
-        them; None where it would be no faster. table: of `Rope`, for their positions."""
+        """The same, to the bit, for up to `MOST_ROWS` rows behind what the cache holds, which has
+        room for them; None where it would be no faster. table: of `Rope`, for their positions."""
         if self._stack is None or len(ids) > MOST_ROWS:
             return None
         x = F.embedding(ids, self.embedding)

@@ -15,13 +15,13 @@ from torch import Tensor
 from whiflash_engine.cache import KVCache
 from whiflash_engine.config import ModelConfig
 from whiflash_engine.graphs import Capture
-from whiflash_engine.layers import Rope, Sight, attention
+from whiflash_engine.layers import MOST_ROWS, Rope, Sight, attention
 from whiflash_engine.target.base import TargetCache, TargetOutput
 from whiflash_engine.target.decoder import Decoder
 from whiflash_engine.target.fixed import FixedPasses
 
 # Longer inputs are run in pieces: the mask of a piece stays small, whatever the prompt.
-_PIECE = 512
+_PIECE = MOST_ROWS
 
 
 class NativeTarget:

@@ -38,8 +38,8 @@ class CorpusOptions:
     taps: tuple[int, ...] | None = None
     """Boundary indices of the features; None spreads five, see `default_taps`."""
     features: bool = True
-    """Keep what the target felt at the taps: 7 KB a position, saves its second pass over the
-    text. On a GPU that pass is cheaper than the disk."""
+    """Keep what the target felt at the taps: 7 KB a position, which saves its second pass over the
+    text in training."""
     slots: int = 48
     chunk: int = 384
     """Replies written at once, features and all."""

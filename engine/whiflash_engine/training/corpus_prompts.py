@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,10 +75,8 @@ def corpus_prompts(
 
 
 def keep_prompts(folder: Path, prompts: Sequence[Prompt]) -> None:
-    """Write a split's prompts, once, so that other parts and a second start need not make them
-    again; and their ids alone, so that others can leave these out."""
-    if (folder / _KEPT).exists():
-        return
+    """Write a split's prompts, so that other parts and a second start need not make them again;
+    and their ids alone, so that others can leave these out."""
     with writing(folder / "prompts.ids") as place:
         place.write_text("".join(f"{prompt.id}\n" for prompt in prompts), encoding="utf-8")
     with writing(folder / _KEPT) as place, gzip.open(place, "wt", 1, "utf-8") as stream:
@@ -92,7 +91,7 @@ def kept_prompts(folder: Path) -> list[Prompt]:
     prompts: list[Prompt] = []
     try:
         lines = gzip.decompress(path.read_bytes()).decode().splitlines()
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise CheckpointError(path, f"unreadable: {error}") from error
     for number, line in enumerate(lines, start=1):
         try:

@@ -1,7 +1,7 @@
 """Regenerate responses with the target, and keep its features on the way.
 
 A drafter must imitate what the target says, not what a data set says, so every response is the
-target's own. Features are taken while generating: a second pass over the text is not needed.
+target's own. Features are taken while generating, if at all: a second pass is not needed then.
 Jobs run in chunks whose result depends on nothing but the chunk; a chunk is written when it is
 complete, so an interrupted command goes on with the next one and ends with the same corpus.
 """
@@ -49,7 +49,7 @@ def write_corpus(
         report({"corpus": "already complete"})
         return
     tokenizer = HubTokenizer(options.model, options.template)
-    splits = _prompts(options, tokenizer)
+    splits = _prompts(options, tokenizer, begun=plan.exists())
     write_json(plan, manifest)
     for split, prompts in splits.items():
         keep_prompts(options.output / split, prompts)
@@ -68,14 +68,16 @@ def write_corpus(
     plan.unlink(missing_ok=True)
 
 
-def _prompts(options: CorpusOptions, tokenizer: HubTokenizer) -> dict[str, list[Prompt]]:
-    """Those of both splits. ConfigError where one has none: nothing could be learned, or judged."""
+def _prompts(
+    options: CorpusOptions, tokenizer: HubTokenizer, *, begun: bool
+) -> dict[str, list[Prompt]]:
+    """Those of both splits; kept ones where a plan vouches for them (begun). ConfigError where a
+    split has none: nothing could be learned, or judged."""
     splits: dict[str, list[Prompt]] = {}
     for split, mix, name in (("dev", options.dev_mix, "dev_rows"), ("train", options.mix, "rows")):
         count = getattr(options, name)
-        splits[split] = kept_prompts(options.output / split) or corpus_prompts(
-            options, split, mix, count, tokenizer
-        )
+        kept = kept_prompts(options.output / split) if begun else []
+        splits[split] = kept or corpus_prompts(options, split, mix, count, tokenizer)
         if not splits[split]:
             why = f"too few for the shares, or no prompt of {mix} has max_prompt tokens at most"
             raise ConfigError(name, count, f"{why} ({options.max_prompt})")
@@ -92,11 +94,12 @@ def _refuse_another(manifest: Mapping[str, object], *paths: Path) -> None:
     """A folder that holds a corpus, or the beginning of one, made with other settings."""
     for path in paths:
         if path.exists():
-            theirs, mine = Fields.read(path).values, json.loads(json.dumps(manifest))
+            theirs = {"features": True, **Fields.read(path).values}  # once all had them
+            mine = json.loads(json.dumps(manifest))
             if wrong := [key for key in mine if theirs.get(key) != mine[key]]:
                 raise CheckpointError(
                     path, f"a corpus made otherwise is here ({', '.join(wrong)}); "
-                    "choose another folder or remove this one"
+                    "choose another folder or remove this one whole"
                 )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ here every slot owns a fixed stretch of one buffer. Grouped-query attention is w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from whiflash_engine.constraint import Constraint
+from whiflash_engine.errors import NumericsError
 from whiflash_engine.sampling import uniform
 from whiflash_engine.training.llama import DecoderLayer, Llama, rope_table
 
@@ -239,7 +241,11 @@ class _Grammar:
 
 def _draw(weights: Tensor, numbers: Sequence[float]) -> list[int]:
     """Inverse CDF of every row: (n,V) weights and n numbers in [0,1) -> n indices; `draw` of
-    `sampling`, for many at once."""
+    `sampling`, for many at once. NumericsError unless each row has a positive finite sum."""
     cdf = weights.cumsum(dim=1, dtype=torch.float64)
     edges = torch.tensor(numbers, dtype=torch.float64)[:, None] * cdf[:, -1:]
-    return [int(i) for i in torch.searchsorted(cdf, edges, right=True)[:, 0].tolist()]
+    places = torch.searchsorted(cdf, edges, right=True)
+    totals, found = torch.cat((cdf[:, -1:], places.double()), dim=1).T.tolist()
+    if not all(0.0 < total < math.inf for total in totals):
+        raise NumericsError("the target's logits are not finite, or no allowed token has one")
+    return [int(place) for place in found]
