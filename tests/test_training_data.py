@@ -13,7 +13,7 @@ import pytest
 import torch
 from jsonschema import validate
 
-from tests.training_toys import TAPS, toy_model, toy_tokenizer
+from tests.training_toys import TAPS, toy_data, toy_model, toy_tokenizer
 from whiflash_adapters.messages import TemplateMessage
 from whiflash_adapters.structured import with_schema
 from whiflash_engine.checkpoints.lora import merge_lora, read_lora
@@ -21,11 +21,13 @@ from whiflash_engine.checkpoints.tensors import read_file, read_folder
 from whiflash_engine.errors import CheckpointError, ConfigError, NumericsError
 from whiflash_engine.training import composed
 from whiflash_engine.training.adapter import opening_weights
+from whiflash_engine.training.adapter_data import LessonBuilder
 from whiflash_engine.training.chat import HubTokenizer, teach
 from whiflash_engine.training.composed_documents import ASKED, documented, stated
 from whiflash_engine.training.corpus import Sample
 from whiflash_engine.training.generate import BatchGenerator, Job
 from whiflash_engine.training.gold import Call, as_declared, gold_calls, parse_calls, render_calls
+from whiflash_engine.training.lessons import user
 from whiflash_engine.training.llama import load_llama
 from whiflash_engine.training.lora import (
     LoraConfig,
@@ -34,7 +36,9 @@ from whiflash_engine.training.lora import (
     inject,
     save_adapter,
 )
+from whiflash_engine.training.mixes import AdapterMix
 from whiflash_engine.training.model_files import JsonValue, write_tensors
+from whiflash_engine.training.own_replies import OwnReplies, Reply
 from whiflash_engine.training.rows import PromptRow, load_by_ids, load_rows
 from whiflash_engine.training.vocab import always_needed, choose_vocab
 
@@ -279,6 +283,32 @@ def test_a_target_with_stretched_positions_is_refused(
     (folder / "config.json").write_text(json.dumps({**config, name: value}))
     with pytest.raises(CheckpointError, match=r"config\.json.*rope_type"):
         load_llama(folder)
+
+
+class FewReplies(OwnReplies):
+    """Two plain ones, made without a model."""
+
+    def __init__(self) -> None:
+        rows = [PromptRow(text, "chat", "talk", (user(text),), ()) for text in ("Hi", "Who?")]
+        self.replies = [(row, "Well.") for row in rows]
+
+    def plain(self, mix: AdapterMix) -> list[Reply]:
+        return self.replies
+
+    def documents(self, mix: AdapterMix) -> list[Reply]:
+        return []
+
+
+def test_plain_replies_are_taught_as_often_as_is_asked(tmp_path: Path) -> None:
+    data = toy_data(tmp_path)
+    for times in (1, 3):
+        mix = AdapterMix(
+            gold={}, irrelevant=0, word_problems=0, sums=0, dates=0, searches=0, documentation=0,
+            plain_times=times,
+        )  # fmt: skip
+        lessons = LessonBuilder(data, "train", mix, seed=0).build(FewReplies())
+        asked = [str(lesson.messages[-1]["content"]) for lesson in lessons]
+        assert sorted(asked) == sorted(["Hi", "Who?"] * times)
 
 
 def test_the_first_two_tokens_of_a_reply_may_weigh_more() -> None:

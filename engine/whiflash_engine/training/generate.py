@@ -7,7 +7,6 @@ here every slot owns a fixed stretch of one buffer. Grouped-query attention is w
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -16,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from whiflash_engine.constraint import Constraint
-from whiflash_engine.errors import NumericsError
 from whiflash_engine.sampling import uniform
+from whiflash_engine.training.choosing import Choice, Grammar, choose
 from whiflash_engine.training.llama import DecoderLayer, Llama, rope_table
 
 
@@ -75,7 +74,7 @@ class BatchGenerator:
         self.slots, self.length = slots, length
         self.jobs: list[Job | None] = [None] * slots
         self.out: list[list[int]] = [[] for _ in range(slots)]
-        self.grammars: list[_Grammar | None] = [None] * slots
+        self.grammars: list[Grammar | None] = [None] * slots
 
     @torch.inference_mode()
     def run(self, jobs: Sequence[Job], *, refill: int | None = None) -> Iterator[Answer]:
@@ -121,7 +120,7 @@ class BatchGenerator:
         logits = F.linear(x[torch.arange(len(prompts)), last], self.model.head_weight)[which]
         for slot, job in zip(slots, jobs, strict=True):
             self.jobs[slot], self.out[slot] = job, []
-            self.grammars[slot] = None if job.grammar is None else _Grammar(job.grammar())
+            self.grammars[slot] = None if job.grammar is None else Grammar(job.grammar())
         self._choose(slots, logits)
 
     def _step(self) -> None:
@@ -174,25 +173,13 @@ class BatchGenerator:
         return len(job.prompt) + len(self.out[slot]) - 1 if job is not None else 0
 
     def _choose(self, slots: list[int], logits: Tensor) -> None:
-        jobs = [job for slot in slots if (job := self.jobs[slot]) is not None]
-        grammars = [self.grammars[slot] for slot in slots]
-        best, scores = logits.argmax(-1).tolist(), logits.float()
-        bound = [row for row, grammar in enumerate(grammars) if grammar is not None]
-        if bound:
-            allowed = [g.allowed(best[row]) for row, g in enumerate(grammars) if g is not None]
-            mask = torch.stack(allowed).to(scores.device)
-            scores[bound] = scores[bound].masked_fill(~mask, float("-inf"))
-            best = scores.argmax(-1).tolist()
-        warm = [row for row, job in enumerate(jobs) if job.temperature > 0]
-        if warm:
-            heat = torch.tensor([jobs[row].temperature for row in warm])
-            numbers = [uniform(self.seed, len(self.out[slots[r]]), jobs[r].key) for r in warm]
-            drawn = _draw(torch.softmax(scores[warm] / heat[:, None], -1), numbers)
-            for row, token in zip(warm, drawn, strict=True):
-                best[row] = token
-        for slot, grammar, token in zip(slots, grammars, best, strict=True):
-            if grammar is not None:
-                grammar.constraint.commit([token])
+        asked: list[Choice] = []
+        for slot in slots:
+            job = self.jobs[slot]
+            assert job is not None
+            number = uniform(self.seed, len(self.out[slot]), job.key) if job.temperature else 0.0
+            asked.append(Choice(job.temperature, number, self.grammars[slot]))
+        for slot, token in zip(slots, choose(logits, asked), strict=True):
             self.out[slot].append(token)
 
     def _finished(self) -> Iterator[Answer]:
@@ -217,35 +204,3 @@ def _whole_prompts(waiting: Sequence[Job], most: int) -> int:
         if count == len(waiting) or waiting[-count].prompt != waiting[-count - 1].prompt:
             return count
     return most
-
-
-class _Grammar:
-    """A slot's constraint, and where it left no choice or overruled the model."""
-
-    def __init__(self, constraint: Constraint) -> None:
-        self.constraint = constraint
-        self.forced: list[int] = []
-        self.overruled: list[int] = []
-
-    def allowed(self, best: int) -> Tensor:
-        """bool (V,) on the CPU: what may come next; `best` is what the model would like to."""
-        with torch.device("cpu"):
-            _, rows = self.constraint.masks(())
-            allowed = rows[0]
-            if int(allowed.sum()) == 1:
-                self.forced.append(self.constraint.length)
-            if not allowed[best]:
-                self.overruled.append(self.constraint.length)
-        return allowed
-
-
-def _draw(weights: Tensor, numbers: Sequence[float]) -> list[int]:
-    """Inverse CDF of every row: (n,V) weights and n numbers in [0,1) -> n indices; `draw` of
-    `sampling`, for many at once. NumericsError unless each row has a positive finite sum."""
-    cdf = weights.cumsum(dim=1, dtype=torch.float64)
-    edges = torch.tensor(numbers, dtype=torch.float64)[:, None] * cdf[:, -1:]
-    places = torch.searchsorted(cdf, edges, right=True)
-    totals, found = torch.cat((cdf[:, -1:], places.double()), dim=1).T.tolist()
-    if not all(0.0 < total < math.inf for total in totals):
-        raise NumericsError("the target's logits are not finite, or no allowed token has one")
-    return [int(place) for place in found]
