@@ -25,15 +25,16 @@ from whiflash_engine.config import ArmName, RouterConfig, RouterName, SamplingCo
 from whiflash_engine.engine import Engine
 from whiflash_engine.errors import CheckpointError, ConfigError
 from whiflash_engine.events import Round, Seconds, tokens_of
+from whiflash_engine.router import perceptron
 from whiflash_engine.router.build import build_router
 from whiflash_engine.router.neural import (
     SPANS,
     STRUCTURE,
     NeuralPolicy,
-    Perceptron,
     RouterNet,
     features,
 )
+from whiflash_engine.router.perceptron import Perceptron
 from whiflash_engine.router.policies import RouteContext
 from whiflash_engine.router.registry import Routers
 from whiflash_engine.training.rounds import Drafted, Rounds, log_rounds
@@ -60,9 +61,9 @@ def net(seed: int = 0, copies: int = 0) -> RouterNet:
         return rng.standard_normal(shape).astype(np.float32)
 
     inputs = HIDDEN + STRUCTURE
-    perceptron = Perceptron(drawn(8, inputs), drawn(8), drawn(8 + copies, 8), drawn(8 + copies))
     return RouterNet(
-        perceptron, {"ar": 3, "diffusion": 5, **({"retrieval": copies} if copies else {})}
+        Perceptron(drawn(8, inputs), drawn(8), drawn(8 + copies, 8), drawn(8 + copies)),
+        {"ar": 3, "diffusion": 5, **({"retrieval": copies} if copies else {})},
     )
 
 
@@ -73,22 +74,35 @@ def rounds(arm: ArmName, accepted: int, drafted: int = 3) -> Round:
     )  # fmt: skip
 
 
-def test_the_network_is_torchs() -> None:
-    one, drawn = net(), np.random.default_rng(1).standard_normal(HIDDEN + STRUCTURE)
-    x = drawn.astype(np.float32)
-    p = one.perceptron
-    wanted = F.linear(
-        F.gelu(
-            F.linear(
-                torch.from_numpy(x),
-                torch.from_numpy(p.first), torch.from_numpy(p.first_bias),
-            ),
-            approximate="tanh",
-        ),
-        torch.from_numpy(p.second), torch.from_numpy(p.second_bias),
-    )  # fmt: skip
-    found = one(x)
-    np.testing.assert_allclose(np.concatenate([found["ar"], found["diffusion"]]), wanted, rtol=1e-4)
+def odds(network: RouterNet, x: np.ndarray, arm: ArmName) -> np.ndarray:
+    return np.array(network.perceptron(torch.from_numpy(x))[network.parts[arm]])
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("sizes", [(27, 8, 8), (587, 72, 24), (16, 2, 1), (7, 3, 5), (64, 40, 1)])
+def test_the_network_is_torchs(
+    sizes: tuple[int, int, int], compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not compiled:
+        monkeypatch.setattr(perceptron, "kernels", lambda: None)
+    inputs, inner, outputs = sizes
+    generator = torch.Generator().manual_seed(1)
+    shapes = ((inputs,), (inner, inputs), (inner,), (outputs, inner), (outputs,))
+    x, *weights = (torch.randn(shape, generator=generator) for shape in shapes)
+    first, first_bias, second, second_bias = weights
+    hidden = F.gelu(F.linear(x, first, first_bias), approximate="tanh")
+    wanted = F.linear(hidden, second, second_bias).numpy()
+    one = Perceptron(*(weight.numpy() for weight in weights))
+    for count in (0, 1, 5):  # of the inputs, given apart
+        found = one(x[: inputs - count], x[inputs - count :].tolist())
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+    assert one(x.repeat_interleave(2)[::2]) == one(x)  # whose numbers do not lie together
+    assert one(x.bfloat16()) == one(x.bfloat16().float())
+    for wrong, more in ((x[:-1], ()), (x, (1.0,)), (x[None], ())):
+        with pytest.raises(ValueError, match=f"are not \\({inputs},\\)"):
+            one(wrong, more)
+    with pytest.raises(ValueError, match="no perceptron"):
+        Perceptron(first.numpy(), second_bias[:0].numpy(), second.numpy(), second_bias.numpy())
 
 
 def test_what_the_network_sees() -> None:
@@ -104,17 +118,16 @@ def test_what_the_network_sees() -> None:
 def test_expected_tokens_follow_from_chances() -> None:
     policy, one = NeuralPolicy(net(copies=8)), net(copies=8)
     place = context()
-    odds = one(features(place))
     counts: dict[ArmName, int] = {"ar": 3, "diffusion": 5, "retrieval": 8}
     for arm, count in counts.items():
-        chances = 1 / (1 + np.exp(-np.array(odds[arm])))
+        chances = 1 / (1 + np.exp(-odds(one, features(place), arm)))
         found = policy.expect(arm, place)
         assert list(found) == pytest.approx(list(1 + np.cumprod(chances).cumsum()), rel=1e-5)
         assert len(found) == count
     # behind two forced tokens, and where the draft is longer than what the network knows
     known = replace(context(forced=2), width={"ar": 9})
     found = policy.expect("ar", known)
-    chances = 1 / (1 + np.exp(-np.array(one(features(known))["ar"])))
+    chances = 1 / (1 + np.exp(-odds(one, features(known), "ar")))
     assert len(found) == 6 and found[0] == pytest.approx(3 + chances[0], rel=1e-5)
     assert found[-1] - found[-2] == pytest.approx(chances.prod() * chances[-1] ** 3, rel=1e-4)
 
@@ -159,7 +172,8 @@ def test_our_files(tmp_path: Path) -> None:
     found = load_router(our_files(tmp_path), HIDDEN)
     x = np.ones(HIDDEN + STRUCTURE, dtype=np.float32)
     assert isinstance(found, RouterNet)
-    assert found(x)["diffusion"] == pytest.approx(net()((x - 0.5) * 2.0)["diffusion"], rel=1e-4)
+    wanted = odds(net(), (x - 0.5) * 2.0, "diffusion")
+    assert odds(found, x, "diffusion") == pytest.approx(wanted, rel=1e-4)
     with pytest.raises(CheckpointError, match="made for 16, here it is 8"):
         load_router(tmp_path, 8)
     for positions in ({}, {"medusa": 3}, {"ar": 0}):
@@ -183,7 +197,7 @@ def test_published_files_prefer_ar_above_the_threshold(tmp_path: Path) -> None:
     found = load_router(published(tmp_path / "router.safetensors"), HIDDEN)
     assert isinstance(found, Perceptron)
     hidden = torch.ones(HIDDEN)
-    delta = float(found(hidden.numpy())[0])
+    (delta,) = found(hidden)
     for tau, arm in ((delta - 0.1, "ar"), (delta + 0.1, "diffusion")):
         config = RouterConfig("neural", span_bias=0.0, delta_threshold=tau)
         assert build_router(config, ARMS, net=found).pick(context(hidden)).arm == arm
@@ -274,8 +288,8 @@ def test_it_learns_who_gets_through_and_is_worth_it(tmp_path: Path) -> None:
     assert biased["bias 0"] == value["bias 0"] > biased["bias 9"]
     loaded = load_router(tmp_path / "out", HIDDEN)
     assert isinstance(loaded, RouterNet)
-    first = found.split()[1].features[0].numpy()
-    np.testing.assert_allclose(np.concatenate(list(loaded(first).values())), odds[0], atol=1e-3)
+    first = found.split()[1].features[0]
+    np.testing.assert_allclose(loaded.perceptron(first), odds[0], atol=1e-3)
 
 
 def test_a_draft_that_was_accepted_whole_says_nothing_of_what_would_follow() -> None:
@@ -410,4 +424,4 @@ def test_what_never_varied_says_nothing_when_it_does(tmp_path: Path) -> None:
     assert isinstance(loaded, RouterNet)
     usual, odd = rows[0][0].features, rows[0][0].features.copy()
     odd[1] = 9.0
-    assert loaded(usual)["ar"] == loaded(odd)["ar"]
+    assert odds(loaded, usual, "ar").tolist() == odds(loaded, odd, "ar").tolist()

@@ -29,7 +29,8 @@ from whiflash_engine.events import Completion, Round
 from whiflash_engine.grammar_tokenizer import native_tokenizer
 from whiflash_engine.loading import load_parts
 from whiflash_engine.prefixes import PrefixStore
-from whiflash_engine.router.neural import Perceptron, RouterNet
+from whiflash_engine.router.neural import RouterNet
+from whiflash_engine.router.perceptron import Perceptron
 from whiflash_engine.router.registry import Routers
 from whiflash_engine.router.router import Router
 from whiflash_engine.router.spans import SpanDetector

@@ -30,7 +30,8 @@ from whiflash_engine.drafters.dflash import DFlashDrafter, checked_block
 from whiflash_engine.drafters.eagle3 import Eagle3Drafter, checked_depth
 from whiflash_engine.graphs import Capture, graph_capture
 from whiflash_engine.router.build import build_router
-from whiflash_engine.router.neural import Perceptron, RouterNet
+from whiflash_engine.router.neural import RouterNet
+from whiflash_engine.router.perceptron import Perceptron
 from whiflash_engine.target.base import Target
 from whiflash_engine.target.hf import HFTarget
 from whiflash_engine.target.hf_loading import causal_config

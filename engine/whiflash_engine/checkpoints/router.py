@@ -18,7 +18,8 @@ from whiflash_engine.checkpoints.fields import Fields
 from whiflash_engine.checkpoints.tensors import check_tensors, read_file, read_folder
 from whiflash_engine.config import ArmName
 from whiflash_engine.errors import CheckpointError
-from whiflash_engine.router.neural import STRUCTURE, Array, Perceptron, RouterNet
+from whiflash_engine.router.neural import STRUCTURE, RouterNet
+from whiflash_engine.router.perceptron import Array, Perceptron
 
 CONFIG = "config.json"
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from whiflash_engine.kernels.build import build
 
-_SOURCES: Final = ("product.c", "attention.c", "pointwise.c", "layers.c")
+_SOURCES: Final = ("product.c", "attention.c", "pointwise.c", "layers.c", "perceptron.c")
 _P, _N, _T, _F = ctypes.c_void_p, ctypes.c_long, ctypes.c_int, ctypes.c_float
 _ARGUMENTS: Final = {
     "product": [_P] * 3 + [_N] * 3 + [_T],
@@ -25,6 +25,7 @@ _ARGUMENTS: Final = {
     "rotate": [_P] * 4 + [_N] * 4,
     "entropy": [_P, _N],
     "layers": [_P] * 10 + [_N] * 2 + [_T],
+    "perceptron": [_P] * 7 + [_N] * 4,
 }
 
 _RESULTS: Final = {"entropy": _F}
@@ -45,6 +46,8 @@ class Kernels:
         self._rotate, self._entropy = library.rotate, library.entropy
         self.layers = library.layers
         """As C has it; `stack` calls it."""
+        self.perceptron = library.perceptron
+        """As C has it, for the router's."""
 
     @staticmethod
     def pack(weight: Tensor) -> Tensor:

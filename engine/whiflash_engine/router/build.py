@@ -12,9 +12,9 @@ from whiflash_engine.router.neural import (
     DeltaPolicy,
     Learner,
     NeuralPolicy,
-    Perceptron,
     RouterNet,
 )
+from whiflash_engine.router.perceptron import Perceptron
 from whiflash_engine.router.policies import RandomPolicy, StaticPolicy, ThresholdPolicy
 from whiflash_engine.router.router import Router
 

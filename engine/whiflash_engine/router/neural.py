@@ -6,8 +6,7 @@
     DeltaPolicy    the published form (WhiFlash-Neural, arXiv 2606.07710): one number, how many
                    tokens more AR would commit than diffusion; AR if it exceeds tau.
 
-Both are perceptrons with one hidden layer (d to d/8, GELU). They run in numpy: for so small a
-network torch's operators cost more than their arithmetic.
+Both are perceptrons with one hidden layer (d to d/8, GELU).
 """
 
 from __future__ import annotations
@@ -15,45 +14,28 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Final, TypeAlias, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
 from whiflash_engine.config import ArmName, Span
 from whiflash_engine.events import Round
 from whiflash_engine.router.averages import AveragesPolicy, lengths
+from whiflash_engine.router.perceptron import Array, Perceptron
 from whiflash_engine.router.policies import Expected, RouteContext, ThresholdPolicy
-
-Array = NDArray[np.float32]
 
 SPANS: Final[tuple[Span, ...]] = get_args(Span)
 STRUCTURE: Final = 7 + len(SPANS)
-"""Numbers beside the hidden state: see `features`."""
+"""Numbers beside the hidden state."""
 # Step of the correction of an arm's chances, in log odds a round and unit of surprise.
 _CORRECTION: Final = 0.03
 LARGEST: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Perceptron:
-    """x -> second @ gelu(first @ x + first_bias) + second_bias; float32, GELU by tanh."""
-
-    first: Array
-    first_bias: Array
-    second: Array
-    second_bias: Array
-
-    def __call__(self, x: Array) -> Array:
-        h = self.first @ x + self.first_bias
-        h *= 0.5 + 0.5 * np.tanh(h * (0.7978845608 + 0.0356774081 * h * h))
-        out: Array = self.second @ h + self.second_bias
-        return out
-
-
-@dataclass(frozen=True, slots=True)
 class RouterNet:
-    """A perceptron over (hidden state, structure), and what its outputs stand for.
+    """A perceptron over (hidden state, `structure`), and what its outputs stand for.
 
     positions: per arm, how many positions of a draft it knows; the outputs are their log odds,
     arm after arm.
@@ -62,29 +44,30 @@ class RouterNet:
     perceptron: Perceptron
     positions: Mapping[ArmName, int]
 
-    def __call__(self, features: Array) -> dict[ArmName, list[float]]:
-        """Log odds by arm."""
-        odds: list[float] = self.perceptron(features).tolist()
-        start, found = 0, dict[ArmName, list[float]]()
-        for arm, count in self.positions.items():
-            found[arm] = odds[start : start + count]
-            start += count
-        return found
+    @property
+    def parts(self) -> dict[ArmName, slice]:
+        """Each arm's outputs."""
+        ends = list(accumulate(self.positions.values(), initial=0))
+        return {arm: slice(*pair) for arm, pair in zip(self.positions, pairwise(ends), strict=True)}
 
 
-def features(context: RouteContext) -> Array:
-    """(hidden size + `STRUCTURE`,): the target's state, then the entropy, the span (one of
-    `SPANS`), for how long it has lasted, whether a grammar holds, how much of the text's end
-    has stood there before, and what AR, diffusion and retrieval got through lately."""
-    assert context.hidden is not None
+def structure(context: RouteContext) -> list[float]:
+    """`STRUCTURE` numbers: the entropy, the span (one of `SPANS`), for how long it has lasted,
+    whether a grammar holds, how much of the text's end has stood there before, and what AR,
+    diffusion and retrieval got through lately."""
     recent = context.recent
     spans = [float(context.span == span) for span in SPANS]
-    own = [
+    return [
         min(context.entropy, 8.0), *spans, math.log1p(context.since), float(context.constrained),
         math.log1p(context.matched), recent["ar"], recent["diffusion"], recent["retrieval"],
     ]  # fmt: skip
-    hidden: Array = context.hidden.float().numpy(force=True)
-    return np.concatenate((hidden, np.array(own, dtype=np.float32)))
+
+
+def features(context: RouteContext) -> Array:
+    """(hidden size + `STRUCTURE`,), float32: all that the network sees."""
+    assert context.hidden is not None
+    hidden = context.hidden.float().numpy(force=True)
+    return np.concatenate((hidden, structure(context)), dtype=np.float32)
 
 
 class NeuralPolicy:
@@ -95,10 +78,11 @@ class NeuralPolicy:
     """
 
     def __init__(self, net: RouterNet) -> None:
-        self._net = net
+        self._net, self._parts = net.perceptron, net.parts
         self.averages = AveragesPolicy()
         self.shift = dict.fromkeys(net.positions, 0.0)
         self._seen: RouteContext | None = None
+        self._odds: list[float] = []
         self._chances: dict[ArmName, list[float]] = {}
 
     def candidates(self, arms: Sequence[ArmName]) -> Sequence[ArmName]:
@@ -109,7 +93,7 @@ class NeuralPolicy:
         drafts = context.width[arm] - 1 - forced
         if arm not in self.shift or context.hidden is None or drafts < 1:
             return self.averages.expect(arm, context)
-        chances = self._look(context)[arm]
+        chances = self._look(arm, context)
         beyond = [chances[-1]] * (drafts - len(chances))
         return lengths([*chances[:drafts], *beyond], forced)
 
@@ -123,26 +107,25 @@ class NeuralPolicy:
             surprise = min(accepted, asked) - sum(chances[:asked])
             shift = self.shift[round.arm] + _CORRECTION * surprise
             self.shift[round.arm] = max(-LARGEST, min(shift, LARGEST))
-        self._chances = {}
+        self._seen, self._chances = None, {}
 
-    def _look(self, context: RouteContext) -> dict[ArmName, list[float]]:
-        """The chances by arm, computed once a round."""
-        if self._seen is not context or not self._chances:
-            self._chances = {
-                arm: _chances(odds, self.shift[arm])
-                for arm, odds in self._net(features(context)).items()
-            }
-            self._seen = context
-        return self._chances
+    def _look(self, arm: ArmName, context: RouteContext) -> list[float]:
+        """The arm's chances; the network runs once a round."""
+        if self._seen is not context:
+            assert context.hidden is not None
+            self._odds = self._net(context.hidden, structure(context))
+            self._seen, self._chances = context, {}
+        if arm not in self._chances:
+            shift = self.shift[arm]
+            # as a tangent, for an exponential could overflow
+            self._chances[arm] = [
+                0.5 + 0.5 * math.tanh(0.5 * (one + shift)) for one in self._odds[self._parts[arm]]
+            ]
+        return self._chances[arm]
 
 
 Learner: TypeAlias = AveragesPolicy | NeuralPolicy
 """What learns from its rounds."""
-
-
-def _chances(odds: Sequence[float], shift: float) -> list[float]:
-    """Of log odds. As a tangent, for an exponential could overflow."""
-    return [0.5 + 0.5 * math.tanh(0.5 * (one + shift)) for one in odds]
 
 
 class DeltaPolicy(ThresholdPolicy):
@@ -156,4 +139,4 @@ class DeltaPolicy(ThresholdPolicy):
     def signal(self, context: RouteContext) -> float:
         if context.hidden is None:
             return -math.inf
-        return float(self._net(context.hidden.float().numpy(force=True))[0])
+        return self._net(context.hidden)[0]

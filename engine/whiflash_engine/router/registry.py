@@ -13,7 +13,8 @@ from whiflash_engine.config import ArmName, RouterConfig
 from whiflash_engine.router.build import build_router, new_learner
 from whiflash_engine.router.costs import CostModel
 from whiflash_engine.router.memory import keep, recall
-from whiflash_engine.router.neural import Learner, Perceptron, RouterNet
+from whiflash_engine.router.neural import Learner, RouterNet
+from whiflash_engine.router.perceptron import Perceptron
 from whiflash_engine.router.router import Router
 
 _KEEP_EVERY = 100

@@ -19,7 +19,7 @@ from whiflash_engine.checkpoints.fields import Fields
 from whiflash_engine.checkpoints.tensors import read_file
 from whiflash_engine.config import ArmName
 from whiflash_engine.errors import CheckpointError
-from whiflash_engine.router.neural import Array
+from whiflash_engine.router.perceptron import Array
 from whiflash_engine.training.loop import Report
 from whiflash_engine.training.model_files import write_json, write_tensors
 
