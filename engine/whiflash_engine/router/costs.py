@@ -26,49 +26,46 @@ _CLIP = 3.0
 _ROUNDS_SERVED = 8.0
 
 
-class Average:
-    """A running average of positive numbers that one outlier cannot carry away."""
-
-    def __init__(self, first: float) -> None:
-        self.value = first
-
-    def add(self, x: float) -> None:
-        clipped = min(max(x, self.value / _CLIP), self.value * _CLIP)
-        self.value += _RATE * (clipped - self.value)
+def moved(average: float, x: float) -> float:
+    """A running average of positive numbers after one more, which cannot carry it away."""
+    clipped = min(max(x, average / _CLIP), average * _CLIP)
+    return average + _RATE * (clipped - average)
 
 
 class Curve:
     """Averages at integer points, linear between them and flat outside."""
 
     def __init__(self) -> None:
-        self._points: dict[int, Average] = {}
-        self._places: list[int] = []  # of the points, in order
+        self._values: dict[int, float] = {}
+        self._places: list[int] = []  # in order
 
     def seed(self, at: int, value: float) -> None:
-        if at not in self._points:
+        if at not in self._values:
             insort(self._places, at)
-        self._points[at] = Average(value)
+        self._values[at] = value
 
     def add(self, at: int, value: float) -> None:
-        if at not in self._points:  # what its neighbours say: one measurement may be a stall
-            known = self.at(at)
-            self.seed(at, value if known is None else known)
-        self._points[at].add(value)
+        known = self.at(
+            at
+        )  # of a new place what its neighbours say: one measurement may be a stall
+        self.seed(at, moved(value if known is None else known, value))
 
     def at(self, place: int) -> float | None:
         """None before anything has been measured."""
-        return self._read(place) if self._places else None
+        return self.between(place, place)[0] if self._places else None
 
     def between(self, low: int, high: int) -> Sequence[float]:
         """At low, low+1, ..., high; nothing before anything has been measured."""
-        return [self._read(place) for place in range(low, high + 1)] if self._places else ()
+        if not self._places:
+            return ()
+        values, line = self._values, self._line
+        return [values[i] if i in values else line(i) for i in range(low, high + 1)]
 
-    def _read(self, place: int) -> float:
-        if (point := self._points.get(place)) is not None:
-            return point.value
+    def _line(self, place: int) -> float:
+        """What the neighbours of a place without a value say."""
         i = bisect_left(self._places, place)
         left, right = self._places[max(i - 1, 0)], self._places[min(i, len(self._places) - 1)]
-        start, end = self._points[left].value, self._points[right].value
+        start, end = self._values[left], self._values[right]
         return start + (end - start) * (place - left) / max(right - left, 1)
 
 
@@ -79,7 +76,7 @@ class CostModel:
         self._draft: dict[ArmName, Curve] = {}
         self._verify = Curve()
         self._catch_up: dict[ArmName, Curve] = {}
-        self._rest: Average | None = None
+        self._rest: float | None = None
 
     def seed(self, arm: ArmName, drafts: int, seconds: float) -> None:
         """Calibration: what drafting so many tokens takes, ordinary ingest included."""
@@ -103,9 +100,7 @@ class CostModel:
             curve = self._catch_up.setdefault(round.arm, Curve())
             curve.add(least + least // 2, seconds.catch_up)
         rest = seconds.pick + seconds.mask + seconds.commit
-        if self._rest is None:
-            self._rest = Average(rest)
-        self._rest.add(rest)
+        self._rest = rest if self._rest is None else moved(self._rest, rest)
 
     def catch_up(self, arm: ArmName, backlog: int, width: int) -> float:
         """Seconds of one catch-up. A backlog of up to `width` positions is an ordinary ingest,
@@ -121,7 +116,7 @@ class CostModel:
         An arm that has never drafted is taken to draft for nothing, so that it gets its turn;
         before any measurement at all every round costs one second.
         """
-        rest = 0.0 if self._rest is None else self._rest.value
+        rest = self._rest or 0.0
         rest += self.catch_up(arm, backlog, high) / _ROUNDS_SERVED
         verify = self._verify.between(low, high) or [1.0] * (high - low + 1)
         curve = self._draft.get(arm)
