@@ -149,7 +149,7 @@ WHOLE = AdapterMix(
     catalogues=400, doubted=900, plain_times=4, max_prompt=1000, max_tokens=1100, max_tools=8,
     max_tool_chars=3200,
 )  # fmt: skip
-"""The twelfth round: all that the data has, for a GPU. The shipped adapter has not had it."""
+"""The twelfth round: all that the data has, for a GPU."""
 
 MINIATURE = AdapterMix(
     gold={"bfcl": 60, "seal_tools": 25, "snips": 25}, irrelevant=15, word_problems=10, sums=5,
