@@ -7,6 +7,7 @@ import json
 import math
 import re
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from whiflash_engine.config import ArmName, RouterConfig, RouterName, SamplingCo
 from whiflash_engine.engine import Engine
 from whiflash_engine.errors import CheckpointError, ConfigError
 from whiflash_engine.events import Round, Seconds, tokens_of
+from whiflash_engine.kernels.cpu import kernels
 from whiflash_engine.router import perceptron
 from whiflash_engine.router.build import build_router
 from whiflash_engine.router.neural import (
@@ -85,6 +87,8 @@ def test_the_network_is_torchs(
 ) -> None:
     if not compiled:
         monkeypatch.setattr(perceptron, "kernels", lambda: None)
+    elif kernels() is None:
+        pytest.skip("no kernels here")
     inputs, inner, outputs = sizes
     generator = torch.Generator().manual_seed(1)
     shapes = ((inputs,), (inner, inputs), (inner,), (outputs, inner), (outputs,))
@@ -103,6 +107,28 @@ def test_the_network_is_torchs(
             one(wrong, more)
     with pytest.raises(ValueError, match="no perceptron"):
         Perceptron(first.numpy(), second_bias[:0].numpy(), second.numpy(), second_bias.numpy())
+
+
+def test_each_arm_has_its_outputs() -> None:
+    assert net(copies=8).parts == {
+        "ar": slice(0, 3), "diffusion": slice(3, 8), "retrieval": slice(8, 16),
+    }  # fmt: skip
+
+
+def test_the_network_runs_once_a_round() -> None:
+    policy, place, ran = NeuralPolicy(net(copies=8)), context(), list[int]()
+    network = policy._net
+
+    def counted(x: Tensor, more: Sequence[float] = ()) -> list[float]:
+        ran.append(len(more))
+        return network(x, more)
+
+    policy._net = counted  # type: ignore[assignment]
+    for _ in range(2):
+        for arm in ARMS:
+            policy.expect(arm, place)
+        policy.learn(rounds("ar", 1))
+    assert ran == [STRUCTURE] * 2
 
 
 def test_what_the_network_sees() -> None:

@@ -44,7 +44,7 @@ def _built(sources: Sequence[Path]) -> ctypes.CDLL:
         for source, compiled in zip(sources, objects, strict=True):
             _run([*compiler, *_FLAGS, "-c", str(source), "-o", compiled])
         library = str(Path(folder, "kernels.so"))
-        _run([*compiler, "-shared", *objects, str(openmp), "-o", library])
+        _run([*compiler, "-shared", *objects, str(openmp), "-lm", "-o", library])
         return ctypes.CDLL(library)  # its file may go now
 
 

@@ -1,4 +1,5 @@
-"""The kernels of a processor: products, attention and what is between, in float32.
+"""The kernels of a processor, in float32: products, attention, what is between, the router's
+network.
 
 Each is what its C file says. A row comes out the same, to the bit, whatever else is in the pass.
 """
@@ -47,7 +48,7 @@ class Kernels:
         self.layers = library.layers
         """As C has it; `stack` calls it."""
         self.perceptron = library.perceptron
-        """As C has it, for the router's."""
+        """As C has it; the router's `Perceptron` calls it."""
 
     @staticmethod
     def pack(weight: Tensor) -> Tensor:

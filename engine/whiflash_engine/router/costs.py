@@ -45,9 +45,8 @@ class Curve:
         self._values[at] = value
 
     def add(self, at: int, value: float) -> None:
-        known = self.at(
-            at
-        )  # of a new place what its neighbours say: one measurement may be a stall
+        # a new place begins with what its neighbours say: one measurement may be a stall
+        known = self.at(at)
         self.seed(at, moved(value if known is None else known, value))
 
     def at(self, place: int) -> float | None:

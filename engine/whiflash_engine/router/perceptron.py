@@ -1,8 +1,9 @@
-"""The network of a router: one hidden layer, run once a round.
+"""The network of a router: one hidden layer.
 
 So small a network is soon computed and long in coming: between two rounds the target's weights have
 passed through the caches, so that every library it goes through is read from memory again. Hence
-one call of C, without numpy's or torch's operators where it can be done without.
+one call of C, without numpy's or torch's operators where it can be done without. Loading a router
+compiles the kernels, also where the target does not use them.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ Array: TypeAlias = NDArray[np.float32]
 class Perceptron:
     """x -> second @ gelu(first @ x + first_bias) + second_bias; float32, GELU by tanh.
 
-    Not for several threads at once. ValueError for shapes that do not fit.
+    Not for several threads at once. ValueError for sizes that do not fit.
     """
 
     def __init__(self, first: Array, first_bias: Array, second: Array, second_bias: Array) -> None:
