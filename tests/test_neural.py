@@ -131,6 +131,14 @@ def test_the_network_runs_once_a_round() -> None:
     assert ran == [STRUCTURE] * 2
 
 
+def test_a_round_that_was_given_up_corrects_nobody() -> None:
+    policy, place = NeuralPolicy(net()), context()
+    policy.expect("ar", place)
+    policy.expect("ar", replace(place, hidden=None))  # the next one, by averages
+    policy.learn(rounds("ar", 3))
+    assert not any(policy.shift.values())
+
+
 def test_what_the_network_sees() -> None:
     hidden = torch.arange(HIDDEN, dtype=torch.bfloat16)
     place = replace(context(hidden), since=3, constrained=True, matched=5)

@@ -89,6 +89,8 @@ class NeuralPolicy:
         return arms
 
     def expect(self, arm: ArmName, context: RouteContext) -> Expected:
+        if self._seen is not context:
+            self._seen, self._odds, self._chances = context, [], {}
         forced = len(context.forced)
         drafts = context.width[arm] - 1 - forced
         if arm not in self.shift or context.hidden is None or drafts < 1:
@@ -111,10 +113,9 @@ class NeuralPolicy:
 
     def _look(self, arm: ArmName, context: RouteContext) -> list[float]:
         """The arm's chances; the network runs once a round."""
-        if self._seen is not context:
+        if not self._odds:
             assert context.hidden is not None
             self._odds = self._net(context.hidden, structure(context))
-            self._seen, self._chances = context, {}
         if arm not in self._chances:
             shift = self.shift[arm]
             # as a tangent, for an exponential could overflow
