@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import cast, get_args
 
 import pytest
@@ -18,6 +19,7 @@ from tests.fixed_toys import (
     check_turns,
     check_widths_and_crops,
 )
+from tests.training_toys import toy_model
 from whiflash_agents.measure import lossless
 from whiflash_agents.measure.prompts import balanced, shipped
 from whiflash_engine.calibrate import calibrate
@@ -32,6 +34,9 @@ from whiflash_engine.router.costs import CostModel
 from whiflash_engine.sampling import Sampler, argmax, distribution, draw, peaks
 from whiflash_engine.target.base import Target
 from whiflash_engine.target.native import NativeTarget
+from whiflash_engine.training.chat import Taught
+from whiflash_engine.training.llama import load_llama
+from whiflash_engine.training.packing import pack, pad
 
 pytestmark = [
     pytest.mark.gpu,
@@ -174,6 +179,18 @@ def test_drafts_are_the_cpus() -> None:
     target = toys.tiny_target(device=GPU, capture=capture)
     there = drafts(target, toys.tiny_drafters(target, capture), [*range(40)])
     assert here == there
+
+
+def test_a_pack_is_the_cpus(tmp_path: Path) -> None:
+    """Conversations that share their beginning, under the mask that keeps them apart."""
+    folder = toy_model(tmp_path)
+    group = [Taught((*range(5, 9), *range(i, i + 6)), (False,) * 6 + (True,) * 4) for i in (1, 20)]
+    hidden = []
+    for device in ("cpu", "cuda"):
+        with torch.device(device):
+            ids, _, layout = pad([pack(group), pack(group[:1])])
+            hidden.append(load_llama(folder, torch.float32)(ids, layout).cpu())
+    torch.testing.assert_close(hidden[1], hidden[0], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.model

@@ -93,7 +93,7 @@ def test_a_pack_teaches_what_its_conversations_teach_alone(tmp_path: Path) -> No
             model=folder, data=tmp_path, run=tmp_path, output=tmp_path, template=tmp_path,
             batch=len(packs), opening=4.0,
         )  # fmt: skip
-        trainee = AdapterTrainee(options, load_llama(folder, torch.float32), packs)
+        trainee = AdapterTrainee(options, load_llama(folder, torch.float32), [packs])
         loss, count = trainee.loss(0)
         loss.backward()  # type: ignore[no-untyped-call]
         gradient = [p.grad for p in trainee.trained().values() if p.grad is not None]

@@ -20,7 +20,7 @@ from whiflash_engine.checkpoints.lora import merge_lora, read_lora
 from whiflash_engine.checkpoints.tensors import read_file, read_folder
 from whiflash_engine.errors import CheckpointError, ConfigError, NumericsError
 from whiflash_engine.training import composed
-from whiflash_engine.training.adapter import opening_weights
+from whiflash_engine.training.adapter import AdapterOptions, draw_lessons, opening_weights
 from whiflash_engine.training.adapter_data import LessonBuilder
 from whiflash_engine.training.chat import HubTokenizer, teach
 from whiflash_engine.training.composed_documents import ASKED, documented, stated
@@ -309,6 +309,20 @@ def test_plain_replies_are_taught_as_often_as_is_asked(tmp_path: Path) -> None:
         lessons = LessonBuilder(data, "train", mix, seed=0).build(FewReplies())
         asked = [str(lesson.messages[-1]["content"]) for lesson in lessons]
         assert sorted(asked) == sorted(["Hi", "Who?"] * times)
+
+
+def test_every_epoch_draws_its_lessons_anew(tmp_path: Path) -> None:
+    """The same ones whenever it is asked for the same epoch."""
+    data, folder = toy_data(tmp_path / "data"), tmp_path / "model"
+    toy_model(folder, vocab=toy_tokenizer(folder))
+    tokenizer = HubTokenizer(folder)
+    mix = AdapterMix(gold={}, irrelevant=0, word_problems=0, searches=0, documentation=0, plain=0,
+                     sums=4, dates=4, max_prompt=4000, max_tokens=4000)  # fmt: skip
+    options = AdapterOptions(folder, data, tmp_path, tmp_path, tmp_path, mix=mix, seed=3)
+    own = OwnReplies(data, tmp_path, load_llama(folder), tokenizer, seed=3)
+    first, second, again = (draw_lessons(options, epoch, own, tokenizer) for epoch in (0, 1, 0))
+    assert first == again != second
+    assert first[1] == second[1] == {"sum": 4, "date": 4}
 
 
 def test_the_first_two_tokens_of_a_reply_may_weigh_more() -> None:

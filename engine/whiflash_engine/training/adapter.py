@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -58,6 +59,7 @@ class AdapterOptions:
     and are few among many."""
     batch: int = 8
     epochs: int = 1
+    """Each draws its lessons anew: other tools on offer, other loops, the same gold rows."""
     minutes: float | None = None
     seed: int = 0
 
@@ -65,7 +67,10 @@ class AdapterOptions:
 class AdapterTrainee:
     """Loss on the assistant's tokens only; logits are computed at those positions alone."""
 
-    def __init__(self, options: AdapterOptions, model: Llama, lessons: Sequence[Pack]) -> None:
+    def __init__(
+        self, options: AdapterOptions, model: Llama, lessons: Sequence[Sequence[Pack]]
+    ) -> None:
+        """lessons: those of every epoch."""
         torch.manual_seed(options.seed)
         self.options, self.model = options, model
         parameters = inject(model, options.lora)
@@ -76,8 +81,8 @@ class AdapterTrainee:
         )
         self.batches = [
             batch
-            for epoch in range(options.epochs)
-            for batch in epoch_batches(lessons, options.batch, options.seed, epoch, _length)
+            for epoch, packs in enumerate(lessons)
+            for batch in epoch_batches(packs, options.batch, options.seed, epoch, _length)
         ]
         self.settings: Mapping[str, object] = {
             "base": fingerprint(options.model), "lora": asdict(options.lora),
@@ -131,14 +136,23 @@ def train_adapter(options: AdapterOptions, report: Report) -> None:
     model = load_llama(options.model)
     tokenizer = HubTokenizer(options.model, options.template)
     own = OwnReplies(options.data, options.run, model, tokenizer, options.seed)
-    lessons = LessonBuilder(options.data, "train", options.mix, options.seed).build(own)
-    groups = tool_groups(options.data, "train", options.mix, options.seed)
-    packs, kept = tokenise([*([one] for one in lessons), *groups], tokenizer, options.mix)
-    report({"conversations": str(kept.total()), "sequences": str(len(packs)),
+    drawn = [draw_lessons(options, epoch, own, tokenizer) for epoch in range(options.epochs)]
+    kept = sum((counts for _, counts in drawn), Counter[str]())
+    report({"conversations": str(kept.total()), "sequences": str(sum(len(p) for p, _ in drawn)),
             **{kind: str(n) for kind, n in kept.items()}})  # fmt: skip
-    trainee = AdapterTrainee(options, model, packs)
+    trainee = AdapterTrainee(options, model, [packs for packs, _ in drawn])
     loop = LoopOptions(steps=len(trainee.batches), minutes=options.minutes, report_every=5)
     train(trainee, loop, options.run, report)
+
+
+def draw_lessons(
+    options: AdapterOptions, epoch: int, own: OwnReplies, tokenizer: HubTokenizer
+) -> tuple[list[Pack], Counter[str]]:
+    """One epoch's sequences, and how many conversations of each kind they hold."""
+    seed = options.seed + epoch
+    lessons = LessonBuilder(options.data, "train", options.mix, seed).build(own)
+    groups = tool_groups(options.data, "train", options.mix, seed)
+    return tokenise([*([one] for one in lessons), *groups], tokenizer, options.mix)
 
 
 def merge_adapter(model: Path, adapter: Path, template: Path, output: Path) -> None:

@@ -101,8 +101,14 @@ class Attention(nn.Module):
         self, x: Tensor, cos: Tensor, sin: Tensor, visible: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = self.qkv(x, cos, sin)
+        keys, values = k, v
+        if visible is not None and x.is_cuda:
+            # under a mask a GPU's fast kernels want as many KV heads as query heads; without them
+            # all scores of a layer stand in memory
+            group = self.heads // self.kv_heads
+            keys, values = (part.repeat_interleave(group, dim=1) for part in (k, v))
         out = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=visible, is_causal=visible is None, enable_gqa=True
+            q, keys, values, attn_mask=visible, is_causal=visible is None, enable_gqa=True
         )
         return self.o_proj(out.transpose(1, 2).flatten(2)), k, v
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True)
@@ -151,6 +151,9 @@ WHOLE = AdapterMix(
 )  # fmt: skip
 """The twelfth round: all that the data has, for a GPU."""
 
+LONG = replace(WHOLE, plain=1000, plain_times=2, reasoned=1200, word_problems=600)
+"""The thirteenth round: the same for many epochs, with more plain replies and worked equations."""
+
 MINIATURE = AdapterMix(
     gold={"bfcl": 60, "seal_tools": 25, "snips": 25}, irrelevant=15, word_problems=10, sums=5,
     dates=5, searches=5, documentation=5, plain=10, reasoned=4, documents=4, catalogues=2,
@@ -171,5 +174,6 @@ MIXES = {
     "grouped": GROUPED,
     "plain_talk": PLAIN_TALK,
     "whole": WHOLE,
+    "long": LONG,
     "miniature": MINIATURE,
 }
