@@ -93,7 +93,7 @@ def test_a_pack_teaches_what_its_conversations_teach_alone(tmp_path: Path) -> No
             model=folder, data=tmp_path, run=tmp_path, output=tmp_path, template=tmp_path,
             batch=len(packs), opening=4.0,
         )  # fmt: skip
-        trainee = AdapterTrainee(options, load_llama(folder, torch.float32), [packs])
+        trainee = AdapterTrainee(options, load_llama(folder, torch.float32), lambda _: packs)
         loss, count = trainee.loss(0)
         loss.backward()  # type: ignore[no-untyped-call]
         gradient = [p.grad for p in trainee.trained().values() if p.grad is not None]
@@ -104,6 +104,28 @@ def test_a_pack_teaches_what_its_conversations_teach_alone(tmp_path: Path) -> No
     alone = taught([pack([one]) for group in groups for one in group])
     assert together[0] == pytest.approx(alone[0], rel=1e-4)
     torch.testing.assert_close(together[1], alone[1], rtol=1e-3, atol=1e-6)
+
+
+def test_an_epoch_is_drawn_when_it_begins(tmp_path: Path) -> None:
+    drawn: list[int] = []
+
+    def draw(epoch: int) -> list[Pack]:
+        """Each of one conversation, told by its first token; in the second epoch one less."""
+        drawn.append(epoch)
+        group = [Taught((10 * epoch + i, 1, 2), (False, False, True)) for i in range(5 - epoch)]
+        return [pack([one]) for one in group]
+
+    options = AdapterOptions(
+        model=toy_model(tmp_path / "model"), data=tmp_path, run=tmp_path, output=tmp_path,
+        template=tmp_path, batch=2, epochs=3,
+    )  # fmt: skip
+    trainee = AdapterTrainee(options, load_llama(options.model, torch.float32), draw)
+    assert trainee.steps == 9 and drawn == [0]
+    first = [one.ids[0] for step in range(3) for one in trainee.batch(step)]
+    assert sorted(first) == [*range(5)] and drawn == [0]
+    second = {one.ids[0] for step in range(3, 6) for one in trainee.batch(step)}
+    assert second == {10, 11, 12, 13} and drawn == [0, 1]
+    assert {one.ids[0] // 10 for one in trainee.batch(8)} == {2}
 
 
 def test_single_conversations_need_no_layout() -> None:

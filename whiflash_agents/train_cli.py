@@ -37,7 +37,9 @@ def _adapter_parser(steps: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--data", type=Path, required=True, help="folder of prompt rows")
     parser.add_argument("--run-dir", type=Path, required=True, help="checkpoints, learning curve")
     parser.add_argument("--minutes", type=float, help="wall-clock budget")
-    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument(
+        "--epochs", type=int, default=1, help="each draws its conversations anew; default: 1"
+    )
     parser.add_argument("--batch", type=int, default=8, help="sequences a step")
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument(

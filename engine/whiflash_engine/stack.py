@@ -75,17 +75,21 @@ class Stack:
     def __call__(
         self, x: Tensor, table: tuple[Tensor, Tensor], cache: KVCache,
         features: Tensor, taps: Mapping[int, int], given: Tensor | None = None,
+        rows: int | None = None,
     ) -> Tensor:  # fmt: skip
         """x: (n, hidden), n at most `MOST_ROWS`, at the positions behind the cache's length, for
-        which it has room; -> what the last layer makes of it. Writes their keys and values there.
+        which it has room; -> what the last layer makes of the last `rows`, None of all: of the
+        others it makes keys and values alone. Writes those of all of them there.
 
         table: of `Rope`. taps: boundary -> column of features, (n, columns), where the stream goes
         that enters this layer, or leaves the last one. given: (n, inputs of the first qkv), what
         that reads, where it is not norm_in(x).
         """
         n, s, held, threads = x.shape[0], self._shape, cache.all, torch.get_num_threads()
+        wanted = n if rows is None else rows
         size = (s.layers, 2, s.kv_heads, cache.capacity, s.width)
         fits = held.shape == size and n <= min(MOST_ROWS, cache.capacity - cache.length)
+        fits = fits and 0 <= wanted <= n
         cos, sin = (part.contiguous() for part in table)
         read = x if given is None else given.contiguous()
         fits = fits and x.shape == (n, s.hidden) and read.shape == (n, s.into)
@@ -103,9 +107,9 @@ class Stack:
         self._own.layers(
             self._layers, ctypes.byref(s), ctypes.byref(memory), out.data_ptr(),
             None if given is None else read.data_ptr(), cos.data_ptr(), sin.data_ptr(),
-            room.data_ptr(), places, features.data_ptr(), features.stride(0), n, threads,
+            room.data_ptr(), places, features.data_ptr(), features.stride(0), n, wanted, threads,
         )  # fmt: skip
-        return out
+        return out[n - wanted :]
 
 
 def _pointers(part: LayerParts) -> dict[str, int | None]:

@@ -161,7 +161,7 @@ class Eagle3Drafter:
             return self._fixed(kv, g, tokens)
         ids = torch.tensor(tokens, dtype=torch.long, device=g.device)
         table = self._rope.table(kv.length, n)
-        y = self._layer.fast(ids, g, table, kv)
+        y = self._layer.fast(ids, g, table, kv, rows)
         if y is None:
             y = self._layer(ids, g, _Own(*table, kv), rows)
         kv.advance(n)  # last: a slot counts once its output state is there

@@ -47,8 +47,8 @@ class Eagle3Layer:
         self._stack = self._stacked(weights) if self._kv.packed is not None else None
 
     def _stacked(self, weights: Mapping[str, Tensor]) -> Stack | None:
-        """q, k and v are one product here, so that all slots run the whole layer. These weights lie
-        there twice then, because a long backlog wants keys and values alone."""
+        """q, k and v are one product here, so that every slot has a query. These weights lie there
+        twice then, because a long backlog wants keys and values alone."""
         c, norms = self._config, self._norms
         attn = [weights[f"midlayer.self_attn.{x}_proj.weight"] for x in "qkv"]
         part = LayerParts(
@@ -80,7 +80,7 @@ class Eagle3Layer:
         return h + self._down(swiglu(inner))
 
     def fast(
-        self, ids: Tensor, g: Tensor, table: tuple[Tensor, Tensor], kv: KVCache
+        self, ids: Tensor, g: Tensor, table: tuple[Tensor, Tensor], kv: KVCache, rows: int
     ) -> Tensor | None:
         """The same, to the bit, for a few slots, behind what a cache holds that has room for them;
         None where it would be no faster. table: of `Rope`, for the slots' positions."""
@@ -88,7 +88,7 @@ class Eagle3Layer:
             return None
         a, normed = self._inputs(ids, g)
         residual = normed if self._config.norm_before_residual else g
-        return self._stack(residual, table, kv, residual, {}, given=a)
+        return self._stack(residual, table, kv, residual, {}, given=a, rows=rows)
 
     def _inputs(self, ids: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
         """What q, k and v are made of, (n, 2 * hidden), and g, normed."""

@@ -25,7 +25,7 @@ _ARGUMENTS: Final = {
     "swiglu": [_P] * 2 + [_N] * 2 + [_T],
     "rotate": [_P] * 4 + [_N] * 4,
     "entropy": [_P, _N],
-    "layers": [_P] * 10 + [_N] * 2 + [_T],
+    "layers": [_P] * 10 + [_N] * 3 + [_T],
     "perceptron": [_P] * 7 + [_N] * 4,
 }
 

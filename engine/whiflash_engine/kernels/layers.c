@@ -62,10 +62,12 @@ static void keep(const float *k, const float *cos, const float *sin, float *keys
    `into` is hidden, then. cos, sin (n, width), of the rows' positions.
    room: n (3 inner + 2 hidden + (3 heads + 2 kv_heads) width) + 4 threads (length + n + 1) numbers.
    taps (layers + 1): where in a row of features (n, step) the stream before each layer, and behind
-   the last, is copied to; below 0 nowhere. */
+   the last, is copied to; below 0 nowhere.
+   rows: how many of the last ones are wanted. In the last layer the others give keys and values
+   and no more, unless what is behind it is copied. */
 void layers(const layer *all, const shape *s, const memory *m, float *x, const float *given,
             const float *cos, const float *sin, float *room, const long *taps, float *features,
-            long features_step, long n, int threads)
+            long features_step, long n, long rows, int threads)
 {
     long q_size = s->heads * s->width, step = q_size + 2 * s->kv_heads * s->width;
     long head_step = m->capacity * s->width, half = s->kv_heads * head_step;
@@ -79,6 +81,8 @@ void layers(const layer *all, const shape *s, const memory *m, float *x, const f
         if (i == s->layers)
             break;
         const layer *l = all + i;
+        long spared = i + 1 < s->layers || taps[i + 1] >= 0 ? 0 : n - rows, wanted = n - spared;
+        float *mine = x + spared * s->hidden;
         float *keys = m->kv + 2 * i * half, *values = keys + half;
         if (i == 0 && given)
             linear(l->qkv, l->qkv_bias, given, qkv, n, s->into, step, threads);
@@ -92,14 +96,14 @@ void layers(const layer *all, const shape *s, const memory *m, float *x, const f
         }
         rotate(qkv, cos, sin, q, step, n, s->heads, s->width);
         keep(qkv + q_size, cos, sin, keys, values, step, n, s, m);
-        attention(q, keys, values, mixed, weights, q_size, head_step, n, s->heads, s->kv_heads,
-                  s->width, m->length + n, l->window, l->causal, threads);
-        linear(l->o, l->o_bias, mixed, out, n, q_size, s->hidden, threads);
-        add(x, out, n * s->hidden);
-        rms_norm(x, l->norm_mlp, normed, n, s->hidden, s->eps);
-        linear(l->gate_up, l->gate_up_bias, normed, both, n, s->hidden, 2 * s->inner, threads);
-        swiglu(both, inner, n, s->inner, threads);
-        linear(l->down, l->down_bias, inner, out, n, s->inner, s->hidden, threads);
-        add(x, out, n * s->hidden);
+        attention(q + spared * q_size, keys, values, mixed, weights, q_size, head_step, wanted, s->heads,
+                  s->kv_heads, s->width, m->length + n, l->window, l->causal, threads);
+        linear(l->o, l->o_bias, mixed, out, wanted, q_size, s->hidden, threads);
+        add(mine, out, wanted * s->hidden);
+        rms_norm(mine, l->norm_mlp, normed, wanted, s->hidden, s->eps);
+        linear(l->gate_up, l->gate_up_bias, normed, both, wanted, s->hidden, 2 * s->inner, threads);
+        swiglu(both, inner, wanted, s->inner, threads);
+        linear(l->down, l->down_bias, inner, out, wanted, s->inner, s->hidden, threads);
+        add(mine, out, wanted * s->hidden);
     }
 }

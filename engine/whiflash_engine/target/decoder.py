@@ -64,14 +64,16 @@ class Decoder:
         return x
 
     def fast(
-        self, ids: Tensor, table: tuple[Tensor, Tensor], cache: KVCache, features: Tensor
-    ) -> Tensor | None:
-        """The same, to the bit, for up to `MOST_ROWS` rows behind what the cache holds, which has
-        room for them; None where it would be no faster. table: of `Rope`, for their positions."""
+        self, ids: Tensor, table: tuple[Tensor, Tensor], cache: KVCache, features: Tensor,
+        rows: int,
+    ) -> Tensor | None:  # fmt: skip
+        """The last `rows` of the same, to the bit, for up to `MOST_ROWS` ids behind what the cache
+        holds, which has room for them; None where it would be no faster. table: of `Rope`, for
+        their positions."""
         if self._stack is None or len(ids) > MOST_ROWS:
             return None
         x = F.embedding(ids, self.embedding)
-        return self._stack(x, table, cache, features, self._columns)
+        return self._stack(x, table, cache, features, self._columns, rows=rows)
 
     def head(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(n, hidden), as it comes from the layers -> logits (n, vocab) float32, and what they

@@ -69,19 +69,21 @@ class NativeTarget:
         last = self._decoder.embedding[:0].float()
         for start in range(0, len(tokens), _PIECE):
             piece = ids[start : start + _PIECE]
-            x = self._run(piece, cache, features[start:][:_PIECE])
+            wanted = min(max(rows - (len(tokens) - start - len(piece)), 0), len(piece))
+            x = self._run(piece, cache, features[start:][:_PIECE], wanted)
             cache.advance(len(piece))
-            last = torch.cat((last, x))[-rows:] if rows else last
+            last = torch.cat((last, x))
         logits, hidden = self._decoder.head(last)
         return TargetOutput(logits, features, hidden)
 
-    def _run(self, ids: Tensor, cache: KVCache, features: Tensor) -> Tensor:
+    def _run(self, ids: Tensor, cache: KVCache, features: Tensor, rows: int) -> Tensor:
+        """What the layers make of the last `rows`. Fills features."""
         n, table = len(ids), self._rope.table(cache.length, len(ids))
-        fast = self._decoder.fast(ids, table, cache, features)
+        fast = self._decoder.fast(ids, table, cache, features, rows)
         if fast is not None:
             return fast
         sight = Sight(window=self.config.sliding_window)
-        return self._decoder(ids, _Own(*table, sight, *cache.places(n)), features)
+        return self._decoder(ids, _Own(*table, sight, *cache.places(n)), features)[n - rows :]
 
     def embed(self, tokens: Tensor) -> Tensor:
         return F.embedding(tokens, self._decoder.embedding)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -59,7 +59,8 @@ class AdapterOptions:
     and are few among many."""
     batch: int = 8
     epochs: int = 1
-    """Each draws its lessons anew: other tools on offer, other loops, the same gold rows."""
+    """Each draws its lessons anew: other tools on offer, other loops, and other rows where the mix
+    takes some of a source."""
     minutes: float | None = None
     seed: int = 0
 
@@ -68,9 +69,9 @@ class AdapterTrainee:
     """Loss on the assistant's tokens only; logits are computed at those positions alone."""
 
     def __init__(
-        self, options: AdapterOptions, model: Llama, lessons: Sequence[Sequence[Pack]]
+        self, options: AdapterOptions, model: Llama, draw: Callable[[int], Sequence[Pack]]
     ) -> None:
-        """lessons: those of every epoch."""
+        """draw: an epoch's sequences, about as many in every epoch; asked when it begins."""
         torch.manual_seed(options.seed)
         self.options, self.model = options, model
         parameters = inject(model, options.lora)
@@ -79,11 +80,9 @@ class AdapterTrainee:
         self._optimiser = torch.optim.AdamW(
             parameters, lr=options.learning_rate, weight_decay=0.0, betas=(0.9, 0.98)
         )
-        self.batches = [
-            batch
-            for epoch, packs in enumerate(lessons)
-            for batch in epoch_batches(packs, options.batch, options.seed, epoch, _length)
-        ]
+        self._draw = draw
+        self._epoch, self._batches = 0, self._begun(0)
+        self._per_epoch = len(self._batches)
         self.settings: Mapping[str, object] = {
             "base": fingerprint(options.model), "lora": asdict(options.lora),
             "mix": asdict(options.mix), "seed": options.seed, "batch": options.batch,
@@ -91,6 +90,10 @@ class AdapterTrainee:
             "opening": options.opening,
             "start": None if options.start is None else fingerprint(options.start),
         }  # fmt: skip
+
+    @property
+    def steps(self) -> int:
+        return self._per_epoch * self.options.epochs
 
     def trained(self) -> Mapping[str, nn.Parameter]:
         return {
@@ -104,12 +107,22 @@ class AdapterTrainee:
         return {"adamw": self._optimiser}
 
     def loss(self, step: int) -> tuple[Tensor, int]:
-        ids, learn, layout = pad(self.batches[step])
+        ids, learn, layout = pad(self.batch(step))
         hidden = self.model(ids, layout)[:, :-1][learn[:, 1:]]
         logits = F.linear(hidden, self.model.head_weight).float()
         losses = F.cross_entropy(logits, ids[:, 1:][learn[:, 1:]], reduction="none")
         weights = opening_weights(learn, self.options.opening)[:, 1:][learn[:, 1:]]
         return (losses * weights).sum() / weights.sum(), len(logits)
+
+    def batch(self, step: int) -> list[Pack]:
+        epoch, place = divmod(step, self._per_epoch)
+        if epoch != self._epoch:
+            self._epoch, self._batches = epoch, self._begun(epoch)
+        return self._batches[place % len(self._batches)]  # a later epoch may have one less
+
+    def _begun(self, epoch: int) -> list[list[Pack]]:
+        options = self.options
+        return epoch_batches(self._draw(epoch), options.batch, options.seed, epoch, _length)
 
     def evaluate(self) -> Mapping[str, float]:
         return {}
@@ -136,12 +149,15 @@ def train_adapter(options: AdapterOptions, report: Report) -> None:
     model = load_llama(options.model)
     tokenizer = HubTokenizer(options.model, options.template)
     own = OwnReplies(options.data, options.run, model, tokenizer, options.seed)
-    drawn = [draw_lessons(options, epoch, own, tokenizer) for epoch in range(options.epochs)]
-    kept = sum((counts for _, counts in drawn), Counter[str]())
-    report({"conversations": str(kept.total()), "sequences": str(sum(len(p) for p, _ in drawn)),
-            **{kind: str(n) for kind, n in kept.items()}})  # fmt: skip
-    trainee = AdapterTrainee(options, model, [packs for packs, _ in drawn])
-    loop = LoopOptions(steps=len(trainee.batches), minutes=options.minutes, report_every=5)
+
+    def draw(epoch: int) -> list[Pack]:
+        packs, kept = draw_lessons(options, epoch, own, tokenizer)
+        counts = {"conversations": kept.total(), "sequences": len(packs), **kept}
+        report({"epoch": epoch + 1, **{name: str(count) for name, count in counts.items()}})
+        return packs
+
+    trainee = AdapterTrainee(options, model, draw)
+    loop = LoopOptions(steps=trainee.steps, minutes=options.minutes, report_every=5)
     train(trainee, loop, options.run, report)
 
 
@@ -149,7 +165,7 @@ def draw_lessons(
     options: AdapterOptions, epoch: int, own: OwnReplies, tokenizer: HubTokenizer
 ) -> tuple[list[Pack], Counter[str]]:
     """One epoch's sequences, and how many conversations of each kind they hold."""
-    seed = options.seed + epoch
+    seed = options.seed + 1_000_003 * epoch
     lessons = LessonBuilder(options.data, "train", options.mix, seed).build(own)
     groups = tool_groups(options.data, "train", options.mix, seed)
     return tokenise([*([one] for one in lessons), *groups], tokenizer, options.mix)

@@ -152,7 +152,7 @@ WHOLE = AdapterMix(
 """The twelfth round: all that the data has, for a GPU."""
 
 LONG = replace(WHOLE, plain=1000, plain_times=2, reasoned=1200, word_problems=600)
-"""The thirteenth round: the same for many epochs, with more plain replies and worked equations."""
+"""The last two rounds: the same for longer, with more plain replies and worked equations."""
 
 MINIATURE = AdapterMix(
     gold={"bfcl": 60, "seal_tools": 25, "snips": 25}, irrelevant=15, word_problems=10, sums=5,
