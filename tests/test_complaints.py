@@ -19,6 +19,7 @@ from tests.test_chat import CALL, TOOLS, chat_of, merged
 from tests.toys import ToyConstraint, ToyTarget, run, toy_drafters
 from tests.toys_text import write_call
 from whiflash_adapters.chat import ChatWhiFlash
+from whiflash_adapters.errors import InvalidRequestError
 from whiflash_engine.config import RouterConfig, RouterName, SamplingConfig
 from whiflash_engine.engine import Engine
 from whiflash_engine.events import tokens_of
@@ -50,6 +51,14 @@ def test_tools_never_reach_the_prompt_of_a_local_model() -> None:
     chat, engine = chat_of("x")
     chat.bind_tools(TOOLS).invoke("hi")
     assert all(name in engine.prompts[0] for name in ("calculate", "search", "what to evaluate"))
+
+
+@pytest.mark.parametrize("kind", ["array", "string", ["array", "null"]])
+def test_arguments_that_are_no_object_are_refused(kind: object) -> None:
+    """No call with such arguments could be told."""
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": kind}}}
+    with pytest.raises(InvalidRequestError, match=r"tools\[0\] parameters type"):
+        chat_of("x")[0].bind_tools([tool]).invoke("hi")
 
 
 def test_any_with_several_tools_is_not_supported() -> None:

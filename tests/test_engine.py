@@ -55,6 +55,9 @@ def test_bad_input_is_told_before_any_work() -> None:
         engine.generate([])
     with pytest.raises(ConfigError, match=r"2000 tokens.*context holds 1024"):
         engine.generate([1] * 2000)
+    for odd in ("a", 1.5, None):
+        with pytest.raises(ConfigError, match=rf"prompt={odd!r}: token ids are integers"):
+            engine.generate(cast(Sequence[int], [1, odd]))
     target = tiny_target()
     alone = Engine(target, {}, byte_tokenizer(), router=RouterConfig("plain"))
     with pytest.raises(ConfigError, match="router='diffusion'"):
@@ -65,6 +68,14 @@ def test_bad_input_is_told_before_any_work() -> None:
     used.commit([1])
     with pytest.raises(ConfigError, match="constraint='1 tokens in'"):
         engine.generate([1], constraint=used)
+
+
+def test_a_fork_is_told_that_it_needs_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would wait for threads that it does not have."""
+    engine = _engine()
+    monkeypatch.setattr("os.getpid", lambda: -1)
+    with pytest.raises(ConfigError, match="belongs to the process that loaded it"):
+        engine.generate([1, 2, 3])
 
 
 def test_threads_take_turns_and_get_what_they_would_get_alone() -> None:

@@ -165,8 +165,13 @@ def offered(tools: object) -> tuple[Tool, ...]:
         tool = in_json(f"tools[{i}]", given)
         if not isinstance(tool, Mapping) or not name_of(tool):
             raise ConfigError(f"tools[{i}]", tool, "must be an object with a name, see bind_tools")
-        if not isinstance(function_of(tool).get("parameters", {}), Mapping):
+        parameters = function_of(tool).get("parameters", {})
+        if not isinstance(parameters, Mapping):
             raise ConfigError(f"tools[{i}]", tool, "its parameters must be a JSON schema")
+        kinds = parameters.get("type", "object")
+        if "object" not in (kinds if isinstance(kinds, list) else [kinds]):
+            why = "the arguments of a call are an object, of which its parameters are the schema"
+            raise ConfigError(f"tools[{i}] parameters type", kinds, why)
         if not isinstance(function_of(tool).get("strict"), bool | None):
             raise ConfigError(f"tools[{i}]", tool, "its strict must be True or False")
         if name_of(tool) in found:

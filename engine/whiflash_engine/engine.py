@@ -5,6 +5,7 @@ Knows tokens and a tokenizer, no messages. Text, tools and chat stand above.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -76,6 +77,7 @@ class Engine:
         self.stop_token_ids = tuple(stop_token_ids)
         self._bytes = TokenBytes(tokenizer)
         self._turn = threading.Lock()
+        self._process = os.getpid()  # threads that a fork does not have would be waited for
         arms = (*self.drafters, "retrieval", "plain")
         self._routers = Routers(
             arms,
@@ -162,6 +164,8 @@ class Engine:
         require(span in get_args(Span), "span", span, f"must be one of {', '.join(get_args(Span))}")
         stops = tuple(dict.fromkeys((*sampling.stop_token_ids, *self.stop_token_ids)))
         sampling = replace(sampling, stop_token_ids=stops)
+        why = "belongs to the process that loaded it; start others by spawn, not by fork"
+        require(os.getpid() == self._process, "engine", f"of process {self._process}", why)
         chosen = self.router(router)
         check_prompt(self.target, token_ids)
         if constraint is not None:

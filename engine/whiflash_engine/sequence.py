@@ -39,6 +39,9 @@ def check_prompt(target: Target, prompt: Sequence[int]) -> None:
     limit, vocab = target.config.max_positions, target.config.vocab_size
     if not prompt:
         raise ConfigError("prompt", prompt, "must hold at least one token")
+    odd = [token for token in prompt if not hasattr(token, "__index__")]
+    if odd:
+        raise ConfigError("prompt", odd[0], "token ids are integers")
     if not all(0 <= token < vocab for token in prompt):
         bad = next(t for t in prompt if not 0 <= t < vocab)
         raise ConfigError("prompt", bad, f"token ids lie in 0..{vocab - 1}")
