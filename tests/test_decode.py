@@ -258,7 +258,7 @@ def test_a_wrong_residual_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(p: Tensor, proposal: Proposal, row: int) -> Tensor:
         return p
 
-    monkeypatch.setattr(verification, "_residual", wrong)
+    monkeypatch.setattr(verification, "residual", wrong)
     assert _sampled_p("ar", 6) < 1e-6
 
 

@@ -29,9 +29,10 @@ from whiflash_engine.drafters.base import Drafter
 from whiflash_engine.engine import Engine
 from whiflash_engine.features import FeatureLog
 from whiflash_engine.graphs import GraphCapture, graph_capture
+from whiflash_engine.law import distribution, draw
 from whiflash_engine.layers import Sight, attention
 from whiflash_engine.router.costs import CostModel
-from whiflash_engine.sampling import Sampler, argmax, distribution, draw, peaks
+from whiflash_engine.sampling import Sampler, argmax, peaks
 from whiflash_engine.target.base import Target
 from whiflash_engine.target.native import NativeTarget
 from whiflash_engine.training.chat import Taught

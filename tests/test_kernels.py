@@ -16,8 +16,10 @@ from tests.toys import tiny_target
 from whiflash_engine import layers
 from whiflash_engine.config import RopeConfig
 from whiflash_engine.kernels import build as building
+from whiflash_engine.kernels import pages as paging
 from whiflash_engine.kernels.build import build
 from whiflash_engine.kernels.cpu import Kernels, kernels
+from whiflash_engine.kernels.pages import Pages
 from whiflash_engine.layers import RMSNorm, Rope, Sight, attention, rotate, swiglu
 
 WIDTHS = (0, 1, 2, 3, 5, 6, 7, 8, 11, 12, 13, 17, 32)
@@ -60,6 +62,17 @@ def test_a_product_takes_rows_that_do_not_lie_together(own: Kernels) -> None:
     weight, x = _normal(20, 12).bfloat16().float(), _normal(9, 24)
     found = own.product(own.pack(weight), 20, x[::2, ::2])
     torch.testing.assert_close(found, x[::2, ::2] @ weight.T)
+
+
+def test_memory_for_weights_is_nobody_elses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paging, "_PIECE", 1000)
+    pages, shapes = Pages(), [(3, 7), (1,), (100, 9), (0, 4), (20, 11), (5,)]
+    taken = [pages.take(*shape, dtype=torch.bfloat16) for shape in shapes]
+    for i, one in enumerate(taken):
+        one.fill_(i)
+    for i, (one, shape) in enumerate(zip(taken, shapes, strict=True)):
+        assert one.shape == shape and one.is_contiguous() and bool((one == i).all())
+        assert one.data_ptr() % 64 == 0
 
 
 @pytest.mark.parametrize("x", [torch.zeros(2, 13), torch.zeros(12), torch.zeros(2, 12).double()])

@@ -22,7 +22,8 @@ from transformers.generation.logits_process import (
 from tests.toys import warp
 from whiflash_engine.config import SamplingConfig
 from whiflash_engine.errors import ConfigError, NumericsError
-from whiflash_engine.sampling import Sampler, argmax, distribution, draw, penalise, uniform
+from whiflash_engine.law import distribution, draw
+from whiflash_engine.sampling import Sampler, argmax, penalise, uniform
 
 VOCAB = 12
 

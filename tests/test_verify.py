@@ -264,7 +264,7 @@ def test_sampled_output_has_the_law_of_the_target(kind: str, config: str, masked
 @pytest.mark.parametrize("kind", ["one-hot", "full", "reduced"])
 def test_a_wrong_residual_is_found_out(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing from p after a rejection, which forgets that q has had its turn."""
-    monkeypatch.setattr(module, "_residual", lambda p, token, q: p)
+    monkeypatch.setattr(module, "residual", lambda p, token, q: p)
     assert _measured(Toy(kind, CONFIGS["plain"], masked=False)) < 1e-6
 
 
@@ -285,5 +285,5 @@ def test_a_perfect_drafter_is_always_accepted() -> None:
 
 def test_an_empty_residual_falls_back_to_p() -> None:
     p = torch.tensor([0.5, 0.5, 0.0])
-    assert torch.equal(module._residual(p, 0, p), p)
-    assert module._residual(p, 0, None).tolist() == [0.0, 0.5, 0.0]
+    assert torch.equal(module.residual(p, 0, p), p)
+    assert module.residual(p, 0, None).tolist() == [0.0, 0.5, 0.0]

@@ -28,8 +28,9 @@ from torch import Tensor
 
 from whiflash_engine.drafters.base import Proposal
 from whiflash_engine.errors import NumericsError
+from whiflash_engine.law import distribution, draw, masked, residual
 from whiflash_engine.layers import own_kernels
-from whiflash_engine.sampling import Sampler, argmax, distribution, draw, peaks, penalise
+from whiflash_engine.sampling import Sampler, argmax, peaks, penalise
 
 _NEEDS_BONUS = "the last row's draft token is allowed, so the logits after it are needed"
 
@@ -130,26 +131,15 @@ def _sampled(
         q = None if proposal.q is None else proposal.q[row]
         made = 1.0 if q is None else float(q[token])
         if not sampler.uniform(position + row, "accept") * made < float(p[token]):
-            rest = _residual(p, token, q)
+            rest = residual(p, token, q)
             return row, draw(rest, sampler.uniform(position + row, "sample"))
     raise ValueError(_NEEDS_BONUS)
 
 
-def _residual(p: Tensor, token: int, q: Tensor | None) -> Tensor:
-    """max(0, p - q), not normalised; q None is one-hot at `token`."""
-    if q is None:
-        rest = p.clone()
-        rest[token] = 0.0
-    else:
-        rest = (p - q).clamp_(min=0.0)
-    # Empty only where p and q agree to rounding: then a rejection is itself a rounding error.
-    return rest if float(rest.sum()) > 0.0 else p
-
-
 def _masked(score: Tensor, mask: Tensor) -> Tensor:
     """(1, V), with forbidden tokens at -inf. NumericsError if none is left."""
-    score = score.masked_fill(~mask.to(score.device), float("-inf"))
-    _require_finite([float(score.amax())])
+    score = masked(score, mask)
+    _require_finite(peaks(score)[1])
     return score
 
 

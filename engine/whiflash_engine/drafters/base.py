@@ -12,11 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from whiflash_engine.features import FeatureLog
+from whiflash_engine.law import suits_numpy
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,10 @@ def scatter(q: Tensor | None, ids: Tensor | None, vocab_size: int) -> Tensor | N
     """
     if q is None or ids is None:
         return q
+    if suits_numpy(q):
+        spread = np.zeros((len(q), vocab_size), np.float32)
+        spread[:, ids.numpy(force=True)] = q.numpy(force=True)
+        return torch.from_numpy(spread)
     return q.new_zeros(len(q), vocab_size).index_copy_(1, ids, q)
 
 
@@ -109,5 +115,10 @@ def certain(known: Sequence[int], q: Tensor | None) -> Tensor | None:
     """q (n, V) of drawn tokens, with one-hot rows for the known ones before them."""
     if q is None or not known:
         return q
+    if suits_numpy(q):
+        rows = np.zeros((len(known) + len(q), q.shape[1]), np.float32)
+        rows[np.arange(len(known)), known] = 1.0
+        rows[len(known) :] = q.numpy(force=True)
+        return torch.from_numpy(rows)
     ids = torch.tensor(known, device=q.device)
     return torch.cat([F.one_hot(ids, q.shape[1]).to(q.dtype), q])

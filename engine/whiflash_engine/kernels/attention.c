@@ -9,7 +9,6 @@
    others, to the bit: so a row is the same in passes of all widths. */
 
 #include <math.h>
-#include <omp.h>
 
 #include "kernels.h"
 #include "lanes.h"
@@ -104,25 +103,38 @@ static void attend(const queries *q, const float *k, const float *v, float *weig
     mix(q, v + first * width, weights, end - first, width, totals);
 }
 
+typedef struct {
+    const float *q, *k, *v;
+    float *y, *weights;
+    long q_step, step, n, group, kv_heads, width, length, window, blocks;
+    int causal;
+} job;
+
+/* Four queries of a key head. */
+static void block(const void *what, long item, int thread)
+{
+    const job *j = what;
+    long kv_head = item / j->blocks, all = j->n * j->group, width = j->width;
+    queries four;
+    for (int c = 0; c < QUERIES; c++) {
+        long query = item % j->blocks * QUERIES + c; /* where there are less, one is done twice */
+        query = query < all ? query : all - 1;
+        long row = query / j->group, head = kv_head * j->group + query % j->group;
+        long own = j->length - j->n + row;
+        four.at[c] = j->q + row * j->q_step + head * width;
+        four.to[c] = j->y + (row * j->group * j->kv_heads + head) * width;
+        four.end[c] = j->causal ? own + 1 : j->length;
+        four.first[c] = j->window && own + 1 > j->window ? own + 1 - j->window : 0;
+    }
+    attend(&four, j->k + kv_head * j->step, j->v + kv_head * j->step,
+           j->weights + thread * (j->length + 1) * QUERIES, width);
+}
+
 void attention(const float *q, const float *k, const float *v, float *y, float *weights,
                long q_step, long step, long n, long heads, long kv_heads, long width, long length,
                long window, int causal, int threads)
 {
-    long group = heads / kv_heads, all = n * group, blocks = (all + QUERIES - 1) / QUERIES;
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (long item = 0; item < kv_heads * blocks; item++) {
-        long kv_head = item / blocks;
-        queries four;
-        for (int c = 0; c < QUERIES; c++) {
-            long query = item % blocks * QUERIES + c; /* where there are less, one is done twice */
-            query = query < all ? query : all - 1;
-            long row = query / group, head = kv_head * group + query % group, own = length - n + row;
-            four.at[c] = q + row * q_step + head * width;
-            four.to[c] = y + (row * heads + head) * width;
-            four.end[c] = causal ? own + 1 : length;
-            four.first[c] = window && own + 1 > window ? own + 1 - window : 0;
-        }
-        attend(&four, k + kv_head * step, v + kv_head * step,
-               weights + omp_get_thread_num() * (length + 1) * QUERIES, width);
-    }
+    long group = heads / kv_heads, blocks = (n * group + QUERIES - 1) / QUERIES;
+    job all = {q, k, v, y, weights, q_step, step, n, group, kv_heads, width, length, window, blocks, causal};
+    together(block, &all, kv_heads * blocks, threads);
 }

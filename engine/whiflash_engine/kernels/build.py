@@ -9,7 +9,6 @@ import ctypes
 import logging
 import os
 import platform
-import re
 import shlex
 import subprocess
 import tempfile
@@ -20,7 +19,7 @@ from typing import Final
 import torch
 
 _log = logging.getLogger(__name__)
-_FLAGS: Final = ("-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-fPIC")
+_FLAGS: Final = ("-O3", "-march=native", "-fno-math-errno", "-pthread", "-fPIC")
 _SECONDS: Final = 60
 
 
@@ -38,13 +37,15 @@ def build(sources: Sequence[Path]) -> ctypes.CDLL | None:
 def _built(sources: Sequence[Path]) -> ctypes.CDLL:
     if platform.machine().lower() not in ("x86_64", "amd64") or not _has_avx2():
         raise OSError("they are for x86 with AVX2")
-    openmp, compiler = _openmp(), shlex.split(os.environ.get("CC") or "cc")
+    if platform.system() != "Linux":
+        raise OSError("they are for Linux")
+    compiler = shlex.split(os.environ.get("CC") or "cc")
     with tempfile.TemporaryDirectory() as folder:
         objects = [str(Path(folder, source.with_suffix(".o").name)) for source in sources]
         for source, compiled in zip(sources, objects, strict=True):
             _run([*compiler, *_FLAGS, "-c", str(source), "-o", compiled])
         library = str(Path(folder, "kernels.so"))
-        _run([*compiler, "-shared", *objects, str(openmp), "-lm", "-o", library])
+        _run([*compiler, "-shared", "-pthread", *objects, "-lm", "-o", library])
         return ctypes.CDLL(library)  # its file may go now
 
 
@@ -54,15 +55,3 @@ def _run(command: list[str]) -> None:
 
 def _has_avx2() -> bool:
     return torch.backends.cpu.get_cpu_capability().startswith("AVX")
-
-
-def _openmp() -> Path:
-    """The OpenMP that torch computes with. A second one would have threads of its own, which get
-    into the way of the first one's. OSError where none is found, or the system is not Linux."""
-    mapped = Path("/proc/self/maps").read_text()
-    found = re.findall(r"(/.*/(?:libgomp|libiomp5|libomp)[^/]*\.so[^/\n]*)$", mapped, re.MULTILINE)
-    own = str(Path(torch.__file__).parent)
-    paths = sorted(set(found), key=lambda path: not path.startswith(own))
-    if not paths:
-        raise OSError("torch computes without OpenMP")
-    return Path(paths[0])

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from whiflash_engine.kernels.build import build
+from whiflash_engine.kernels.pages import Pages
 
-_SOURCES: Final = ("product.c", "attention.c", "pointwise.c", "layers.c", "perceptron.c")
+_SOURCES: Final = ("product.c", "attention.c", "pointwise.c", "layers.c", "perceptron.c", "team.c")
 _P, _N, _T, _F = ctypes.c_void_p, ctypes.c_long, ctypes.c_int, ctypes.c_float
 _ARGUMENTS: Final = {
     "product": [_P] * 3 + [_N] * 3 + [_T],
@@ -49,14 +50,15 @@ class Kernels:
         """As C has it; `stack` calls it."""
         self.perceptron = library.perceptron
         """As C has it; the router's `Perceptron` calls it."""
+        self._pages = Pages()
 
-    @staticmethod
-    def pack(weight: Tensor) -> Tensor:
+    def pack(self, weight: Tensor) -> Tensor:
         """(out, in), which bfloat16 must hold -> (panels, in, 8, 2) bfloat16, for `product`."""
         outputs, inputs = weight.shape
         padded = weight.new_zeros(-(-outputs // 16) * 16, inputs, dtype=torch.bfloat16)
         padded[:outputs] = weight
-        return padded.view(-1, 2, 8, inputs).permute(0, 3, 2, 1).contiguous()
+        panels = padded.view(-1, 2, 8, inputs).permute(0, 3, 2, 1)
+        return self._pages.take(*panels.shape, dtype=torch.bfloat16).copy_(panels)
 
     def product(self, packed: Tensor, outputs: int, x: Tensor) -> Tensor:
         """x: (n, in) -> (n, outputs)."""

@@ -2,6 +2,11 @@
 
 #include <stdint.h>
 
+/* One item of a kernel's work; thread: below the number of threads, another one's for each that
+   works at the same time. */
+typedef void work(const void *what, long item, int thread);
+void together(work *each, const void *what, long items, int threads);
+
 void product(const uint16_t *w, const float *x, float *y, long n, long in, long out, int threads);
 void attention(const float *q, const float *k, const float *v, float *y, float *weights,
                long q_step, long step, long n, long heads, long kv_heads, long width, long length,

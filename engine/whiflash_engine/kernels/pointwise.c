@@ -19,15 +19,27 @@ void rms_norm(const float *x, const float *w, float *y, long n, long size, float
     }
 }
 
+typedef struct {
+    const float *gate_up;
+    float *y;
+    long size;
+} job;
+
+static void row(const void *what, long r, int thread)
+{
+    const job *j = what;
+    const float *gate = j->gate_up + 2 * r * j->size, *up = gate + j->size;
+    for (long i = 0; i < j->size; i += LANES) {
+        lanes g = load(gate + i);
+        store(j->y + r * j->size + i, g / (1.0f + exponential(-g)) * load(up + i));
+    }
+}
+
 /* y = silu(gate) up. gate_up (n, 2 size), gate first; y (n, size). */
 void swiglu(const float *gate_up, float *y, long n, long size, int threads)
 {
-#pragma omp parallel for num_threads(threads) schedule(static) if (n > 1)
-    for (long r = 0; r < n; r++)
-        for (long i = 0; i < size; i += LANES) {
-            lanes gate = load(gate_up + 2 * r * size + i), up = load(gate_up + (2 * r + 1) * size + i);
-            store(y + r * size + i, gate / (1.0f + exponential(-gate)) * up);
-        }
+    job all = {gate_up, y, size};
+    together(row, &all, n, threads);
 }
 
 /* y = x cos + (x2, x1) sin, where x1 and x2 are the halves of a head, which 8 divides; the sign is in

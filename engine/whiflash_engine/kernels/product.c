@@ -8,8 +8,6 @@
    An output is one sum over the inputs in their order, whatever n and the number of threads:
    a row comes out the same to the bit in passes of all widths. */
 
-#include <omp.h>
-
 #include "kernels.h"
 #include "lanes.h"
 
@@ -18,7 +16,9 @@ typedef uint32_t words __attribute__((vector_size(32)));
 enum {
     PANEL = 16,
     ROWS = 6,      /* 12 sums, two halves of W and a number of x are all 16 registers */
-    AHEAD = 4096   /* numbers of W asked for in advance; processors stop at pages by themselves */
+    AHEAD = 4096,  /* numbers of W asked for in advance; processors stop at pages by themselves */
+    EACH = 2,      /* pieces a thread */
+    MANY = 48      /* rows for which one group of panels is work enough */
 };
 
 static inline __attribute__((always_inline)) void
@@ -65,24 +65,37 @@ static void run(const uint16_t *w, const float *x, float *y, long in, long out, 
     }
 }
 
+typedef struct {
+    const uint16_t *w;
+    const float *x;
+    float *y;
+    long n, in, out, panels, beside, pieces;
+} job;
+
+/* One of `pieces` about equal parts of the panels, of which `beside` go together. */
+static void piece(const void *what, long item, int thread)
+{
+    const job *j = what;
+    long in = j->in, out = j->out, rest = j->n % ROWS, groups = (j->panels + j->beside - 1) / j->beside;
+    long panel = groups * item / j->pieces * j->beside, end = groups * (item + 1) / j->pieces * j->beside;
+    end = end < j->panels ? end : j->panels;
+    while (panel < end) {
+        long panels = panel + j->beside <= end ? j->beside : 1;
+        for (long p = panel; p < panel + panels; p++)
+            for (long row = 0; row + ROWS <= j->n; row += ROWS)
+                run(j->w + p * in * PANEL, j->x + row * in, j->y + row * out + p * PANEL,
+                    in, out, out - p * PANEL, ROWS, 1);
+        if (rest)
+            run(j->w + panel * in * PANEL, j->x + (j->n - rest) * in, j->y + (j->n - rest) * out + panel * PANEL,
+                in, out, out - panel * PANEL, rest, panels);
+        panel += panels;
+    }
+}
+
 void product(const uint16_t *w, const float *x, float *y, long n, long in, long out, int threads)
 {
-    long count = (out + PANEL - 1) / PANEL, rest = n % ROWS;
-    int beside = rest == 1 ? 4 : rest == 2 ? 2 : 1;
-#pragma omp parallel num_threads(threads)
-    {
-        long thread = omp_get_thread_num(), of = omp_get_num_threads();
-        long panel = count * thread / of, end = count * (thread + 1) / of;
-        while (panel < end) {
-            int panels = panel + beside <= end ? beside : 1;
-            for (long p = panel; p < panel + panels; p++)
-                for (long row = 0; row + ROWS <= n; row += ROWS)
-                    run(w + p * in * PANEL, x + row * in, y + row * out + p * PANEL,
-                        in, out, out - p * PANEL, ROWS, 1);
-            if (rest)
-                run(w + panel * in * PANEL, x + (n - rest) * in, y + (n - rest) * out + panel * PANEL,
-                    in, out, out - panel * PANEL, rest, panels);
-            panel += panels;
-        }
-    }
+    long panels = (out + PANEL - 1) / PANEL, rest = n % ROWS, beside = rest == 1 ? 4 : rest == 2 ? 2 : 1;
+    long groups = (panels + beside - 1) / beside, most = n > MANY ? groups : EACH * threads;
+    job all = {w, x, y, n, in, out, panels, beside, groups < most ? groups : most};
+    together(piece, &all, all.pieces, threads);
 }
