@@ -18,7 +18,8 @@ from whiflash_engine import verify as module
 from whiflash_engine.config import SamplingConfig
 from whiflash_engine.drafters.base import Proposal
 from whiflash_engine.errors import NumericsError
-from whiflash_engine.sampling import Sampler, draw, penalise
+from whiflash_engine.law import draw, residual
+from whiflash_engine.sampling import Sampler, penalise
 from whiflash_engine.verify import Outcome, entropy, verify
 
 VOCAB = 6
@@ -285,5 +286,5 @@ def test_a_perfect_drafter_is_always_accepted() -> None:
 
 def test_an_empty_residual_falls_back_to_p() -> None:
     p = torch.tensor([0.5, 0.5, 0.0])
-    assert torch.equal(module.residual(p, 0, p), p)
-    assert module.residual(p, 0, None).tolist() == [0.0, 0.5, 0.0]
+    assert torch.equal(residual(p, 0, p), p)
+    assert residual(p, 0, None).tolist() == [0.0, 0.5, 0.0]

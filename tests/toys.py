@@ -23,11 +23,12 @@ from whiflash_engine.drafters.eagle3 import Eagle3Drafter
 from whiflash_engine.events import Round
 from whiflash_engine.features import FeatureLog
 from whiflash_engine.graphs import Capture
+from whiflash_engine.law import distribution
 from whiflash_engine.router.build import build_router
 from whiflash_engine.router.costs import CostModel
 from whiflash_engine.router.router import Router
 from whiflash_engine.router.spans import SpanDetector
-from whiflash_engine.sampling import distribution, penalise
+from whiflash_engine.sampling import penalise
 from whiflash_engine.sequence import SequenceState
 from whiflash_engine.target.base import Target, TargetCache, TargetOutput
 from whiflash_engine.target.native import NativeTarget
