@@ -32,6 +32,8 @@ _SHAPE = DrafterShape(
 class _Listener:
     """Chooses tokens that were told before, and keeps the logits it was shown."""
 
+    greedy = False
+
     def __init__(self, tokens: list[int]) -> None:
         self._tokens = iter(tokens)
         self.logits: list[Tensor] = []

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import platform
 import random
+import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -31,6 +34,16 @@ def own() -> Kernels:
     if found is None:
         pytest.skip("there is no C compiler, or another processor")
     return found
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or platform.machine() != "x86_64" or shutil.which("cc") is None
+    or not torch.backends.cpu.get_cpu_capability().startswith("AVX"),
+    reason="another system or processor, or no compiler",
+)  # fmt: skip
+def test_they_compile_where_they_can() -> None:
+    """Or all other tests of them would be skipped."""
+    assert kernels() is not None
 
 
 @pytest.fixture(params=[1, 3])
@@ -62,6 +75,13 @@ def test_a_product_takes_rows_that_do_not_lie_together(own: Kernels) -> None:
     weight, x = _normal(20, 12).bfloat16().float(), _normal(9, 24)
     found = own.product(own.pack(weight), 20, x[::2, ::2])
     torch.testing.assert_close(found, x[::2, ::2] @ weight.T)
+
+
+@pytest.mark.parametrize(("out", "into"), [(0, 8), (1, 1), (16, 8), (70, 33), (200, 576)])
+def test_dots_are_a_product(out: int, into: int, own: Kernels, threads: None) -> None:
+    weight, x = _normal(out, into), _normal(7, into)
+    torch.testing.assert_close(own.dots(weight, x), x @ weight.T, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(own.dots(weight[::2], x[::3]), x[::3] @ weight[::2].T)
 
 
 def test_memory_for_weights_is_nobody_elses(monkeypatch: pytest.MonkeyPatch) -> None:

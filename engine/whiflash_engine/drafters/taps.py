@@ -32,3 +32,8 @@ def embedding(target: Target, weights: Mapping[str, Tensor]) -> Callable[[Tensor
     """(n,) ids -> (n, hidden): by the drafter's own `embed_tokens.weight`, else by the target."""
     own = weights.get("embed_tokens.weight")
     return target.embed if own is None else partial(F.embedding, weight=own)
+
+
+def table(target: Target, weights: Mapping[str, Tensor]) -> Tensor | None:
+    """(vocabulary, hidden): the rows that `embedding` gives, if they lie somewhere as they are."""
+    return weights.get("embed_tokens.weight", target.embedding)

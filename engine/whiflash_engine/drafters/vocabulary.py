@@ -10,11 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from whiflash_engine.drafters.base import scatter
-from whiflash_engine.drafters.rounded import draft_linear
+from whiflash_engine.drafters.rounded import RoundedLinear, draft_linear
+from whiflash_engine.layers import own_kernels
+from whiflash_engine.linear import Linear
 from whiflash_engine.target.base import Target
 
 
@@ -26,17 +29,22 @@ class ContextWords:
         self._target, self._outside = target, outside
         self._looked_at = 0
         self._places: dict[int, int] = {}
-        self.rows = target.head_rows(torch.zeros(0, dtype=torch.long, device=target.device))
+        self._room = target.head_rows(torch.zeros(0, dtype=torch.long, device=target.device))
 
     @property
     def ids(self) -> list[int]:
         return list(self._places)
 
+    @property
+    def rows(self) -> Tensor:
+        """(words, hidden), of the target's head."""
+        return self._room[: len(self._places)]
+
     def learn(self, tokens: Sequence[int]) -> None:
         """tokens: all committed ids; only those not looked at yet are."""
         if not self._outside:
             return
-        new = []
+        new, before = [], len(self._places)
         for place in range(self._looked_at, len(tokens)):
             token = tokens[place]
             if self._outside[token] and token not in self._places:
@@ -44,15 +52,17 @@ class ContextWords:
                 new.append(token)
         self._looked_at = len(tokens)
         if new:
-            ids = torch.tensor(new, device=self.rows.device)
-            self.rows = torch.cat([self.rows, self._target.head_rows(ids)])
+            ids = torch.tensor(new, device=self._room.device)
+            if len(self._places) > len(self._room):
+                grown = self._room.new_empty(2 * len(self._places), self._room.shape[1])
+                grown[:before] = self._room[:before]
+                self._room = grown
+            self._room[before : len(self._places)] = self._target.head_rows(ids)
 
     def crop(self, length: int) -> None:
         """Forget what was met at places >= length. Absolute and idempotent."""
         self._looked_at = min(self._looked_at, length)
-        kept = {token: place for token, place in self._places.items() if place < length}
-        if len(kept) < len(self._places):
-            self._places, self.rows = kept, self.rows[: len(kept)]
+        self._places = {token: at for token, at in self._places.items() if at < length}
 
 
 class DraftHead:
@@ -71,15 +81,29 @@ class DraftHead:
             inside = set(self._list)
             self._outside = bytes(i not in inside for i in range(target.config.vocab_size))
 
+    @property
+    def linear(self) -> Linear | RoundedLinear:
+        """(n, hidden) -> (n, vocabulary), without a sequence's words."""
+        return self._linear
+
+    @property
+    def ids(self) -> Sequence[int] | None:
+        """What the vocabulary's tokens are to the target, None for the same."""
+        return self._list
+
     def new_words(self) -> ContextWords:
         return ContextWords(self._target, self._outside)
 
     def __call__(self, x: Tensor, words: ContextWords) -> Tensor:
         """(n, hidden) -> (n, vocabulary + words) float32 logits."""
         logits = self._linear(x)
-        if len(words.rows):
-            logits = torch.cat([logits, x @ words.rows.T], dim=1)
-        return logits.float()
+        if not len(words.rows):
+            return logits.float()
+        own = own_kernels(x, fits=True)
+        if own is not None:  # in the kernels' threads alone; see `law`
+            more = own.dots(words.rows, x)
+            return torch.from_numpy(np.concatenate((logits.numpy(), more.numpy()), axis=1))
+        return torch.cat([logits, x @ words.rows.T], dim=1).float()
 
     def tokens(self, indices: Sequence[int], words: ContextWords) -> list[int]:
         """Target ids of indices into the logits."""

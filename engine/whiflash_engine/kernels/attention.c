@@ -23,7 +23,7 @@ typedef struct {
 
 /* weights (keys, 4): of each query's products with the keys first..end-1 */
 static inline __attribute__((always_inline)) void
-dots(const queries *q, const float *k, float *weights, long first, long end, long width)
+scores(const queries *q, const float *k, float *weights, long first, long end, long width)
 {
     float scale = 1.0f / sqrtf((float)width);
     for (long j = first; j < end; j++) {
@@ -95,9 +95,9 @@ static void attend(const queries *q, const float *k, const float *v, float *weig
     first &= ~1L; /* keys are taken in twos: the same ones for all compositions of four queries */
     float totals[QUERIES];
     if (width == 64) /* known when this is compiled, the queries stay in registers */
-        dots(q, k, weights, first, end, 64);
+        scores(q, k, weights, first, end, 64);
     else
-        dots(q, k, weights, first, end, width);
+        scores(q, k, weights, first, end, width);
     hide(q, weights, first, end);
     exponentials(weights, end - first, totals);
     mix(q, v + first * width, weights, end - first, width, totals);

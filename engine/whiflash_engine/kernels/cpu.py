@@ -17,16 +17,21 @@ from torch import Tensor
 from whiflash_engine.kernels.build import build
 from whiflash_engine.kernels.pages import Pages
 
-_SOURCES: Final = ("product.c", "attention.c", "pointwise.c", "layers.c", "perceptron.c", "team.c")
+_SOURCES: Final = (
+    "product.c", "dots.c", "attention.c", "pointwise.c", "layers.c", "chain.c", "perceptron.c",
+    "team.c",
+)  # fmt: skip
 _P, _N, _T, _F = ctypes.c_void_p, ctypes.c_long, ctypes.c_int, ctypes.c_float
 _ARGUMENTS: Final = {
     "product": [_P] * 3 + [_N] * 3 + [_T],
+    "dots": [_P] * 3 + [_N] * 3 + [_T],
     "attention": [_P] * 5 + [_N] * 8 + [_T] * 2,
     "rms_norm": [_P] * 3 + [_N] * 2 + [_F],
     "swiglu": [_P] * 2 + [_N] * 2 + [_T],
     "rotate": [_P] * 4 + [_N] * 4,
     "entropy": [_P, _N],
     "layers": [_P] * 10 + [_N] * 3 + [_T],
+    "chain": [_P] * 8 + [_N] * 2 + [_T],
     "perceptron": [_P] * 7 + [_N] * 4,
 }
 
@@ -43,11 +48,14 @@ class Kernels:
         for name, arguments in _ARGUMENTS.items():
             function = getattr(library, name)  # which the library keeps, with its argtypes
             function.argtypes, function.restype = arguments, _RESULTS.get(name)
-        self._product, self._attention = library.product, library.attention
+        self._product, self._dots = library.product, library.dots
+        self._attention = library.attention
         self._rms_norm, self._swiglu = library.rms_norm, library.swiglu
         self._rotate, self._entropy = library.rotate, library.entropy
         self.layers = library.layers
         """As C has it; `stack` calls it."""
+        self.chain = library.chain
+        """As C has it; EAGLE-3's `Chain` calls it."""
         self.perceptron = library.perceptron
         """As C has it; the router's `Perceptron` calls it."""
         self._pages = Pages()
@@ -67,6 +75,19 @@ class Kernels:
         x, y = x.contiguous(), x.new_empty(x.shape[0], outputs)
         self._product(
             packed.data_ptr(), x.data_ptr(), y.data_ptr(),
+            x.shape[0], inputs, outputs, torch.get_num_threads(),
+        )  # fmt: skip
+        return y
+
+    def dots(self, weight: Tensor, x: Tensor) -> Tensor:
+        """weight: (outputs, inputs), as it is; x: (n, inputs) -> (n, outputs)."""
+        outputs, inputs = weight.shape
+        for given in (weight, x):
+            _require(given, (given.shape[0], inputs))
+        weight, x = weight.contiguous(), x.contiguous()
+        y = x.new_empty(x.shape[0], outputs)
+        self._dots(
+            weight.data_ptr(), x.data_ptr(), y.data_ptr(),
             x.shape[0], inputs, outputs, torch.get_num_threads(),
         )  # fmt: skip
         return y

@@ -8,6 +8,7 @@ typedef void work(const void *what, long item, int thread);
 void together(work *each, const void *what, long items, int threads);
 
 void product(const uint16_t *w, const float *x, float *y, long n, long in, long out, int threads);
+void dots(const float *w, const float *x, float *y, long n, long in, long out, int threads);
 void attention(const float *q, const float *k, const float *v, float *y, float *weights,
                long q_step, long step, long n, long heads, long kv_heads, long width, long length,
                long window, int causal, int threads);
@@ -15,3 +16,26 @@ void rms_norm(const float *x, const float *w, float *y, long n, long size, float
 void swiglu(const float *gate_up, float *y, long n, long size, int threads);
 void rotate(const float *x, const float *cos, const float *sin, float *y, long step, long n,
             long heads, long width);
+
+/* Of `layers`. */
+typedef struct {
+    const float *norm_in, *norm_mlp, *q_norm, *k_norm;         /* the latter two may be none */
+    const uint16_t *qkv, *o, *gate_up, *down;                  /* as `product` has them */
+    const float *qkv_bias, *o_bias, *gate_up_bias, *down_bias; /* may be none */
+    long window, causal;                                       /* of `attention` */
+} layer;
+
+typedef struct {
+    long layers, hidden, inner, heads, kv_heads, width, into; /* of the first qkv */
+    float eps;
+} shape;
+
+/* The cache: kv (layers, 2, kv_heads, capacity, width), of which `length` positions are filled. */
+typedef struct {
+    float *kv;
+    long capacity, length;
+} memory;
+
+void layers(const layer *all, const shape *s, const memory *m, float *x, const float *given,
+            const float *cos, const float *sin, float *room, const long *taps, float *features,
+            long features_step, long n, long rows, int threads);

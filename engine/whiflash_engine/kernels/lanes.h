@@ -52,3 +52,17 @@ static inline lanes exponential(lanes x)
     ints power = (__builtin_convertvector(n, ints) + 127) << 23;
     return choose(tiny, zero, p * (lanes)power);
 }
+
+static inline float dot(const float *a, const float *b, long n)
+{
+    lanes even = {0}, odd = {0};
+    long i = 0;
+    for (; i + 2 * LANES <= n; i += 2 * LANES) {
+        even += load(a + i) * load(b + i);
+        odd += load(a + i + LANES) * load(b + i + LANES);
+    }
+    float total = sum(even + odd);
+    for (; i < n; i++)
+        total += a[i] * b[i];
+    return total;
+}

@@ -11,24 +11,6 @@
 
 #include "kernels.h"
 
-typedef struct {
-    const float *norm_in, *norm_mlp, *q_norm, *k_norm;         /* the latter two may be none */
-    const uint16_t *qkv, *o, *gate_up, *down;                  /* as `product` has them */
-    const float *qkv_bias, *o_bias, *gate_up_bias, *down_bias; /* may be none */
-    long window, causal;                                       /* of `attention` */
-} layer;
-
-typedef struct {
-    long layers, hidden, inner, heads, kv_heads, width, into; /* of the first qkv */
-    float eps;
-} shape;
-
-/* The cache: kv (layers, 2, kv_heads, capacity, width), of which `length` positions are filled. */
-typedef struct {
-    float *kv;
-    long capacity, length;
-} memory;
-
 static void linear(const uint16_t *w, const float *bias, const float *x, float *y,
                    long n, long in, long out, int threads)
 {

@@ -6,20 +6,6 @@
 
 #include "lanes.h"
 
-static float dot(const float *a, const float *b, long n)
-{
-    lanes even = {0}, odd = {0};
-    long i = 0;
-    for (; i + 2 * LANES <= n; i += 2 * LANES) {
-        even += load(a + i) * load(b + i);
-        odd += load(a + i + LANES) * load(b + i + LANES);
-    }
-    float total = sum(even + odd);
-    for (; i < n; i++)
-        total += a[i] * b[i];
-    return total;
-}
-
 /* x (in), more (rest), first (inner, in + rest), first_bias (inner), second (out, inner), second_bias
    (out). y (out), and behind it room for inner others. */
 void perceptron(const float *x, const float *more, const float *first, const float *first_bias,

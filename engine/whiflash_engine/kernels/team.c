@@ -23,8 +23,9 @@ enum {
     MOST = 256,          /* threads */
     SPINS = 100000,      /* of a helper before it sleeps: a few milliseconds */
     LATE = 100000,       /* nanoseconds beside some items' time: the helper has lost its processor */
-    CREDIT = 10000000,   /* nanoseconds of waiting for late helpers that are forgiven */
-    TRIAL = 2000000,     /* of these when one is tried again */
+    SLICE = 4000000,     /* and what it counts as at most, of a machine that stood still for once */
+    CREDIT = 4 * SLICE,  /* nanoseconds of waiting for late helpers that are forgiven */
+    TRIAL = SLICE,       /* of these when one is tried again */
     SHORTEST = 40000000, /* nanoseconds until that, doubled where it fails */
     LONGEST = 1280000000
 };
@@ -126,7 +127,7 @@ static void part(long began, long taken)
         end = now();
     }
     long late = end - done > LATE + 4 * item ? end - done : 0;
-    team.credit += (done - began) / 8 - late;
+    team.credit += (done - began) / 8 - (late < SLICE ? late : SLICE);
     if (team.credit > CREDIT) {
         team.credit = CREDIT;
         team.pause = team.spared ? team.pause : 0;

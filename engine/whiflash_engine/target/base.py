@@ -82,6 +82,11 @@ class Target(Protocol):
         """(n,) int64 -> (n, hidden): the input embeddings, which drafters share."""
         ...
 
+    @property
+    def embedding(self) -> Tensor | None:
+        """(vocab, hidden): what `embed` gives the rows of, None if it makes more of them."""
+        ...
+
     def head_rows(self, ids: Tensor | None) -> Tensor:
         """The output projection, (vocab, hidden), or only its rows `ids`; drafters share it."""
         ...

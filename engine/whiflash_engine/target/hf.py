@@ -127,6 +127,10 @@ class HFTarget:
         embedded: Tensor = self._table(tokens)
         return embedded
 
+    @property
+    def embedding(self) -> None:
+        return None  # the model may scale what it looks up
+
     def head_rows(self, ids: Tensor | None) -> Tensor:
         weight = self._head.weight.detach()
         return weight if ids is None else weight[ids]

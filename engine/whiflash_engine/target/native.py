@@ -88,6 +88,10 @@ class NativeTarget:
     def embed(self, tokens: Tensor) -> Tensor:
         return F.embedding(tokens, self._decoder.embedding)
 
+    @property
+    def embedding(self) -> Tensor:
+        return self._decoder.embedding
+
     def head_rows(self, ids: Tensor | None) -> Tensor:
         weight = self._decoder.head_weight
         return weight if ids is None else weight[ids]

@@ -1,0 +1,70 @@
+/* EAGLE-3's chain of draft tokens, greedy, in one call: each is the likeliest after the state that the
+   one before left, and makes the next state by `layers`. Called from a program, what lies between
+   the products takes as long as they do. */
+
+#include <string.h>
+
+#include "kernels.h"
+
+/* Of one drafter. ids: what each output of the head stands for. */
+typedef struct {
+    const layer *layer;
+    const shape *shape;
+    const float *embeddings, *embed_norm, *state_norm, *out_norm;
+    const uint16_t *head;
+    const long *ids;
+    long outputs, feeds_normed, adds_normed; /* the state fed back, and what the layer adds to */
+} drafter;
+
+/* The words that a text adds to the head's: rows (count, hidden). */
+typedef struct {
+    const float *rows;
+    const long *ids;
+    long count;
+} words;
+
+static long likeliest(const drafter *d, const words *more, const float *state, float *logits, int threads)
+{
+    product(d->head, state, logits, 1, d->shape->hidden, d->outputs, threads);
+    long best = 0;
+    for (long i = 1; i < d->outputs; i++)
+        best = logits[i] > logits[best] ? i : best;
+    float most = logits[best];
+    best = d->ids[best];
+    dots(more->rows, state, logits, 1, d->shape->hidden, more->count, threads);
+    for (long i = 0; i < more->count; i++)
+        if (logits[i] > most) {
+            most = logits[i];
+            best = more->ids[i];
+        }
+    return best;
+}
+
+/* tokens: `count`, of which the first `known` are given, the others found. state (hidden): before the
+   first of them; it is overwritten. cos, sin (count, width): of the places behind m's length, which
+   has room for them. room: what `layers` wants for one row, 3 hidden, and as many as the largest of
+   hidden, outputs and the words' number. */
+void chain(const drafter *d, const words *more, const memory *m, float *state, const float *cos,
+           const float *sin, float *room, long *tokens, long known, long count, int threads)
+{
+    const shape *s = d->shape;
+    const long untapped[2] = {-1, -1};
+    memory behind = *m;
+    float *normed = room, *given = normed + s->hidden, *fed = given + 2 * s->hidden;
+    long most = d->outputs > more->count ? d->outputs : more->count;
+    float *logits = fed, *rest = logits + (most > s->hidden ? most : s->hidden);
+
+    for (long i = 0; i < count; i++, behind.length++) {
+        rms_norm(state, d->out_norm, normed, 1, s->hidden, s->eps);
+        if (i >= known)
+            tokens[i] = likeliest(d, more, normed, logits, threads);
+        if (i + 1 == count)
+            return;
+        memcpy(fed, d->feeds_normed ? normed : state, s->hidden * sizeof(float));
+        rms_norm(d->embeddings + tokens[i] * s->hidden, d->embed_norm, given, 1, s->hidden, s->eps);
+        rms_norm(fed, d->state_norm, given + s->hidden, 1, s->hidden, s->eps);
+        memcpy(state, d->adds_normed ? given + s->hidden : fed, s->hidden * sizeof(float));
+        layers(d->layer, s, &behind, state, given, cos + i * s->width, sin + i * s->width, rest,
+               untapped, NULL, 0, 1, 1, threads);
+    }
+}
