@@ -102,7 +102,7 @@ def test_a_helper_that_is_always_late_is_left_alone_and_tried_again(together: To
             together(work, 4, 2)
         return [1 in seen for seen in calls]
 
-    assert any(helped(0.3))
+    assert any(any(helped(0.3)) for _ in range(100))
     late = helped(3.0)
     assert 1 <= sum(late) < len(late) / 10  # a trial now and then
 

@@ -33,22 +33,26 @@ def distribution(logits: Tensor, config: SamplingConfig) -> Tensor:
     cut = bool(config.top_k or config.top_p < 1.0 or config.min_p)
     # The peak goes first, or a tiny temperature would overflow.
     if suits_numpy(logits):
-        found: _Array = logits.numpy(force=True)
-        found = found - found.max(axis=1, keepdims=True)
-        found /= np.float32(config.temperature)
-        np.exp(found, out=found)
-        found /= found.sum(axis=1, keepdims=True)
-        if cut:
-            for row in found:
-                row *= row >= _edge_of_array(row, config)
-            found /= found.sum(axis=1, keepdims=True)
-        return torch.from_numpy(found)
+        with np.errstate(over="ignore", invalid="ignore"):  # torch says nothing of them either
+            return torch.from_numpy(_distribution(logits.numpy(force=True), config, cut))
     probs = ((logits - logits.amax(dim=1, keepdim=True)) / config.temperature).softmax(dim=1)
     if cut:
         edges = torch.stack([_edge(row, config) for row in probs])
         probs *= probs >= edges[:, None]
         probs /= probs.sum(dim=1, keepdim=True)
     return probs
+
+
+def _distribution(logits: _Array, config: SamplingConfig, cut: bool) -> _Array:
+    found: _Array = logits - logits.max(axis=1, keepdims=True)
+    found /= np.float32(config.temperature)
+    np.exp(found, out=found)
+    found /= found.sum(axis=1, keepdims=True)
+    if cut:
+        for row in found:
+            row *= row >= _edge_of_array(row, config)
+        found /= found.sum(axis=1, keepdims=True)
+    return found
 
 
 def _edge(probs: Tensor, config: SamplingConfig) -> Tensor:
@@ -90,7 +94,7 @@ def _edge_of_array(probs: _Array, config: SamplingConfig) -> np.float32:
         head = probs.max(keepdims=True)
     if config.top_p < 1.0:
         before = np.cumsum(head, dtype=np.float64) - head
-        edge = head[max(int(np.count_nonzero(before < config.top_p * total)), 1) - 1]
+        edge = head[max(int(np.count_nonzero(before < np.float32(config.top_p) * total)), 1) - 1]
     return max(edge, np.float32(config.min_p) * head[0])
 
 
@@ -103,7 +107,8 @@ def draw(weights: Tensor, number: float) -> int:
     # number <= 1 - 2^-53, so that number * total < total also after rounding.
     if suits_numpy(weights):
         sums = np.cumsum(weights.numpy(force=True), dtype=np.float64)
-        total, index = float(sums[-1]), int(np.searchsorted(sums, sums[-1] * number, side="right"))
+        total = float(sums[-1])
+        index = int(np.searchsorted(sums, total * number, side="right"))
     else:
         cdf = weights.cumsum(dim=0, dtype=torch.float64)
         place = torch.searchsorted(cdf, cdf[-1:] * number, right=True)

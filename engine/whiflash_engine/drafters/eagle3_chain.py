@@ -75,6 +75,7 @@ class Chain:
             and {x.dtype for x in (state, cos, sin, kv.all, words.rows)} == {torch.float32}
             and kv.all.shape == (1, 2, shape.kv_heads, kv.capacity, shape.width)
             and length + count <= kv.capacity and len(known) <= count
+            and all(0 <= token < len(self._parts.embeddings) for token in known)
         ):  # fmt: skip
             raise ValueError(f"{count} slots do not fit behind {length} of {tuple(kv.all.shape)}")
         rows, ids = words.rows, (_N * len(words.ids))(*words.ids)
@@ -106,6 +107,8 @@ def chain(stack: Stack | None, parts: ChainParts) -> Chain | None:
     fits = (
         fits and all(x.shape == (hidden,) for x in parts.norms) and stack.shape.into == 2 * hidden
     )
-    if not fits or (parts.ids is not None and len(parts.ids) != outputs):
+    ids = range(outputs) if parts.ids is None else parts.ids
+    fits = fits and stack.shape.layers == 1 and len(ids) == outputs
+    if not fits or not all(0 <= one < len(parts.embeddings) for one in ids):
         raise ValueError(f"{[tuple(x.shape) for x in tensors]}, {parts.head.shape} are no drafter")
     return Chain(own, stack, parts)

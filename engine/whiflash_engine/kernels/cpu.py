@@ -2,6 +2,8 @@
 network.
 
 Each is what its C file says. A row comes out the same, to the bit, whatever else is in the pass.
+What is called by itself between products of torch's has one thread: torch's own still wait for more
+then, on the processors that helpers would want.
 """
 
 from __future__ import annotations
@@ -52,6 +54,9 @@ class Kernels:
         self._attention = library.attention
         self._rms_norm, self._swiglu = library.rms_norm, library.swiglu
         self._rotate, self._entropy = library.rotate, library.entropy
+        library.stay.argtypes = []
+        self.stay = library.stay
+        """As C has it; whoever runs whole passes by these kernels calls it."""
         self.layers = library.layers
         """As C has it; `stack` calls it."""
         self.chain = library.chain
@@ -95,8 +100,8 @@ class Kernels:
     def attention(
         self, q: Tensor, keys: Tensor, values: Tensor, *, causal: bool, window: int | None
     ) -> Tensor:
-        """As `layers.attention`: q (n, heads, width); keys, values (1, kv_heads, length, width),
-        length at least n."""
+        """As `layers.attention`, in one thread: q (n, heads, width); keys, values (1, kv_heads,
+        length, width), length at least n."""
         (n, heads, width), (_, kv_heads, length, _) = q.shape, keys.shape
         _require(q, (n, heads, width), 16)
         for kept in (keys, values):
@@ -107,12 +112,11 @@ class Kernels:
             keys, values = keys.contiguous(), values.contiguous()
         if q.stride()[1:] != (width, 1):
             q = q.contiguous()
-        threads = torch.get_num_threads()
-        room, y = q.new_empty(threads, length + 1, 4), q.new_empty(n, heads * width)
+        room, y = q.new_empty(length + 1, 4), q.new_empty(n, heads * width)
         self._attention(
             q.data_ptr(), keys.data_ptr(), values.data_ptr(), y.data_ptr(), room.data_ptr(),
             q.stride(0), keys.stride(1), n, heads, kv_heads, width, length, window or 0,
-            causal, threads,
+            causal, 1,
         )  # fmt: skip
         return y
 
@@ -133,12 +137,12 @@ class Kernels:
         return float(self._entropy(logits.data_ptr(), logits.shape[0]))
 
     def swiglu(self, gate_up: Tensor) -> Tensor:
-        """(n, 2 * inner), gate first -> (n, inner)."""
+        """(n, 2 * inner), gate first -> (n, inner), in one thread."""
         n, both = gate_up.shape
         _require(gate_up, (n, both), 16)
         gate_up = gate_up.contiguous()
         y = gate_up.new_empty(n, both // 2)
-        self._swiglu(gate_up.data_ptr(), y.data_ptr(), n, both // 2, torch.get_num_threads())
+        self._swiglu(gate_up.data_ptr(), y.data_ptr(), n, both // 2, 1)
         return y
 
     def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -7,6 +7,10 @@
 typedef void work(const void *what, long item, int thread);
 void together(work *each, const void *what, long items, int threads);
 
+/* From now on helpers wait awake for more, for as long as a program takes between two passes. Not so
+   where what lies between the kernels is another library's, whose threads want the processors. */
+void stay(void);
+
 void product(const uint16_t *w, const float *x, float *y, long n, long in, long out, int threads);
 void dots(const float *w, const float *x, float *y, long n, long in, long out, int threads);
 void attention(const float *q, const float *k, const float *v, float *y, float *weights,

@@ -23,23 +23,27 @@ _ALIGNED: Final = 64
 class Pages:
     """Tensors cut from large pieces, one behind the other. Several threads may take some at once.
 
-    A piece goes when none of its tensors is left. What nobody has written to takes no memory.
+    A piece goes when none of its tensors is left and none can be cut from it any more. What nobody
+    has written to takes no memory.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._left = torch.empty(0, dtype=torch.uint8)
+        self._left = _piece(1)[:0]
 
     def take(self, *shape: int, dtype: torch.dtype) -> Tensor:
         """As `torch.empty`, on the CPU."""
         size = math.prod(shape) * dtype.itemsize
+        if size >= _PIECE:
+            return _piece(size).view(dtype).view(shape)
         with self._lock:
             if len(self._left) < size:
-                self._left = _piece(max(size, _PIECE))
+                self._left = _piece(_PIECE)
             found, self._left = self._left[:size], self._left[-(-size // _ALIGNED) * _ALIGNED :]
         return found.view(dtype).view(shape)
 
 
+@torch.inference_mode(False)  # or nobody else could write to it
 def _piece(size: int) -> Tensor:
     if not hasattr(mmap, "MADV_HUGEPAGE"):
         return torch.empty(size, dtype=torch.uint8)

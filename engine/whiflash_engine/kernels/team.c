@@ -21,7 +21,8 @@
 
 enum {
     MOST = 256,          /* threads */
-    SPINS = 100000,      /* of a helper before it sleeps: a few milliseconds */
+    SPINS = 2000,        /* of a helper before it sleeps: some 50 microseconds */
+    LONG_SPINS = 100000, /* a few milliseconds */
     LATE = 100000,       /* nanoseconds beside some items' time: the helper has lost its processor */
     SLICE = 4000000,     /* and what it counts as at most, of a machine that stood still for once */
     CREDIT = 4 * SLICE,  /* nanoseconds of waiting for late helpers that are forgiven */
@@ -38,6 +39,8 @@ static struct {
     long pause, until;    /* nanoseconds: how long not to ask one, and when that ends */
 
     _Alignas(64) _Atomic unsigned calls; /* grows with each; what sleepers wait for */
+    _Atomic int asked;                   /* threads; helpers that are not asked wait for another */
+    _Atomic int spins;
     _Atomic int sleeping;
     _Atomic int open;                    /* whether there are items; what follows holds while it is */
     work *each;
@@ -46,7 +49,7 @@ static struct {
     int threads;
     _Alignas(64) _Atomic long next;      /* the first item that nobody has taken */
     _Alignas(64) _Atomic int inside;     /* helpers that may have an item in hand */
-} team = {.turn = PTHREAD_MUTEX_INITIALIZER, .credit = CREDIT};
+} team = {.turn = PTHREAD_MUTEX_INITIALIZER, .credit = CREDIT, .spins = SPINS};
 
 static long now(void)
 {
@@ -66,17 +69,32 @@ static long take(int thread)
     }
 }
 
+static void doze(void *word, unsigned seen)
+{
+    syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
+}
+
+static void wake(void *word)
+{
+    syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, MOST, NULL, NULL, 0);
+}
+
 /* A helper says that it is there before it looks whether it may be, and a caller changes nothing
    before it has heard that nobody is. */
 static void *help(void *number)
 {
     int thread = (int)(intptr_t)number;
     for (unsigned seen = 0;;) {
-        for (int i = 0; i < SPINS && atomic_load(&team.calls) == seen; i++)
+        int asked = atomic_load(&team.asked);
+        if (thread >= asked) {
+            doze(&team.asked, asked);
+            continue;
+        }
+        for (int i = 0, most = atomic_load(&team.spins); i < most && atomic_load(&team.calls) == seen; i++)
             _mm_pause();
         if (atomic_load(&team.calls) == seen) {
             atomic_fetch_add(&team.sleeping, 1);
-            syscall(SYS_futex, &team.calls, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
+            doze(&team.calls, seen);
             atomic_fetch_sub(&team.sleeping, 1);
             continue;
         }
@@ -89,9 +107,24 @@ static void *help(void *number)
     return NULL;
 }
 
+/* A forked process has none of them. */
+static void forget(void)
+{
+    pthread_mutex_init(&team.turn, NULL);
+    team.helpers = team.spared = 0;
+    team.credit = CREDIT;
+    atomic_store(&team.asked, 0);
+    atomic_store(&team.sleeping, 0);
+    atomic_store(&team.open, 0);
+    atomic_store(&team.inside, 0);
+}
+
 /* As many helpers as can be had, but no more. */
 static void hire(int helpers)
 {
+    static int told;
+    if (!told++)
+        pthread_atfork(NULL, NULL, forget);
     sigset_t all, before;
     sigfillset(&all); /* signals are the caller's business */
     pthread_sigmask(SIG_SETMASK, &all, &before);
@@ -111,6 +144,7 @@ static int asked(int threads)
     if (team.spared && now() >= team.until) {
         team.spared--;
         team.until = now() + team.pause;
+        team.credit = team.credit < TRIAL ? team.credit : TRIAL;
     }
     return threads > team.spared ? threads - team.spared : 1;
 }
@@ -140,6 +174,8 @@ static void part(long began, long taken)
     }
 }
 
+void stay(void) { atomic_store(&team.spins, LONG_SPINS); }
+
 void together(work *each, const void *what, long items, int threads)
 {
     int mine = threads > 1 && items > 1 && !pthread_mutex_trylock(&team.turn);
@@ -153,11 +189,13 @@ void together(work *each, const void *what, long items, int threads)
     }
     hire(threads - 1);
     team.each = each, team.what = what, team.items = items, team.threads = threads;
+    if (atomic_exchange(&team.asked, threads) < threads)
+        wake(&team.asked);
     atomic_store(&team.next, 0);
     atomic_store(&team.open, 1);
     atomic_fetch_add(&team.calls, 1);
     if (atomic_load(&team.sleeping))
-        syscall(SYS_futex, &team.calls, FUTEX_WAKE_PRIVATE, MOST, NULL, NULL, 0);
+        wake(&team.calls);
     long began = now(), taken = take(0);
     atomic_store(&team.open, 0);
     part(began, taken);

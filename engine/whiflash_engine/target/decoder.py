@@ -20,6 +20,7 @@ from torch import Tensor
 
 from whiflash_engine.cache import KVCache
 from whiflash_engine.config import ModelConfig, require
+from whiflash_engine.kernels.cpu import kernels
 from whiflash_engine.layers import MOST_ROWS, RMSNorm, Sight, rotate, swiglu
 from whiflash_engine.linear import Linear
 from whiflash_engine.memory import Memory
@@ -48,6 +49,9 @@ class Decoder:
             self._layers = list(pool.map(layer, range(config.num_layers)))
         heads = (config.num_heads, config.num_kv_heads, config.head_dim)
         self._stack = stack([layer.parts for layer in self._layers], heads)
+        own = kernels()
+        if own is not None and self._stack is not None:
+            own.stay()  # from here on passes are theirs alone
         self._columns = {tap: i * config.hidden_size for i, tap in enumerate(taps)}
 
     def features(self, count: int) -> Tensor:
