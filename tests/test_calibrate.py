@@ -37,7 +37,7 @@ def passes(
     target.stalls = stalls
     monkeypatch.setattr("whiflash_engine.calibrate.perf_counter", lambda: target.now)
     calibrate(target, {"ar": ToyDrafter(target, seed=0, draft=3)}, costs)
-    return [s / step for s in costs.expected("plain", 1, MAX_COPY + 1, 0)]
+    return [s / step for s in costs.expected("plain", 1, MAX_COPY + 1)]
 
 
 def test_the_steps_of_a_pass_are_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,7 +38,7 @@ class _Listener:
         self._tokens = iter(tokens)
         self.logits: list[Tensor] = []
 
-    def choose(self, logits: Tensor, position: int) -> tuple[list[int], None]:
+    def choose(self, logits: Tensor, position: int, start: int) -> tuple[list[int], None]:
         self.logits += logits
         return [next(self._tokens) for _ in logits], None
 

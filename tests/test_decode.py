@@ -217,7 +217,7 @@ def _chi_square_p(counts: Counter[tuple[int, ...]], law: dict[tuple[int, ...], f
     return 0.5 * math.erfc(z / math.sqrt(2))
 
 
-def _sampled_p(
+def sampled_p(
     name: RouterName, draft_vocab: int, grammar: bool = False, forcing: bool = False
 ) -> float:
     target = ToyTarget(_VOCAB, seed=4)
@@ -241,7 +241,7 @@ def _sampled_p(
     [("plain", 6), *itertools.product(("ar", "diffusion", "random"), (6, 4))],
 )
 def test_sampled_output_has_the_law_of_the_target(name: RouterName, draft_vocab: int) -> None:
-    assert _sampled_p(name, draft_vocab) > 0.001
+    assert sampled_p(name, draft_vocab) > 0.001
 
 
 @pytest.mark.parametrize("forcing", [False, True])
@@ -249,7 +249,7 @@ def test_sampled_output_has_the_law_of_the_target(name: RouterName, draft_vocab:
 def test_sampled_output_under_a_grammar_has_the_law_of_the_masked_target(
     name: RouterName, forcing: bool
 ) -> None:
-    assert _sampled_p(name, 6, grammar=True, forcing=forcing) > 0.001
+    assert sampled_p(name, 6, grammar=True, forcing=forcing) > 0.001
 
 
 def test_a_wrong_residual_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,7 +259,7 @@ def test_a_wrong_residual_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
         return p
 
     monkeypatch.setattr(verification, "residual", wrong)
-    assert _sampled_p("ar", 6) < 1e-6
+    assert sampled_p("ar", 6) < 1e-6
 
 
 # ---------------------------------------------------------------- abandoned, stopped, refused
@@ -386,7 +386,8 @@ def test_what_a_drafter_got_through_is_the_sequences_own() -> None:
     router = new_router(RouterConfig("ar"), drafters)
     known, shares = Recent(), []
     for done in decode(target, drafters, router, sequence, SamplingConfig(max_tokens=40)):
-        known.add(done.arm, *done.tried)
+        accepted, drafted = done.tried
+        known.add(done.arm, accepted, drafted + done.left)  # what it left out did not pass
         assert sequence.recent.share == known.share
         shares.append(known.share["ar"])
     assert len({*shares}) > 1 and known.share["diffusion"] == UNTRIED["diffusion"]

@@ -93,7 +93,7 @@ class Right(Prophet):
 
     def propose(
         self, state: DraftState, tokens: Sequence[int], count: int, chooser: Chooser,
-        known: Sequence[int] = (),
+        known: Sequence[int] = (), floor: float = 0.0,
     ) -> Proposal:  # fmt: skip
         return Proposal(tuple(self._known[len(tokens) :][:count]))
 
@@ -136,7 +136,7 @@ class Wrong(Prophet):
 
     def propose(
         self, state: DraftState, tokens: Sequence[int], count: int, chooser: Chooser,
-        known: Sequence[int] = (),
+        known: Sequence[int] = (), floor: float = 0.0,
     ) -> Proposal:  # fmt: skip
         return Proposal(tuple(t ^ 1 for t in self._known[len(tokens) :][:count]))
 

@@ -151,10 +151,10 @@ def test_it_runs_and_knows_what_that_costs(dtype: torch.dtype) -> None:
     target = toys.tiny_target(dtype=dtype, device=GPU, capture=capture)
     drafters = toys.tiny_drafters(target, capture)
     calibrate(target, drafters, costs)
-    plain = costs.expected("plain", 1, 5, 0)
+    plain = costs.expected("plain", 1, 5)
     assert all(seconds > 0 for seconds in plain)
     for arm in drafters:
-        assert all(a > b for a, b in zip(costs.expected(arm, 2, 5, 0), plain[1:], strict=True))
+        assert all(a > b for a, b in zip(costs.expected(arm, 2, 5), plain[1:], strict=True))
     prompt, router = [5, 6, 7], RouterConfig("random")
     rounds = toys.run(target, drafters, prompt, sampling=SHORT, router=router)
     assert sum(len(r.tokens) for r in rounds) == 60

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from math import inf, log
+from math import ceil, inf, log
 from typing import cast
 
 import pytest
@@ -15,7 +15,7 @@ from whiflash_engine.errors import ConfigError
 from whiflash_engine.events import Round, Seconds
 from whiflash_engine.router.build import build_router
 from whiflash_engine.router.costs import CostModel
-from whiflash_engine.router.policies import Expected
+from whiflash_engine.router.policies import Expected, StaticPolicy
 from whiflash_engine.router.router import Decision, RouteContext, Router
 
 ARMS: tuple[ArmName, ...] = ("ar", "diffusion", "plain")
@@ -53,13 +53,16 @@ def _costs() -> CostModel:
     return costs
 
 
-def _round(decision: Decision, tokens: int, span: Span = "text", slow: float = 1.0) -> Round:
+def _round(
+    decision: Decision, tokens: int, span: Span = "text", slow: float = 1.0,
+    seconds: Seconds | None = None, backlog: int = 1,
+) -> Round:  # fmt: skip
     arm = decision.arm
-    seconds = Seconds(draft=DRAFT[arm] * slow, verify=VERIFY * slow)
+    seconds = seconds or Seconds(draft=DRAFT[arm] * slow, verify=VERIFY * slow)
     proposed = (0,) * decision.drafts
     tokens = min(tokens, decision.drafts + 1)
     return Round(
-        arm, 9, (0,) * tokens, proposed, tokens - 1, len(proposed) + 1, span, 0.5, 1, seconds,
+        arm, 9, (0,) * tokens, proposed, tokens - 1, len(proposed) + 1, span, 0.5, backlog, seconds,
         scores=decision.scores,
     )  # fmt: skip
 
@@ -115,17 +118,61 @@ def test_plain_where_drafting_does_not_pay() -> None:
 
 
 def test_a_draft_ends_where_one_more_token_does_not_pay() -> None:
+    """Of copies, which say nothing of how good they are."""
     costs = CostModel()
-    costs.seed("ar", 1, 0.002)
-    costs.seed("ar", 4, 0.008)
     costs.seed_verify(1, 0.010)
-    costs.seed_verify(5, 0.010)
-    table = Table(ar=(1.5, 1.75, 1.875, 1.94), diffusion=1.0, plain=1.0)
-    fast = Router(table, balance=1.0, costs=costs).pick(_context())
-    assert (fast.arm, fast.drafts) == ("ar", 2)  # 1.75 / 14 ms beats 1.5 / 12 and 1.875 / 16
-    assert fast.scores["ar"] == pytest.approx(log(1.75 / 0.014))
-    long = Router(table, balance=0.0, costs=costs).pick(_context())
-    assert (long.arm, long.drafts) == ("ar", 4)
+    costs.seed_verify(5, 0.018)
+    table = Table(retrieval=(1.5, 1.75, 1.875, 1.94), plain=1.0)
+    context = replace(_context(), width={"retrieval": 5, "plain": 1})
+    fast = Router(table, balance=1.0, costs=costs).pick(context)
+    assert (fast.arm, fast.drafts) == ("retrieval", 2)  # 1.75 / 14 ms beats 1.5 / 12, 1.875 / 16
+    assert fast.scores["retrieval"] == pytest.approx(log(1.75 / 0.014)) and fast.floor == 0.0
+    long = Router(table, balance=0.0, costs=costs).pick(context)
+    assert (long.arm, long.drafts) == ("retrieval", 4)
+
+
+@pytest.mark.parametrize(("balance", "price"), [(1.0, 0.2), (0.5, 0.1), (0.0, 0.0)])
+def test_a_drafter_is_told_what_a_token_costs(balance: float, price: float) -> None:
+    """Ten rounds of 2 tokens in 20 ms: 100 tokens a second; one token more is a millisecond of
+    drafting and one of verifying."""
+    for policy in (Table(ar=3.0, diffusion=1.0, plain=1.0), StaticPolicy("ar")):
+        costs = CostModel()
+        costs.seed("ar", 1, 0.002)
+        costs.seed("ar", 4, 0.005)
+        costs.seed_verify(2, 0.012)
+        costs.seed_verify(5, 0.015)
+        router = Router(policy, balance=balance, costs=costs)
+        assert router.pick(_context()).floor == 0.0  # it knows no pace yet
+        for _ in range(10):
+            router.learn(_round(Decision("plain", 1), 2, seconds=Seconds(pick=0.02)))
+        told = router.pick(_context())
+        assert (told.arm, told.drafts) == ("ar", 4)  # it may draft them all
+        assert told.floor == pytest.approx(price)
+        whole = Router(policy, balance=balance, whole_drafts=True, costs=costs)
+        whole.learn(_round(Decision("plain", 1), 2))
+        assert whole.pick(_context()).floor == 0.0
+
+
+def test_an_idle_drafter_catches_up_once_its_idleness_has_cost_as_much() -> None:
+    """Diffusion is better, but has 30 ms of catching up before it."""
+    costs = _costs()
+    for _ in range(300):
+        costs.learn(
+            _round(Decision("diffusion", 0), 1, seconds=Seconds(catch_up=0.030), backlog=64)
+        )
+    better = (3.0 / 0.015) / (2.9 / 0.018)
+    lost, waits = 0.018 * log(better), 0.030 - 0.015 * (better - 1)
+    table = Table(ar=2.9, diffusion=3.0, plain=1.0)
+    for balance in (1.0, 0.0):
+        router = Router(table, balance=balance, costs=costs)
+        context = replace(_context(), backlog={"ar": 1, "diffusion": 64, "plain": 0})
+        picks: list[ArmName] = []
+        while "diffusion" not in picks and len(picks) < 50:
+            picks.append(router.pick(context).arm)
+            assert picks[-1] == router.pick(context).arm  # asking costs nothing
+            router.learn(_round(Decision(picks[-1], 0), 3, seconds=Seconds()))
+        assert len(picks) - 1 == (ceil(waits / lost) if balance else 0)
+        assert router.pick(context).arm == ("ar" if balance else "diffusion"), "it begins anew"
 
 
 def test_a_probe_drafts_all_it_can() -> None:

@@ -146,7 +146,7 @@ def test_what_float32_would_make_zero_of_is_greedy() -> None:
     assert SamplingConfig(temperature=1e-46).greedy and not SamplingConfig(temperature=1e-8).greedy
     logits = _logits(1, 9)
     config = SamplingConfig(temperature=1e-46)
-    assert Sampler(config).choose(logits, 0) == ([int(logits.argmax())], None)
+    assert Sampler(config).choose(logits, 0, 0) == ([int(logits.argmax())], None)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_choose_draws_from_the_distribution_it_reports() -> None:
     logits = _logits(1, 5)
     counts = [0] * VOCAB
     for position in range(3000):
-        (token,), q = sampler.choose(logits, position)
+        (token,), q = sampler.choose(logits, position, 0)
         counts[token] += 1
     assert q is not None and int((q > 0).sum()) == 4
     expected = (q[0] * 3000).tolist()
@@ -214,22 +214,22 @@ def test_choose_draws_from_the_distribution_it_reports() -> None:
     assert all(c == 0 for c, e in zip(counts, expected, strict=True) if e == 0)
     assert sum(terms) < 16.3  # chi-square, 3 df, p = 0.001
     again = Sampler(config)
-    assert [sampler.choose(logits, p)[0] for p in range(20)] == [
-        again.choose(logits, p)[0] for p in range(20)
+    assert [sampler.choose(logits, p, 0)[0] for p in range(20)] == [
+        again.choose(logits, p, 0)[0] for p in range(20)
     ]
 
 
 def test_choose_greedy_is_argmax_without_a_distribution() -> None:
     logits = _logits(3, 6)
-    assert Sampler(SamplingConfig()).choose(logits, 3) == (logits.argmax(1).tolist(), None)
+    assert Sampler(SamplingConfig()).choose(logits, 3, 0) == (logits.argmax(1).tolist(), None)
 
 
 def test_rows_are_drawn_as_if_each_were_chosen_by_itself() -> None:
     logits = _logits(7, 8)
     sampler = Sampler(SamplingConfig(temperature=1.5, top_p=0.9, seed=3))
-    tokens, q = sampler.choose(logits, 40)
+    tokens, q = sampler.choose(logits, 40, 40)
     assert q is not None and len({*tokens}) > 1
-    alone = [sampler.choose(row[None], 40 + i) for i, row in enumerate(logits)]
+    alone = [sampler.choose(row[None], 40 + i, 40) for i, row in enumerate(logits)]
     assert tokens == [token for (token,), _ in alone]
     for row, (_, own) in zip(q, alone, strict=True):
         assert own is not None and torch.equal(row, own[0])

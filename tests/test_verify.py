@@ -191,11 +191,11 @@ class Toy:
             position = len(tokens)
             if self.kind == "exact":
                 q = self.p(row, tokens)
-                token = draw(q, sampler.uniform(position, "draft"))
+                token = draw(q, sampler.uniform(position, f"draft from {len(PROMPT)}"))
             else:
                 size = 3 if self.kind == "reduced" else VOCAB
                 guesses = self.guesses[row, tokens[-1], :size]
-                (token,), chosen = sampler.choose(guesses[None], position)
+                (token,), chosen = sampler.choose(guesses[None], position, len(PROMPT))
                 assert chosen is not None
                 q = torch.cat([chosen[0], torch.zeros(VOCAB - size)])
             tokens, rows = (*tokens, token), [*rows, q]

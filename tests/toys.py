@@ -20,6 +20,7 @@ from whiflash_engine.decode import decode
 from whiflash_engine.drafters.base import Chooser, Drafter, DraftState, Proposal, certain, scatter
 from whiflash_engine.drafters.dflash import DFlashDrafter
 from whiflash_engine.drafters.eagle3 import Eagle3Drafter
+from whiflash_engine.drafters.ending import Ending
 from whiflash_engine.events import Round
 from whiflash_engine.features import FeatureLog
 from whiflash_engine.graphs import Capture
@@ -134,19 +135,21 @@ class ToyDrafter:
 
     def propose(
         self, state: DraftState, tokens: Sequence[int], count: int, chooser: Chooser,
-        known: Sequence[int] = (),
+        known: Sequence[int] = (), floor: float = 0.0,
     ) -> Proposal:  # fmt: skip
         assert state.watermark == len(tokens) - 1
-        draft = list(known[:count])
+        draft, ending = list(known[:count]), Ending(floor)
         rows: list[Tensor] = []
         for i in range(len(draft), count):
             a, b = [0, *tokens, *draft][-2:]
-            chosen, q = chooser.choose(self.table[a, b][None], len(tokens) + i)
+            chosen, q = chooser.choose(self.table[a, b][None], len(tokens) + i, len(tokens))
+            if ending.before(self.table[a, b][None], q):
+                break
             draft += chosen
             rows += [] if q is None else [q]
         ids = None if self.draft_vocab == self.vocab else torch.arange(self.draft_vocab)
         spread = scatter(torch.cat(rows) if rows else None, ids, self.vocab)
-        return Proposal(tuple(draft), certain(known[:count], spread))
+        return Proposal(tuple(draft), certain(known[:count], spread), ending.doubt)
 
 
 class ToyConstraint:
@@ -220,11 +223,11 @@ class Prophet:
 
     def propose(
         self, state: DraftState, tokens: Sequence[int], count: int, chooser: Chooser,
-        known: Sequence[int] = (),
+        known: Sequence[int] = (), floor: float = 0.0,
     ) -> Proposal:  # fmt: skip
-        own = self._drafter.propose(state, tokens, count, chooser, known).tokens
+        own = self._drafter.propose(state, tokens, count, chooser, known, floor)
         right = self._known[len(tokens) : len(tokens) + min(len(tokens) % 5, count)]
-        return Proposal((*right, *own[len(right) :]))
+        return Proposal((*right, *own.tokens[len(right) :]), doubt=own.doubt)
 
 
 def toy_drafters(

@@ -82,7 +82,7 @@ def train_router(run: RouterRun, report: Report) -> None:
         rounds = one.beside(rounds, [row.id for row in prompts])
     odds = fit(rounds, options, run.output, report)
     seconds = {
-        arm: costs.expected(arm, 1, longest + 1, 0)
+        arm: costs.expected(arm, 1, longest + 1)
         for arm, longest in zip(ARMS, rounds.positions, strict=True)
     }
     replayed = worth(rounds.split()[1], odds, seconds, _BIASES)

@@ -155,8 +155,9 @@ class RouterConfig:
     WhiFlash-Entropy): AR if H > tau, else diffusion.
     delta_threshold is that of a published neural router, in tokens: AR if it expects AR to
     commit more than so many tokens more than diffusion.
-    retrieval: whether "auto" may copy drafts from the text. whole_drafts: it always drafts all
-    it can, instead of what pays. learned: whether it asks the learned router, where there is one.
+    retrieval: whether "auto" may copy drafts from the text. whole_drafts: "auto", "ar" and
+    "diffusion" always draft all they can, instead of what pays; the others do anyway.
+    learned: whether "auto" asks the learned router, where there is one.
     """
 
     name: RouterName = "auto"

@@ -110,14 +110,16 @@ class _Loop:
             arm=decision.arm, position=context.position, tokens=tokens, proposed=proposal.tokens,
             accepted=min(outcome.accepted, len(tokens)), verified=len(output.logits),
             span=context.span, entropy=context.entropy, backlog=context.backlog[decision.arm],
-            seconds=clock.seconds, forced=min(len(context.forced), len(proposal.tokens)),
+            seconds=clock.seconds, left=decision.drafts - len(proposal.tokens),
+            doubt=proposal.doubt, forced=min(len(context.forced), len(proposal.tokens)),
             matched=context.matched if decision.arm == "retrieval" else 0,
             scores=decision.scores,
             cached=sequence.kept if prompt else 0, logprobs=told,
             finish_reason=sequence.finish_reason,
         )  # fmt: skip
         started = perf_counter()
-        sequence.recent.add(done.arm, *done.tried)
+        accepted, drafted = done.tried
+        sequence.recent.add(done.arm, accepted, drafted + done.left)
         self._router.learn(done)
         self._learning = perf_counter() - started
         return done
@@ -134,7 +136,9 @@ class _Loop:
         if first or sequence.last_arm != arm:
             wait_for(self._target.device)  # or the draft, which ends it, would bear its time
             clock.stop("prefill" if first else "catch_up")
-        proposal = drafter.propose(state, sequence.tokens, count, self._sampler, context.forced)
+        proposal = drafter.propose(
+            state, sequence.tokens, count, self._sampler, context.forced, decision.floor
+        )  # fmt: skip
         clock.stop("draft")
         return proposal
 

@@ -68,6 +68,8 @@ class Round:
     verified: rows of the target's pass, at most len(proposed) + 1; fewer where a grammar
         forbade a draft token.
     backlog: positions the chosen drafter had to ingest before it could propose.
+    left: draft tokens that the drafter left out, because it was not sure enough of them; doubt:
+        the chance that it gave the first of these once all of `proposed` had passed, if it did.
     forced: how many of `proposed`, from the first on, the grammar left no choice about.
     matched: how many tokens before the text's end were the same where a copied draft came from.
     cached: positions of the prompt that an earlier sequence had left; told by the first round.
@@ -84,6 +86,8 @@ class Round:
     entropy: float
     backlog: int
     seconds: Seconds
+    left: int = 0
+    doubt: float | None = None
     forced: int = 0
     matched: int = 0
     cached: int = 0
@@ -100,6 +104,11 @@ class Round:
         if len(self.tokens) <= self.accepted:
             drafted = accepted
         return (accepted, drafted) if accepted >= 0 else (0, 0)
+
+    @property
+    def untried(self) -> float | None:
+        """`doubt`, where the token that was left out would have been reached."""
+        return self.doubt if len(self.tokens) > len(self.proposed) else None
 
 
 def tokens_of(rounds: Iterable[Round]) -> list[int]:

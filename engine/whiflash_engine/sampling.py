@@ -5,9 +5,9 @@ acting on what the one before has left; the last four are `law`'s. Masks come be
 whoever has one sets the logits of forbidden tokens to -inf first.
 
 The random stream is a function of (seed, position, purpose) and has no state. Verification
-consumes the numbers of a position only when it commits that position, and a draft that is
-thrown away has influenced nothing, so a number may be drawn again after a rejection and the
-output law stays exact.
+consumes the numbers of a position only when it commits that position; a draft has numbers of its
+own, by where it starts, which is never the same twice. So whatever becomes of a draft, the next
+one may depend on it, in its arm or its length, and the output law stays exact.
 """
 
 from __future__ import annotations
@@ -92,17 +92,19 @@ class Sampler:
         """The stream's number for one purpose at one absolute position."""
         return uniform(self._config.seed, position, purpose)
 
-    def choose(self, logits: Tensor, position: int) -> tuple[list[int], Tensor | None]:
+    def choose(
+        self, logits: Tensor, position: int, start: int
+    ) -> tuple[list[int], Tensor | None]:
         """Draft tokens: (n, draft vocab) logits -> n indices into them, each from its own row,
         and the rows' distributions.
 
         position: absolute, of the first of the tokens, which follow each other; every token of a
-        round needs its own. Greedy gives None for the distributions. Drafts are warped like the
-        target, except for the repetition penalty: q may be anything, and p alone decides what
-        comes out.
+        round needs its own. start: absolute, of the round's draft. Greedy gives None for the
+        distributions. Drafts are warped like the target, except for the repetition penalty: q may
+        be anything, and p alone decides what comes out.
         """
         if self._config.greedy:
             return argmax(logits), None
         q = distribution(logits.float(), self._config)
-        numbers = (self.uniform(position + i, "draft") for i in range(len(q)))
+        numbers = (self.uniform(position + i, f"draft from {start}") for i in range(len(q)))
         return [draw(row, number) for row, number in zip(q, numbers, strict=True)], q

@@ -17,10 +17,13 @@ ORACLE = "oracle"
 
 STATIC: Mapping[str, Way] = {
     "plain": Way(RouterConfig("plain")),
-    "ar": Way(RouterConfig("ar")),
-    "diffusion": Way(RouterConfig("diffusion")),
+    "ar": Way(RouterConfig("ar", whole_drafts=True)),
+    "diffusion": Way(RouterConfig("diffusion", whole_drafts=True)),
     "retrieval": Way(RouterConfig("retrieval")),
+    "ar, stopping": Way(RouterConfig("ar")),
+    "diffusion, stopping": Way(RouterConfig("diffusion")),
 }
+"""One arm always: its drafts whole, as published, or up to where they stop paying, as ours."""
 _AUTO = RouterConfig()
 
 COMPARISONS: Mapping[str, Mapping[str, Way]] = {

@@ -21,6 +21,9 @@ from whiflash_engine.router.costs import CostModel
 from whiflash_engine.router.policies import RouteContext, StaticPolicy
 from whiflash_engine.router.router import Decision, Router
 
+_ROUNDS_SERVED = 8.0
+"""Catching up once serves the rounds that follow as well; so much is charged to the first."""
+
 
 class _Told(Router):
     """Does what it is told, and goes on measuring what rounds cost."""
@@ -61,8 +64,9 @@ def _best(hand: HandMade, costs: CostModel) -> Decision:
     best, decision = 0.0, Decision("plain", 0)
     for arm in context.width:
         made = len(hand.judge(_drafted(hand, arm, context))[0].tokens)
-        seconds = costs.expected(arm, made, made, context.backlog[arm])
-        if (rate := made / seconds[0]) > best:
+        late = costs.catch_up(arm, context.backlog[arm], made) / _ROUNDS_SERVED
+        (seconds,) = costs.expected(arm, made, made)
+        if (rate := made / (seconds + late)) > best:
             best, decision = rate, Decision(arm, made - 1)  # the last one comes undrafted
     sequence.cache.crop(sequence.processed)
     for arm, state in sequence.drafts.items():

@@ -29,10 +29,13 @@ class Proposal:
     q: (len(tokens), vocab) float32 rows that sum to 1, the exact distribution that
         tokens[i] was drawn from given the earlier ones; None means one-hot
         (deterministic proposals: greedy drafting, forced tokens).
+    doubt: where the drafter ended before it was told to: the chance, in its own opinion, that
+        the token it left out would have passed once all others had.
     """
 
     tokens: tuple[int, ...]
     q: Tensor | None = None
+    doubt: float | None = None
 
 
 class DraftState(Protocol):
@@ -61,9 +64,12 @@ class Chooser(Protocol):
         """Whether `choose` gives the likeliest tokens, the first among equals, and nothing else."""
         ...
 
-    def choose(self, logits: Tensor, position: int) -> tuple[list[int], Tensor | None]:
+    def choose(
+        self, logits: Tensor, position: int, start: int
+    ) -> tuple[list[int], Tensor | None]:
         """logits: (n, draft vocab) -> an index into each row, and the rows' distributions (None
-        if greedy). position: of the first of the tokens; the others follow it."""
+        if greedy). position: of the first of the tokens; the others follow it. start: of the
+        draft that they are part of."""
         ...
 
 
@@ -91,11 +97,14 @@ class Drafter(Protocol):
         count: int,
         chooser: Chooser,
         known: Sequence[int] = (),
+        floor: float = 0.0,
     ) -> Proposal:
         """Up to `count` tokens after tokens[-1]; needs watermark == len(tokens) - 1.
 
         known: tokens that are certain to come next, such as those a grammar forces. The
-        proposal begins with them, as far as `count` reaches, and goes on from there.
+        proposal begins with them, as far as `count` reaches, and goes on from there. floor: it
+        ends before the first token with which the chance that all of it passes would fall
+        below that, but not before one of its own; see `Ending`.
         Leaves nothing behind in `state` that a later round could see.
         """
         ...

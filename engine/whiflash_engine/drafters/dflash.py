@@ -24,6 +24,7 @@ from whiflash_engine.checkpoints.dflash import DFlashConfig
 from whiflash_engine.config import require
 from whiflash_engine.drafters.base import Chooser, DraftState, Proposal, certain
 from whiflash_engine.drafters.dflash_block import DFlashBlock, run_block
+from whiflash_engine.drafters.ending import Ending
 from whiflash_engine.drafters.taps import Taps, embedding
 from whiflash_engine.drafters.vocabulary import ContextWords, DraftHead
 from whiflash_engine.features import FeatureLog
@@ -124,7 +125,7 @@ class DFlashDrafter:
     @torch.inference_mode()
     def propose(
         self, state: DraftState, tokens: Sequence[int], count: int, chooser: Chooser,
-        known: Sequence[int] = (),
+        known: Sequence[int] = (), floor: float = 0.0,
     ) -> Proposal:  # fmt: skip
         # what is known stands in the block as it is (clamped rows); the rest is filled in around it
         assert isinstance(state, DFlashState)
@@ -139,9 +140,15 @@ class DFlashDrafter:
         logits = self._logits(state, block, 1 + len(known))[: count - len(known)]
         # rows are marginals: given the context, each is drawn by itself, and so the
         # distribution of a draft token does not depend on the earlier ones
-        chosen, q = chooser.choose(logits, len(tokens) + len(known))
+        chosen, q = chooser.choose(logits, len(tokens) + len(known), len(tokens))
+        ending = Ending(floor)
+        for i in range(len(chosen)):
+            if ending.before(logits[i : i + 1], None if q is None else q[i : i + 1]):
+                chosen, q = chosen[:i], None if q is None else q[:i]
+                break
         draft = self._head.tokens(chosen, state.words)
-        return Proposal((*known, *draft), certain(known, self._head.scatter(q, state.words)))
+        q = self._head.scatter(q, state.words)
+        return Proposal((*known, *draft), certain(known, q), ending.doubt)
 
     def _logits(self, state: DFlashState, block: Sequence[int], skip: int) -> Tensor:
         """Of a block's rows but the first `skip`. Past the cache's length: nothing to undo."""

@@ -26,6 +26,7 @@ from whiflash_engine.config import require
 from whiflash_engine.drafters.base import Chooser, DraftState, Proposal, certain
 from whiflash_engine.drafters.eagle3_chain import Chain, ChainParts, chain
 from whiflash_engine.drafters.eagle3_layer import Eagle3Layer
+from whiflash_engine.drafters.ending import Ending
 from whiflash_engine.drafters.fixed_slots import FixedSlots
 from whiflash_engine.drafters.taps import Taps, embedding, table
 from whiflash_engine.drafters.vocabulary import ContextWords, DraftHead
@@ -123,7 +124,7 @@ class Eagle3Drafter:
     @torch.inference_mode()
     def propose(
         self, state: DraftState, tokens: Sequence[int], count: int, chooser: Chooser,
-        known: Sequence[int] = (),
+        known: Sequence[int] = (), floor: float = 0.0,
     ) -> Proposal:  # fmt: skip
         assert isinstance(state, Eagle3State)
         slots, first = state.watermark, len(tokens)
@@ -134,8 +135,11 @@ class Eagle3Drafter:
             kv = state.kv
             kv.reserve(count)
             places = self._rope.table(kv.length, count)
-            return Proposal(self._chain(state.newest, kv, places, state.words, known, count))
-        y = state.newest
+            found, doubt = self._chain(
+                state.newest, kv, places, state.words, known, count, floor
+            )  # fmt: skip
+            return Proposal(found, doubt=doubt)
+        y, ending = state.newest, Ending(floor)
         draft: list[int] = []
         drawn_from: list[Tensor] = []
         try:
@@ -145,16 +149,20 @@ class Eagle3Drafter:
                 if i < len(known):
                     draft.append(known[i])
                 else:
-                    chosen, q = chooser.choose(self._head(normed, state.words), first + i)
+                    logits = self._head(normed, state.words)
+                    chosen, q = chooser.choose(logits, first + i, first)
+                    if ending.before(logits, q):
+                        break
                     draft += self._head.tokens(chosen, state.words)
                     if q is not None:
                         drawn_from.append(q)
-                if i + 1 < count:
-                    y = self._slots(state.kv, normed if self.config.norm_output else y, draft[-1:])
+                if i + 1 == count or ending.over:
+                    break
+                y = self._slots(state.kv, normed if self.config.norm_output else y, draft[-1:])
         finally:
             state.kv.crop(slots)  # draft-time KV never survives the round
         q = self._head.scatter(torch.cat(drawn_from) if drawn_from else None, state.words)
-        return Proposal(tuple(draft), certain(known, q))
+        return Proposal(tuple(draft), certain(known, q), ending.doubt)
 
     def _norm(self, name: str, x: Tensor) -> Tensor:
         return self._layer.norm(name, x)

@@ -64,10 +64,11 @@ class Chain:
 
     def __call__(
         self, state: Tensor, kv: KVCache, table: tuple[Tensor, Tensor], words: ContextWords,
-        known: Sequence[int], count: int,
-    ) -> tuple[int, ...]:  # fmt: skip
-        """`count` tokens, the known ones first. state: (1, hidden), of the newest slot. kv: has
-        room for as many slots, and is as long afterwards as before. table: of `Rope`, for them."""
+        known: Sequence[int], count: int, floor: float = 0.0,
+    ) -> tuple[tuple[int, ...], float | None]:  # fmt: skip
+        """`count` tokens, the known ones first, or fewer where they end at the floor, and the doubt
+        then; see `Proposal`. state: (1, hidden), of the newest slot. kv: has room for as many
+        slots, and is as long afterwards as before. table: of `Rope`, for them."""
         cos, sin = (part.contiguous() for part in table)
         shape, threads, length = self._stack.shape, torch.get_num_threads(), kv.length
         if not (
@@ -85,12 +86,13 @@ class Chain:
         found = (_N * count)(*known)
         state = state.clone(memory_format=torch.contiguous_format)
         more = _Words(rows.data_ptr(), ctypes.addressof(ids), len(ids))
-        memory = Memory(kv.all.data_ptr(), kv.capacity, length)
-        self._own.chain(
+        memory, doubt = Memory(kv.all.data_ptr(), kv.capacity, length), ctypes.c_float(-1.0)
+        made = self._own.chain(
             ctypes.byref(self._drafter), ctypes.byref(more), ctypes.byref(memory), state.data_ptr(),
-            cos.data_ptr(), sin.data_ptr(), room.data_ptr(), found, len(known), count, threads,
+            cos.data_ptr(), sin.data_ptr(), room.data_ptr(), found, len(known), count,
+            floor, ctypes.byref(doubt), threads,
         )  # fmt: skip
-        return tuple(found)
+        return tuple(found[:made]), None if doubt.value < 0 else doubt.value
 
 
 def chain(stack: Stack | None, parts: ChainParts) -> Chain | None:

@@ -33,11 +33,11 @@ _ARGUMENTS: Final = {
     "rotate": [_P] * 4 + [_N] * 4,
     "entropy": [_P, _N],
     "layers": [_P] * 10 + [_N] * 3 + [_T],
-    "chain": [_P] * 8 + [_N] * 2 + [_T],
+    "chain": [_P] * 8 + [_N] * 2 + [_F, _P, _T],
     "perceptron": [_P] * 7 + [_N] * 4,
 }
 
-_RESULTS: Final = {"entropy": _F}
+_RESULTS: Final = {"entropy": _F, "chain": _N}
 
 
 class Kernels:

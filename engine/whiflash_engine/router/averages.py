@@ -31,8 +31,9 @@ class AveragesPolicy:
     that token j is accepted once those before it are. These are running averages, per position,
     in three levels: arm; arm and entropy; arm, entropy and span. What is copied from the text goes
     by how many tokens matched instead of the entropy. A token behind a rejected one tells nothing,
-    nor does one that was not drafted; what a position once said fades, and is then as good as
-    what the position before it says.
+    nor does one that was not drafted; of one that its drafter left out, its chance counts, or only
+    those would that it is sure of. What a position once said fades, and is then as good as what
+    the position before it says.
 
     Each level is shrunk towards the one above it, the topmost towards the position before, and
     the first position towards one half: a cell that has seen little says what its elders say.
@@ -56,7 +57,7 @@ class AveragesPolicy:
         if drafted < 1:
             return
         for key in _levels(round.arm, round):
-            self._cells.setdefault(key, _Cell()).add(accepted, drafted)
+            self._cells.setdefault(key, _Cell()).add(accepted, drafted, round.untried)
 
     def counts(self) -> dict[Key, tuple[list[float], list[float]]]:
         """Of every cell: trials and successes by position, faded."""
@@ -94,13 +95,17 @@ class _Cell:
         self.tried = tried or []
         self.passed = passed or []
 
-    def add(self, accepted: int, drafted: int) -> None:
-        missing = [0.0] * (drafted - len(self.tried))
+    def add(self, accepted: int, drafted: int, untried: float | None) -> None:
+        """untried: the chance of the token behind those that were drafted, which all passed."""
+        missing = [0.0] * (drafted + (untried is not None) - len(self.tried))
         self.tried = [_DECAY * n for n in self.tried] + missing
         self.passed = [_DECAY * n for n in self.passed] + missing
         for i in range(min(accepted + 1, drafted)):
             self.tried[i] += 1.0
             self.passed[i] += i < accepted
+        if untried is not None:
+            self.tried[drafted] += 1.0
+            self.passed[drafted] += untried
 
     def estimates(self, above: Sequence[float], count: int) -> list[float]:
         """above: the level above's; () for the topmost level."""

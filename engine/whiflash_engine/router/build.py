@@ -41,7 +41,10 @@ def build_router(
     for arm in _needed(name, published):
         require(arm in arms, "router", name, f"needs the {arm} drafter, which is not loaded")
     if name == "ar" or name == "diffusion" or name == "retrieval" or name == "plain":
-        return Router(StaticPolicy(name), costs=costs)
+        return Router(
+            StaticPolicy(name), balance=config.balance, whole_drafts=config.whole_drafts,
+            costs=costs,
+        )  # fmt: skip
     if name == "random":
         return Router(RandomPolicy(config.seed), costs=costs)
     if name == "entropy":

@@ -21,9 +21,6 @@ from whiflash_engine.events import Round
 # ten times slower is believed after about fifteen rounds.
 _RATE = 0.1
 _CLIP = 3.0
-# Catching up once serves the rounds that follow as well. Charged to one round alone, a growing
-# backlog would make every idle arm look worse the longer it is idle, and no switch would pay.
-_ROUNDS_SERVED = 8.0
 
 
 def moved(average: float, x: float) -> float:
@@ -108,15 +105,14 @@ class CostModel:
         known = None if curve is None or backlog <= width else curve.at(backlog)
         return known or 0.0
 
-    def expected(self, arm: ArmName, low: int, high: int, backlog: int) -> list[float]:
+    def expected(self, arm: ArmName, low: int, high: int) -> list[float]:
         """Seconds of a round of `arm`, positive, for each width from low to high: draft
-        tokens + 1.
+        tokens + 1. Without catching up.
 
         An arm that has never drafted is taken to draft for nothing, so that it gets its turn;
         before any measurement at all every round costs one second.
         """
         rest = self._rest or 0.0
-        rest += self.catch_up(arm, backlog, high) / _ROUNDS_SERVED
         verify = self._verify.between(low, high) or [1.0] * (high - low + 1)
         curve = self._draft.get(arm)
         draft = () if curve is None else curve.between(low - 1, high - 1)

@@ -107,6 +107,8 @@ class NeuralPolicy:
         if chances is not None and drafted > 0:
             asked = min(accepted + 1, drafted, len(chances))
             surprise = min(accepted, asked) - sum(chances[:asked])
+            if round.untried is not None and drafted < len(chances):
+                surprise += round.untried - chances[drafted]
             shift = self.shift[round.arm] + _CORRECTION * surprise
             self.shift[round.arm] = max(-LARGEST, min(shift, LARGEST))
         self._seen, self._chances = None, {}

@@ -3,10 +3,13 @@
     score_a(k) = ln E_a(k) - balance * ln C_a(k) + bias[span][a]          the largest wins
 
 E_a(k), the tokens that a round with k draft tokens of arm a is expected to commit, comes from the
-policy; C_a(k), its expected seconds, from measured costs. The length is chosen with the arm: a
-draft ends where one more token would cost more than it brings. balance
-0 asks for tokens a round, 1 for tokens a second. bias is the user's prior in log units: +0.1
-means "a tenth more tokens would be needed to change my mind".
+policy; C_a(k), its expected seconds, from measured costs, and what getting ready costs it
+(`Rental`). balance 0 asks for tokens a round, 1 for tokens a second. bias is the user's prior in
+log units: +0.1 means "a tenth more tokens would be needed to change my mind".
+
+The length is chosen with the arm, where it is one that copies: the k of the largest score. A
+drafter finds out as it drafts how far it can be trusted (`Ending`): it may draft all that is on
+offer, and is told what a token costs (`Price`).
 """
 
 from __future__ import annotations
@@ -20,6 +23,8 @@ from whiflash_engine.config import ArmName, Span
 from whiflash_engine.events import Round
 from whiflash_engine.router.costs import CostModel
 from whiflash_engine.router.policies import Policy, RouteContext
+from whiflash_engine.router.price import Price
+from whiflash_engine.router.rental import Rental
 
 __all__ = ["Decision", "RouteContext", "Router"]
 
@@ -32,23 +37,37 @@ FAVOURED: Final[Mapping[Span, ArmName]] = {
 # Rounds that an arm may go unused before it is tried again, doubled at each try.
 _FIRST_PROBE: Final = 4
 _LAST_PROBE: Final = 128
+_SURE: Final = frozenset[ArmName](("ar", "diffusion"))
+"""Arms that say how sure they are."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """drafts: how many tokens to draft. scores: per arm, at its best length; empty when there
-    was no choice. The arm with the largest wins, except in a probe."""
+    """drafts: how many tokens to draft at most. scores: per arm, at its best length; empty when
+    there was no choice. The arm with the largest wins, except in a probe. floor: of
+    `Drafter.propose`."""
 
     arm: ArmName
     drafts: int
     scores: Mapping[ArmName, float] = field(default_factory=dict)
+    floor: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Offer:
+    """score: with what getting ready costs; ready: without. seconds: of the round."""
+
+    score: float
+    drafts: int
+    ready: float
+    seconds: float
 
 
 class Router:
     """A policy, measured costs, and the span bias. Keeps what it learned between generations.
 
-    Its choice never depends on drafts that were thrown away other than by what was accepted,
-    nor on random numbers that sampling uses, so the output law cannot depend on it.
+    Its choice may depend on all drafts before, but on no random number that is still to be used,
+    so the output law cannot depend on it; see `sampling`.
     """
 
     def __init__(
@@ -73,6 +92,8 @@ class Router:
         self._costs = CostModel() if costs is None else costs
         self._without = frozenset(without)
         self._whole = whole_drafts
+        self._price, self._rental = Price(self._costs, balance), Rental()
+        self._losing: dict[ArmName, float] = {}  # by the round that was picked last
         self._idle = dict.fromkeys(probed, 0)
         # what plain decoding brings is known; what it costs may change with the machine
         self._patience = {arm: _LAST_PROBE if arm == "plain" else _FIRST_PROBE for arm in probed}
@@ -93,21 +114,32 @@ class Router:
 
     def pick(self, context: RouteContext) -> Decision:
         """Among the arms on offer, those that `context` has a width for."""
-        candidates = self._policy.candidates(tuple(context.width))
+        candidates, width = self._policy.candidates(tuple(context.width)), context.width
         if len(candidates) == 1:
-            return Decision(candidates[0], context.width[candidates[0]] - 1)
-        found = {arm: self._score(arm, context) for arm in candidates}
-        scores = {arm: score for arm, (score, _) in found.items()}
+            (only,) = candidates
+            return Decision(only, width[only] - 1, floor=self._floor(only, context))
+        offers = {arm: self._offer(arm, context) for arm in candidates}
+        scores = {arm: offer.score for arm, offer in offers.items()}
         stale = self._stale(candidates, context)
-        if stale is not None:  # a probe drafts all it can, to see how far it gets
-            return Decision(stale, context.width[stale] - 1, scores)
+        if stale is not None:  # a probe may draft all it can, to see how far it gets
+            return Decision(stale, width[stale] - 1, scores, self._floor(stale, context))
         best = max(candidates, key=scores.__getitem__)
-        return Decision(best, found[best][1], scores)
+        chosen = offers[best]
+        self._losing = {
+            arm: (offer.ready - chosen.score) * chosen.seconds
+            for arm, offer in offers.items() if arm != best and offer.ready > chosen.score
+        }  # fmt: skip
+        return Decision(best, chosen.drafts, scores, self._floor(best, context))
 
     def learn(self, round: Round) -> None:
         """To be told every round, whoever picked it."""
         self._costs.learn(round)
         self._policy.learn(round)
+        self._price.learn(round)
+        for arm, seconds in self._losing.items():
+            self._rental.lost(arm, seconds)
+        self._losing = {}
+        self._rental.used(round.arm)
         for arm, idle in self._idle.items():
             if arm == round.arm:
                 self._idle[arm] = 0
@@ -116,19 +148,27 @@ class Router:
             elif arm in round.scores:  # it was on offer
                 self._idle[arm] = idle + 1
 
-    def _score(self, arm: ArmName, context: RouteContext) -> tuple[float, int]:
+    def _offer(self, arm: ArmName, context: RouteContext) -> _Offer:
         """The arm's best score, and the draft length that reaches it."""
         width, expected = context.width[arm], self._policy.expect(arm, context)
         if self._whole:
             expected = expected[-1:]
-        shortest = width - len(expected) + 1
-        backlog, balance = context.backlog.get(arm, 0), self._balance
-        seconds = self._costs.expected(arm, shortest, width, backlog) if balance else expected
+        balance, costs = self._balance, self._costs
+        seconds = costs.expected(arm, width - len(expected) + 1, width) if balance else expected
         worth = [tokens / cost**balance for tokens, cost in zip(expected, seconds, strict=True)]
         best = max(worth)
         shorter = worth[::-1].index(best)  # of equals the longest
         bias = self._span_bias if FAVOURED.get(context.span) == arm else 0.0
-        return math.log(best) + bias, width - 1 - shorter
+        ready, spent = math.log(best) + bias, seconds[-1 - shorter]
+        late = self._rental.left(arm, costs.catch_up(arm, context.backlog.get(arm, 0), width))
+        score = ready - balance * math.log1p(late / spent) if balance and late else ready
+        drafts = width - 1 if arm in _SURE else width - 1 - shorter
+        return _Offer(score, drafts, ready, spent)
+
+    def _floor(self, arm: ArmName, context: RouteContext) -> float:
+        if arm not in _SURE or self._whole:
+            return 0.0
+        return self._price.of(arm, context.width[arm])
 
     def _stale(self, candidates: Sequence[ArmName], context: RouteContext) -> ArmName | None:
         """An arm that is due for a probe.
