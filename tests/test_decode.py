@@ -387,7 +387,7 @@ def test_what_a_drafter_got_through_is_the_sequences_own() -> None:
     known, shares = Recent(), []
     for done in decode(target, drafters, router, sequence, SamplingConfig(max_tokens=40)):
         accepted, drafted = done.tried
-        known.add(done.arm, accepted, drafted + done.left)  # what it left out did not pass
+        known.add(done.arm, accepted + (done.untried or 0.0), drafted + done.left)
         assert sequence.recent.share == known.share
         shares.append(known.share["ar"])
     assert len({*shares}) > 1 and known.share["diffusion"] == UNTRIED["diffusion"]

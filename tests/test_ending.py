@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import accumulate
 from operator import mul
 
@@ -17,7 +18,7 @@ from whiflash_engine.checkpoints.eagle3 import eagle3_shapes
 from whiflash_engine.config import SamplingConfig
 from whiflash_engine.drafters.base import Chooser, Drafter, DraftState, Proposal
 from whiflash_engine.drafters.eagle3 import Eagle3Drafter
-from whiflash_engine.drafters.ending import Ending
+from whiflash_engine.drafters.ending import Ending, chances
 from whiflash_engine.features import FeatureLog
 from whiflash_engine.router.router import Router
 from whiflash_engine.sampling import Sampler
@@ -32,28 +33,34 @@ def _row(largest: float) -> Tensor:
 
 
 @pytest.mark.parametrize("sampled", [False, True])
-def test_a_draft_goes_on_while_all_of_it_is_likely_enough(sampled: bool) -> None:
-    """A token's chance is the square of its row's largest probability."""
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_chance_is_the_square_of_the_largest_probability(
+    sampled: bool, dtype: torch.dtype
+) -> None:
+    """By numpy, and by torch where numpy may not look."""
+    rows = torch.cat([_row(0.9), _row(0.3), _row(1.0)]).to(dtype)
+    found = chances(rows, rows.softmax(-1) if sampled else None, 0.1)
+    assert found == pytest.approx([0.81, 0.09, 1.0])
+    assert chances(rows, None, 0.0) == [1.0] * 3  # nobody has asked
+
+
+def test_a_draft_goes_on_while_all_of_it_is_likely_enough() -> None:
     ending = Ending(0.4)
-    for largest, chance in ((0.9, 0.81), (0.8, 0.81 * 0.64)):
-        row = _row(largest)
-        assert not ending.before(row, row.softmax(-1) if sampled else None)
-        assert not ending.over and chance > 0.4
-    row = _row(0.8)
-    assert ending.before(row, row.softmax(-1) if sampled else None)
-    assert ending.doubt == pytest.approx(0.64)
+    assert not ending.before(0.8) and not ending.before(0.7) and not ending.over
+    assert ending.before(0.6) and ending.over
+    assert ending.doubt == 0.6
 
 
 def test_the_first_token_is_always_drafted() -> None:
     ending = Ending(0.5)
-    assert not ending.before(_row(0.3), None) and ending.doubt is None
+    assert not ending.before(0.1) and ending.doubt is None
     assert ending.over, "no other can bring the chance up again"
-    assert ending.before(_row(1.0), None)
+    assert ending.before(1.0)
 
 
 def test_without_a_floor_no_draft_ends() -> None:
     ending = Ending(0.0)
-    assert not any(ending.before(_row(0.11), None) for _ in range(99)) and not ending.over
+    assert not any(ending.before(1e-9) for _ in range(99)) and not ending.over
 
 
 class _Recorder(Sampler):
@@ -153,10 +160,10 @@ class Picky(toys.ToyDrafter):
 def test_sampled_output_has_the_law_of_the_target_where_drafts_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Lengths of all kinds, each followed by another router's choice."""
+    """Drafts that end at once, later, and not at all."""
     left: Counter[int] = Counter()
-    learn = Router.learn
-    monkeypatch.setattr(Router, "_floor", lambda *_: 0.12)
+    learn, pick = Router.learn, Router.pick
+    monkeypatch.setattr(Router, "pick", lambda *told: replace(pick(*told), floor=0.12))
     monkeypatch.setattr(
         Router, "learn", lambda self, done: (left.update([done.left]), learn(self, done))
     )

@@ -153,6 +153,19 @@ def test_a_drafter_is_told_what_a_token_costs(balance: float, price: float) -> N
         assert whole.pick(_context()).floor == 0.0
 
 
+def test_no_clock_ends_the_drafts_of_a_sampled_text_under_one_arm() -> None:
+    """So that a seed repeats it."""
+    context = _context()
+    for name in ("ar", "diffusion"):
+        router = build_router(RouterConfig(name), ARMS, _costs())
+        for draft in (0.001, 0.05):
+            router.costs.seed(name, 1, draft)
+            router.learn(_round(Decision("plain", 0), 1))
+            assert router.pick(replace(context, sampled=True)).floor == 0.0
+        router.costs.seed(name, 1, 0.001)
+        assert router.pick(context).floor > 0.0
+
+
 def test_an_idle_drafter_catches_up_once_its_idleness_has_cost_as_much() -> None:
     """Diffusion is better, but has 30 ms of catching up before it."""
     costs = _costs()
@@ -170,7 +183,8 @@ def test_an_idle_drafter_catches_up_once_its_idleness_has_cost_as_much() -> None
         while "diffusion" not in picks and len(picks) < 50:
             picks.append(router.pick(context).arm)
             assert picks[-1] == router.pick(context).arm  # asking costs nothing
-            router.learn(_round(Decision(picks[-1], 0), 3, seconds=Seconds()))
+            paid = Seconds(catch_up=0.030 if picks[-1] == "diffusion" else 0.0)
+            router.learn(_round(Decision(picks[-1], 0), 3, seconds=paid, backlog=64))
         assert len(picks) - 1 == (ceil(waits / lost) if balance else 0)
         assert router.pick(context).arm == ("ar" if balance else "diffusion"), "it begins anew"
 

@@ -20,7 +20,7 @@ from whiflash_engine.decode import decode
 from whiflash_engine.drafters.base import Chooser, Drafter, DraftState, Proposal, certain, scatter
 from whiflash_engine.drafters.dflash import DFlashDrafter
 from whiflash_engine.drafters.eagle3 import Eagle3Drafter
-from whiflash_engine.drafters.ending import Ending
+from whiflash_engine.drafters.ending import Ending, chances
 from whiflash_engine.events import Round
 from whiflash_engine.features import FeatureLog
 from whiflash_engine.graphs import Capture
@@ -143,7 +143,7 @@ class ToyDrafter:
         for i in range(len(draft), count):
             a, b = [0, *tokens, *draft][-2:]
             chosen, q = chooser.choose(self.table[a, b][None], len(tokens) + i, len(tokens))
-            if ending.before(self.table[a, b][None], q):
+            if ending.before(*chances(self.table[a, b][None], q, floor)):
                 break
             draft += chosen
             rows += [] if q is None else [q]

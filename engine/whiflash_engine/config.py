@@ -155,9 +155,10 @@ class RouterConfig:
     WhiFlash-Entropy): AR if H > tau, else diffusion.
     delta_threshold is that of a published neural router, in tokens: AR if it expects AR to
     commit more than so many tokens more than diffusion.
-    retrieval: whether "auto" may copy drafts from the text. whole_drafts: "auto", "ar" and
-    "diffusion" always draft all they can, instead of what pays; the others do anyway.
-    learned: whether "auto" asks the learned router, where there is one.
+    retrieval: whether "auto" may copy drafts from the text. whole_drafts: always draft all
+    there is, instead of what pays, as "random" and the published routers do anyway, and "ar" and
+    "diffusion" where text is sampled. learned: whether "auto" asks the learned router, where
+    there is one.
     """
 
     name: RouterName = "auto"

@@ -88,7 +88,10 @@ class _Loop:
         prompt, self._prompt = self._prompt, 0.0
         clock.stop("prefill", more=prompt)
 
-        context = offer(sequence, self._drafters, copies=self._router.may("retrieval"))
+        context = offer(
+            sequence, self._drafters, copies=self._router.may("retrieval"),
+            sampled=not self._sampler.greedy,
+        )  # fmt: skip
         decision = self._router.pick(context)
         clock.stop("pick", more=self._learning)
 
@@ -119,7 +122,7 @@ class _Loop:
         )  # fmt: skip
         started = perf_counter()
         accepted, drafted = done.tried
-        sequence.recent.add(done.arm, accepted, drafted + done.left)
+        sequence.recent.add(done.arm, accepted + (done.untried or 0.0), drafted + done.left)
         self._router.learn(done)
         self._learning = perf_counter() - started
         return done

@@ -68,12 +68,12 @@ class Round:
     verified: rows of the target's pass, at most len(proposed) + 1; fewer where a grammar
         forbade a draft token.
     backlog: positions the chosen drafter had to ingest before it could propose.
-    left: draft tokens that the drafter left out, because it was not sure enough of them; doubt:
-        the chance that it gave the first of these once all of `proposed` had passed, if it did.
     forced: how many of `proposed`, from the first on, the grammar left no choice about.
     matched: how many tokens before the text's end were the same where a copied draft came from.
     cached: positions of the prompt that an earlier sequence had left; told by the first round.
     logprobs: one per token of `tokens`, if the sampling asks for them.
+    left: draft tokens that the drafter left out, because it was not sure enough of them; doubt:
+        the chance that it gave the first of these once all of `proposed` had passed, if it did.
     """
 
     arm: ArmName
@@ -86,14 +86,14 @@ class Round:
     entropy: float
     backlog: int
     seconds: Seconds
-    left: int = 0
-    doubt: float | None = None
     forced: int = 0
     matched: int = 0
     cached: int = 0
     scores: Mapping[ArmName, float] = field(default_factory=dict)
     logprobs: tuple[TokenLogprob, ...] = ()
     finish_reason: FinishReason | None = None
+    left: int = 0
+    doubt: float | None = None
 
     @property
     def tried(self) -> tuple[int, int]:

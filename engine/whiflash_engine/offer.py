@@ -11,10 +11,11 @@ from whiflash_engine.sequence import MAX_COPY, SequenceState
 
 
 def offer(
-    sequence: SequenceState, drafters: Mapping[ArmName, Drafter], *, copies: bool
-) -> RouteContext:
+    sequence: SequenceState, drafters: Mapping[ArmName, Drafter], *, copies: bool,
+    sampled: bool = False,
+) -> RouteContext:  # fmt: skip
     """The arms that could draft now, each with its widest pass of the target. copies: whether
-    to look for something to copy."""
+    to look for something to copy. sampled: whether tokens are drawn."""
     width: dict[ArmName, int] = {"plain": 1}
     forced: tuple[int, ...] = ()
     copied: tuple[int, ...] = ()
@@ -36,6 +37,6 @@ def offer(
         entropy=sequence.entropy, span=sequence.spans.span, since=sequence.spans.since,
         position=len(sequence.tokens), backlog={name: sequence.backlog(name) for name in width},
         width=width, forced=forced, copied=copied, matched=matched,
-        constrained=sequence.constraint is not None, recent=sequence.recent.share,
+        constrained=sequence.constraint is not None, sampled=sampled, recent=sequence.recent.share,
         hidden=sequence.hidden,
     )  # fmt: skip

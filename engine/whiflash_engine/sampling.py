@@ -6,8 +6,8 @@ whoever has one sets the logits of forbidden tokens to -inf first.
 
 The random stream is a function of (seed, position, purpose) and has no state. Verification
 consumes the numbers of a position only when it commits that position; a draft has numbers of its
-own, by where it starts, which is never the same twice. So whatever becomes of a draft, the next
-one may depend on it, in its arm or its length, and the output law stays exact.
+own, by where it starts, which within a generation is never the same twice. So whatever becomes of
+a draft, the next one may depend on it, in its arm or its length, and the output law stays exact.
 """
 
 from __future__ import annotations

@@ -55,7 +55,8 @@ def measure_drafting(
             group = f"{prompt.kind} grammar" if grammar else prompt.kind
             groups = (group,) if grammar else (group, "all")
             for arm in ARMS:
-                made = [len(r.tokens) for r in start.run(RouterConfig(arm, whole_drafts=True), grammar)]
+                whole = RouterConfig(arm, whole_drafts=True)
+                made = [len(r.tokens) for r in start.run(whole, grammar)]
                 for name in groups:
                     lengths.setdefault(name, {}).setdefault(arm, []).extend(made)
             for pair in pairs(start, grammar, rng):

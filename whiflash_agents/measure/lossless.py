@@ -26,6 +26,7 @@ ARMS: Mapping[str, RouterConfig] = {
     "ar": RouterConfig("ar"),
     "diffusion": RouterConfig("diffusion"),
     "retrieval": RouterConfig("retrieval"),
+    "ar, whole": RouterConfig("ar", whole_drafts=True),
     "random": RouterConfig("random"),
     "auto": RouterConfig(),
     "entropy+spans": RouterConfig("entropy"),

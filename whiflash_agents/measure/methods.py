@@ -20,15 +20,19 @@ STATIC: Mapping[str, Way] = {
     "ar": Way(RouterConfig("ar", whole_drafts=True)),
     "diffusion": Way(RouterConfig("diffusion", whole_drafts=True)),
     "retrieval": Way(RouterConfig("retrieval")),
+}
+"""One arm always, its drafts whole, as published."""
+STOPPING: Mapping[str, Way] = {
     "ar, stopping": Way(RouterConfig("ar")),
     "diffusion, stopping": Way(RouterConfig("diffusion")),
 }
-"""One arm always: its drafts whole, as published, or up to where they stop paying, as ours."""
+"""The same, with drafts up to where they stop paying."""
 _AUTO = RouterConfig()
 
 COMPARISONS: Mapping[str, Mapping[str, Way]] = {
     "routers": {
         **STATIC,
+        **STOPPING,
         "paper's rule": Way(RouterConfig("entropy", span_bias=0.0)),
         "averages": Way(RouterConfig(learned=False)),
         "auto": Way(_AUTO),

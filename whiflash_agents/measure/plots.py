@@ -22,7 +22,7 @@ COLOURS: Mapping[ArmName, str] = {
 }  # fmt: skip
 _PALETTE = (
     "#c7c7c7", "#9a9a9a", "#d8b48a", "#b08d57", "#111111", "#0072b2", "#b5179e", "#b07d00",
-    "#7fb3d5", "#76c7a3", "#2e7d32", "#c0392b",
+    "#7fb3d5", "#76c7a3", "#2e7d32", "#c0392b", "#e69f00", "#56b4e9",
 )  # fmt: skip
 ALONE: tuple[ArmName, ...] = ("ar", "diffusion", "retrieval")
 

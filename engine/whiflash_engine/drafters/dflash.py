@@ -24,7 +24,7 @@ from whiflash_engine.checkpoints.dflash import DFlashConfig
 from whiflash_engine.config import require
 from whiflash_engine.drafters.base import Chooser, DraftState, Proposal, certain
 from whiflash_engine.drafters.dflash_block import DFlashBlock, run_block
-from whiflash_engine.drafters.ending import Ending
+from whiflash_engine.drafters.ending import Ending, chances
 from whiflash_engine.drafters.taps import Taps, embedding
 from whiflash_engine.drafters.vocabulary import ContextWords, DraftHead
 from whiflash_engine.features import FeatureLog
@@ -142,8 +142,8 @@ class DFlashDrafter:
         # distribution of a draft token does not depend on the earlier ones
         chosen, q = chooser.choose(logits, len(tokens) + len(known), len(tokens))
         ending = Ending(floor)
-        for i in range(len(chosen)):
-            if ending.before(logits[i : i + 1], None if q is None else q[i : i + 1]):
+        for i, chance in enumerate(chances(logits, q, floor)):
+            if ending.before(chance):
                 chosen, q = chosen[:i], None if q is None else q[:i]
                 break
         draft = self._head.tokens(chosen, state.words)

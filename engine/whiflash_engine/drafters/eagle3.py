@@ -26,7 +26,7 @@ from whiflash_engine.config import require
 from whiflash_engine.drafters.base import Chooser, DraftState, Proposal, certain
 from whiflash_engine.drafters.eagle3_chain import Chain, ChainParts, chain
 from whiflash_engine.drafters.eagle3_layer import Eagle3Layer
-from whiflash_engine.drafters.ending import Ending
+from whiflash_engine.drafters.ending import Ending, chances
 from whiflash_engine.drafters.fixed_slots import FixedSlots
 from whiflash_engine.drafters.taps import Taps, embedding, table
 from whiflash_engine.drafters.vocabulary import ContextWords, DraftHead
@@ -151,7 +151,7 @@ class Eagle3Drafter:
                 else:
                     logits = self._head(normed, state.words)
                     chosen, q = chooser.choose(logits, first + i, first)
-                    if ending.before(logits, q):
+                    if ending.before(*chances(logits, q, floor)):
                         break
                     draft += self._head.tokens(chosen, state.words)
                     if q is not None:

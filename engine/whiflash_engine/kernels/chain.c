@@ -91,7 +91,7 @@ long chain(const drafter *d, const words *more, const memory *m, float *state, c
                 return i;
             }
         }
-        if (i + 1 == count || passes < floor)
+        if (i + 1 == count || (i >= known && passes < floor))
             return i + 1;
         memcpy(fed, d->feeds_normed ? normed : state, s->hidden * sizeof(float));
         rms_norm(d->embeddings + tokens[i] * s->hidden, d->embed_norm, given, 1, s->hidden, s->eps);

@@ -86,7 +86,8 @@ class CostModel:
         seconds = round.seconds
         if len(round.proposed) > round.forced:  # else it was an ingest and no more
             curve = self._draft.setdefault(round.arm, Curve())
-            curve.add(len(round.proposed), seconds.draft)
+            # one that its drafter left out has been looked at as well
+            curve.add(len(round.proposed) + (round.doubt is not None), seconds.draft)
         if seconds.verify > 0:
             self._verify.add(round.verified, seconds.verify)
         if seconds.catch_up > 0:

@@ -28,13 +28,14 @@ class RouteContext:
 
     entropy: nats, of the target distribution that produced the last bonus token.
     span: where the next token lies; since: for how many tokens it has lasted.
-    position: the next token's absolute position. constrained: a grammar holds.
+    position: the next token's absolute position. constrained: a grammar holds. sampled: tokens
+        are drawn, and what is drawn depends on where drafts end.
     backlog: per arm, committed positions that its drafter has not ingested.
     width: per arm, the most rows of the target pass if it is picked: draft tokens + 1.
     forced: tokens that the grammar implies next; every arm's draft begins with them.
     copied: what followed behind them the last time the text stood here; matched: how many
         tokens were the same before it.
-    recent: per arm, the share of its draft tokens that passed lately.
+    recent: per arm, the share of the tokens that it could draft which passed lately.
     hidden: (hidden,), the target's final hidden state at the last position that it
         has processed, the one before the bonus token's.
     """
@@ -49,6 +50,7 @@ class RouteContext:
     matched: int = 0
     since: int = 0
     constrained: bool = False
+    sampled: bool = False
     recent: Mapping[ArmName, float] = field(default_factory=lambda: UNTRIED)
     hidden: Tensor | None = None
 

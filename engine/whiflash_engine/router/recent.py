@@ -1,4 +1,4 @@
-"""How much of its drafts each arm got through lately, in one sequence."""
+"""How much of what it could draft each arm got through lately, in one sequence."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ _KEPT: Final = 0.8
 
 
 class Recent:
-    """share: per arm that drafts, the running average of accepted by drafted tokens."""
+    """share: per arm that drafts, the running average of accepted by drafted tokens; one that
+    the drafter left out counts as drafted, and as much as it was sure of it as accepted."""
 
     def __init__(self) -> None:
         self.share: Mapping[ArmName, float] = UNTRIED
 
-    def add(self, arm: ArmName, accepted: int, drafted: int) -> None:
+    def add(self, arm: ArmName, accepted: float, drafted: int) -> None:
         """Other arms, and rounds without a draft, say nothing."""
         if arm in self.share and drafted > 0:
             now = _KEPT * self.share[arm] + (1 - _KEPT) * accepted / drafted

@@ -19,12 +19,12 @@ class Rental:
 
     def left(self, arm: ArmName, seconds: float) -> float:
         """What is left to lose of the seconds that catching up takes."""
-        return max(seconds - self._lost.get(arm, 0.0), 0.0) if seconds else 0.0
+        return max(seconds - self._lost.get(arm, 0.0), 0.0)
 
     def lost(self, arm: ArmName, seconds: float) -> None:
         """By a round that another arm had, for this one was not ready."""
         self._lost[arm] = self._lost.get(arm, 0.0) + seconds
 
-    def used(self, arm: ArmName) -> None:
-        """It is ready now."""
+    def paid(self, arm: ArmName) -> None:
+        """It has caught up."""
         self._lost.pop(arm, None)

@@ -55,7 +55,8 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class _Offer:
-    """score: with what getting ready costs; ready: without. seconds: of the round."""
+    """score: with what getting ready costs; ready: without. seconds: of the round, where costs
+    count."""
 
     score: float
     drafts: int
@@ -67,7 +68,7 @@ class Router:
     """A policy, measured costs, and the span bias. Keeps what it learned between generations.
 
     Its choice may depend on all drafts before, but on no random number that is still to be used,
-    so the output law cannot depend on it; see `sampling`.
+    so the output law of a generation cannot depend on it; see `sampling`.
     """
 
     def __init__(
@@ -115,19 +116,23 @@ class Router:
     def pick(self, context: RouteContext) -> Decision:
         """Among the arms on offer, those that `context` has a width for."""
         candidates, width = self._policy.candidates(tuple(context.width)), context.width
+        self._losing = {}
         if len(candidates) == 1:
             (only,) = candidates
-            return Decision(only, width[only] - 1, floor=self._floor(only, context))
+            # a seed repeats a text under one arm: no clock may end its drafts
+            floor = 0.0 if context.sampled else self._floor(only, context)
+            return Decision(only, width[only] - 1, floor=floor)
         offers = {arm: self._offer(arm, context) for arm in candidates}
         scores = {arm: offer.score for arm, offer in offers.items()}
         stale = self._stale(candidates, context)
-        if stale is not None:  # a probe may draft all it can, to see how far it gets
-            return Decision(stale, width[stale] - 1, scores, self._floor(stale, context))
+        if stale is not None:  # a probe drafts all it can, to see how far it gets
+            return Decision(stale, width[stale] - 1, scores)
         best = max(candidates, key=scores.__getitem__)
         chosen = offers[best]
         self._losing = {
-            arm: (offer.ready - chosen.score) * chosen.seconds
-            for arm, offer in offers.items() if arm != best and offer.ready > chosen.score
+            arm: (offer.ready - chosen.score) * chosen.seconds / self._balance
+            for arm, offer in offers.items()
+            if arm != best and self._balance and offer.ready > chosen.score
         }  # fmt: skip
         return Decision(best, chosen.drafts, scores, self._floor(best, context))
 
@@ -139,7 +144,8 @@ class Router:
         for arm, seconds in self._losing.items():
             self._rental.lost(arm, seconds)
         self._losing = {}
-        self._rental.used(round.arm)
+        if round.seconds.catch_up > 0:
+            self._rental.paid(round.arm)
         for arm, idle in self._idle.items():
             if arm == round.arm:
                 self._idle[arm] = 0
