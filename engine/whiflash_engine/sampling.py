@@ -92,9 +92,7 @@ class Sampler:
         """The stream's number for one purpose at one absolute position."""
         return uniform(self._config.seed, position, purpose)
 
-    def choose(
-        self, logits: Tensor, position: int, start: int
-    ) -> tuple[list[int], Tensor | None]:
+    def choose(self, logits: Tensor, position: int, start: int) -> tuple[list[int], Tensor | None]:
         """Draft tokens: (n, draft vocab) logits -> n indices into them, each from its own row,
         and the rows' distributions.
 

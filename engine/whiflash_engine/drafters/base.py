@@ -64,9 +64,7 @@ class Chooser(Protocol):
         """Whether `choose` gives the likeliest tokens, the first among equals, and nothing else."""
         ...
 
-    def choose(
-        self, logits: Tensor, position: int, start: int
-    ) -> tuple[list[int], Tensor | None]:
+    def choose(self, logits: Tensor, position: int, start: int) -> tuple[list[int], Tensor | None]:
         """logits: (n, draft vocab) -> an index into each row, and the rows' distributions (None
         if greedy). position: of the first of the tokens; the others follow it. start: of the
         draft that they are part of."""
