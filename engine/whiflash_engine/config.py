@@ -98,8 +98,8 @@ class SamplingConfig:
 
     temperature 0 is greedy. top_k 0, top_p 1, min_p 0 and repetition_penalty 1 are off.
     The random stream is indexed by position: the same seed gives the same draws at the same
-    positions. A text is the same again if arms and draft lengths are; "auto" picks both by
-    measured time.
+    positions, in a draft if that starts at the same one as well. A text is the same again if arms
+    and draft lengths are; "auto" picks both by measured time.
     logprobs: how many of the likeliest tokens to tell of beside each committed one; None tells
     of none, not even of that one.
     """

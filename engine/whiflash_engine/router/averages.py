@@ -31,9 +31,9 @@ class AveragesPolicy:
     that token j is accepted once those before it are. These are running averages, per position,
     in three levels: arm; arm and entropy; arm, entropy and span. What is copied from the text goes
     by how many tokens matched instead of the entropy. A token behind a rejected one tells nothing,
-    nor does one that was not drafted; of one that its drafter left out, its chance counts, or only
-    those would that it is sure of. What a position once said fades, and is then as good as what
-    the position before it says.
+    nor does one that was not drafted. One that its drafter left out counts as the chance that it
+    gave it, or only tokens would count that it is sure of. What a position once said fades, and is
+    then as good as what the position before it says.
 
     Each level is shrunk towards the one above it, the topmost towards the position before, and
     the first position towards one half: a cell that has seen little says what its elders say.

@@ -2,8 +2,8 @@
 
 That costs once and serves all the rounds that follow, nobody knows how many: whoever has to rent
 or buy skis asks the same. So a drafter catches up when the rounds that it would have been better
-in have lost as much time as it takes. Whatever comes, that is at most twice what foresight would
-have spent (A. R. Karlin et al., Competitive Snoopy Caching, 1988).
+in have lost as much time as it takes. If what they lose were known exactly, that would spend at
+most twice what foresight does (A. R. Karlin et al., Competitive Snoopy Caching, 1988).
 """
 
 from __future__ import annotations
