@@ -102,27 +102,34 @@ def test_logprobs_cost_nothing_unless_asked_for() -> None:
 
 
 @cache
-def _plain(prompt: tuple[int, ...], count: int) -> list[int]:
+def _plain(prompt: tuple[int, ...], count: int, rounded: bool = False) -> list[int]:
     """What the tiny target says."""
     sampling = SamplingConfig(max_tokens=count)
-    plain = run(tiny_target(), {}, prompt, sampling=sampling, router=RouterConfig("plain"))
+    plain = run(
+        tiny_target(rounded=rounded), {}, prompt, sampling=sampling, router=RouterConfig("plain")
+    )
     return tokens_of(plain)
 
 
-def _prophets(target: NativeTarget, prompt: list[int], count: int) -> dict[ArmName, Drafter]:
+def _prophets(
+    target: NativeTarget, prompt: list[int], count: int, *, rounded: bool = False
+) -> dict[ArmName, Drafter]:
     """Real drafters whose drafts are often right (see `Prophet`)."""
-    known = [*prompt, *_plain(tuple(prompt), count)]
+    known = [*prompt, *_plain(tuple(prompt), count, rounded)]
     return {name: Prophet(drafter, known) for name, drafter in tiny_drafters(target).items()}
 
 
 @pytest.mark.parametrize("name", ROUTERS)
-def test_greedy_output_of_real_networks_equals_plain_decoding(name: RouterName) -> None:
-    target = tiny_target()
+@pytest.mark.parametrize("rounded", [False, True])
+def test_greedy_output_of_real_networks_equals_plain_decoding(
+    name: RouterName, rounded: bool
+) -> None:
+    target = tiny_target(rounded=rounded)
     sampling = SamplingConfig(max_tokens=80)
     for prompt in ([5], [1, 2, 3], list(range(40))):
-        drafters = _prophets(target, prompt, 80)
+        drafters = _prophets(target, prompt, 80, rounded=rounded)
         rounds = run(target, drafters, prompt, sampling=sampling, router=RouterConfig(name))
-        assert tokens_of(rounds) == _plain(tuple(prompt), 80)
+        assert tokens_of(rounds) == _plain(tuple(prompt), 80, rounded)
         if name not in ("auto", "retrieval"):
             assert sum(r.accepted for r in rounds) > 0.3 * len(rounds)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import platform
 import random
 import shutil
@@ -62,18 +63,57 @@ def _normal(*shape: int) -> Tensor:
 def test_a_product_is_the_same_to_the_bit_at_all_widths(
     out: int, into: int, own: Kernels, threads: None
 ) -> None:
-    weight, x = _normal(out, into).bfloat16(), _normal(max(WIDTHS), into)
-    packed = own.pack(weight.float())
-    alone = torch.cat([own.product(packed, out, row[None]) for row in x])
+    weight, x, bias = _normal(out, into).bfloat16(), _normal(max(WIDTHS), into), _normal(out)
+    for packed, added in (
+        (own.pack(weight.float()), 0.0), (own.pack(weight.float(), bias), bias.double()),
+    ):  # fmt: skip
+        alone = torch.cat([own.product(packed, row[None]) for row in x])
+        for width in WIDTHS:
+            assert torch.equal(own.product(packed, x[:width]), alone[:width]), width
+        exact = x.double() @ weight.double().T + added
+        torch.testing.assert_close(alone.double(), exact, atol=2e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("out", "into"), [(1, 1), (16, 8), (70, 33), (200, 576), (960, 200)])
+def test_a_rounded_product_is_that_of_the_nearest_of_255_steps(
+    out: int, into: int, own: Kernels, threads: None
+) -> None:
+    """Steps of an output's own, and of 32 inputs' own; and the same to the bit at all widths."""
+    weight, x, bias = _normal(out, into), _normal(max(WIDTHS), into), _normal(out)
+    weight[-1] *= 1000
+    weight[:1] = 0
+    x[3] = 0
+    x[:, :40] *= 1000
+    packed = own.pack(weight, bias, rounded=True)
+    alone = torch.cat([own.product(packed, row[None]) for row in x])
     for width in WIDTHS:
-        assert torch.equal(own.product(packed, out, x[:width]), alone[:width]), width
-    exact = x.double() @ weight.double().T
-    torch.testing.assert_close(alone.double(), exact, atol=2e-4, rtol=1e-5)
+        assert torch.equal(own.product(packed, x[:width]), alone[:width]), width
+    steps = torch.nn.functional.pad(x, (0, -into % 32)).view(len(x), -1, 32)
+    exact = _nearest(steps).flatten(1)[:, :into].double() @ _nearest(weight).double().T
+    # halves fall on either side: single steps of x may be others
+    most = float((steps.abs().amax() / 127 * weight.abs().amax()).double()) * 2 + 1e-3
+    torch.testing.assert_close(alone.double(), exact + bias.double(), atol=most, rtol=1e-4)
+    close = torch.isclose(alone.double(), exact + bias.double(), atol=1e-3, rtol=1e-4)
+    assert float(close.double().mean()) > 0.9
+
+
+def _nearest(x: Tensor) -> Tensor:
+    """The last axis in steps of a 127th of its largest."""
+    step = x.abs().amax(-1, keepdim=True).clamp_min(1e-30) / 127
+    return (x / step).round() * step
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_rounded_product_hides_no_overflow(bad: float, own: Kernels) -> None:
+    x = torch.zeros(2, 40)
+    x[1, 35] = bad
+    found = own.product(own.pack(_normal(3, 40), rounded=True), x)
+    assert (found[0] == 0).all() and found[1].isnan().all()
 
 
 def test_a_product_takes_rows_that_do_not_lie_together(own: Kernels) -> None:
     weight, x = _normal(20, 12).bfloat16().float(), _normal(9, 24)
-    found = own.product(own.pack(weight), 20, x[::2, ::2])
+    found = own.product(own.pack(weight), x[::2, ::2])
     torch.testing.assert_close(found, x[::2, ::2] @ weight.T)
 
 
@@ -98,7 +138,7 @@ def test_memory_for_weights_is_nobody_elses(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("x", [torch.zeros(2, 13), torch.zeros(12), torch.zeros(2, 12).double()])
 def test_a_product_reads_nothing_that_is_not_there(x: Tensor, own: Kernels) -> None:
     with pytest.raises(ValueError, match="is not float32"):
-        own.product(own.pack(torch.zeros(20, 12)), 20, x)
+        own.product(own.pack(torch.zeros(20, 12)), x)
 
 
 @pytest.mark.parametrize("heads", [(9, 3), (4, 4), (8, 1)])

@@ -26,6 +26,7 @@ from transformers import (
 
 from tests.fake_engine import byte_tokenizer
 from tests.toys import new_router, run
+from whiflash_engine import linear
 from whiflash_engine.checkpoints import hub
 from whiflash_engine.checkpoints.dflash import DFlashConfig, dflash_shapes
 from whiflash_engine.checkpoints.eagle3 import Eagle3Config, eagle3_shapes
@@ -35,6 +36,7 @@ from whiflash_engine.devices import choose_device, choose_dtype
 from whiflash_engine.engine import Engine
 from whiflash_engine.errors import CheckpointError, ConfigError
 from whiflash_engine.events import tokens_of
+from whiflash_engine.kernels.cpu import kernels
 from whiflash_engine.loading import LoadedDrafters, TargetFiles, load_drafters
 from whiflash_engine.target.hf import HFTarget
 from whiflash_engine.target.native import NativeTarget
@@ -380,9 +382,35 @@ def test_bfloat16_is_for_processors_that_compute_in_it(monkeypatch: pytest.Monke
 
 
 def test_precision() -> None:
-    assert choose_dtype("float32", CPU) == torch.float32
-    with pytest.raises(ConfigError, match="dtype='int8'"):
-        choose_dtype("int8", CPU)
+    assert choose_dtype("float32", CPU) == choose_dtype("int8", CPU) == torch.float32
+    with pytest.raises(ConfigError, match="dtype='int4': must be one of bfloat16, float32, int8"):
+        choose_dtype("int4", CPU)
+
+
+@pytest.mark.skipif(kernels() is None, reason="there is no C compiler")
+def test_eight_bits_are_asked_for_by_name(tmp_path: Path) -> None:
+    model = _save("llama", tmp_path)
+    byte_tokenizer().save_pretrained(model)
+    engines = [Engine.load(model, dtype=dtype, device="cpu") for dtype in ("int8", "float32")]
+    assert [engine.target.precision for engine in engines] == ["int8", "float32"]
+    rounded, exact = (
+        engine.target.forward([1, 2], engine.target.new_cache(2), rows=2).logits
+        for engine in engines
+    )
+    assert 0 < float((rounded - exact).abs().max()) < 0.05 * float(exact.abs().max())
+
+
+def test_eight_bits_where_nothing_computes_in_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told before weights are read."""
+    for kind in ("gpt2", "llama"):
+        if kind == "llama":
+            monkeypatch.setattr(linear, "kernels", lambda: None)
+        model = _save(kind, tmp_path / kind)
+        (model / "model.safetensors").write_bytes(b"not yet")
+        with pytest.raises(ConfigError, match="dtype='int8': is for models that the native runner"):
+            Engine.load(model, dtype="int8", device="cpu")
 
 
 @pytest.mark.parametrize(("capability", "able"), [((9, 0), True), ((8, 0), True), ((7, 5), False)])
@@ -393,6 +421,8 @@ def test_bfloat16_is_for_gpus_that_compute_in_it(
     gpu = torch.device("cuda")
     assert choose_dtype(None, gpu) == (torch.bfloat16 if able else torch.float32)
     assert choose_dtype("float32", gpu) == torch.float32
+    with pytest.raises(ConfigError, match="dtype='int8': this GPU does not"):
+        choose_dtype("int8", gpu)
     if not able:
         with pytest.raises(ConfigError, match="dtype='bfloat16'"):
             choose_dtype("bfloat16", gpu)

@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from tests.toys import new_sequence, tiny_drafters, tiny_target
+from whiflash_engine import linear
 from whiflash_engine.config import ArmName, SamplingConfig
 from whiflash_engine.drafters.rounded import RoundedLinear, draft_linear
+from whiflash_engine.kernels.cpu import kernels
 from whiflash_engine.linear import Linear
 from whiflash_engine.sampling import Sampler
 
@@ -36,10 +38,17 @@ def test_it_says_nearly_what_the_exact_layer_says(rows: int) -> None:
     assert float(((found - exact).abs() / sizes.clamp_min(1)).max()) < 0.02
 
 
-def test_where_it_cannot_be_or_need_not_be_the_layer_is_exact(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    assert isinstance(draft_linear(torch.ones(4, 4)), Linear)
+@pytest.mark.skipif(kernels() is None, reason="there is no C compiler")
+def test_in_float32_a_kernel_of_our_own_rounds() -> None:
+    layer = draft_linear(torch.ones(4, 4))
+    assert isinstance(layer, Linear) and layer.packed is not None
+    assert layer.packed.panels.dtype == torch.int8
+
+
+def test_where_it_cannot_be_the_layer_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear, "kernels", lambda: None)
+    weight, x = torch.randn(5, 4), torch.randn(2, 4)
+    torch.testing.assert_close(draft_linear(weight)(x), x @ weight.T)
     monkeypatch.delattr(torch, "quantize_per_channel", raising=False)
     assert isinstance(draft_linear(torch.ones(4, 4).bfloat16()), Linear)
 

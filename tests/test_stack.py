@@ -31,15 +31,17 @@ FAMILIES = {
 
 
 def a_target(
-    config: ModelConfig, monkeypatch: pytest.MonkeyPatch, *, fast: bool, heard: bool = True
-) -> NativeTarget:
+    config: ModelConfig, monkeypatch: pytest.MonkeyPatch, *, fast: bool, heard: bool = True,
+    rounded: bool = False,
+) -> NativeTarget:  # fmt: skip
     """heard: somebody listens to the last layer."""
     generator = torch.Generator().manual_seed(3)
     weights: dict[str, Tensor] = {
         name: torch.randn(shape, generator=generator).mul_(0.3).bfloat16().float()
         for name, shape in decoder_shapes(config).items()
     }
-    target = NativeTarget(config, weights, (0, 2, config.num_layers) if heard else (0, 2))
+    taps = (0, 2, config.num_layers) if heard else (0, 2)
+    target = NativeTarget(config, weights, taps, rounded=rounded)
     if not fast:
         decoder = target._decoder
         assert decoder._stack is not None, "or nothing would be compared"
@@ -50,15 +52,19 @@ def a_target(
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("heard", [True, False])
+@pytest.mark.parametrize("rounded", [False, True])
 def test_all_layers_at_once_are_the_layers(
-    family: str, threads: int, heard: bool, monkeypatch: pytest.MonkeyPatch
+    family: str, threads: int, heard: bool, rounded: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where nobody listens to the last one, which then finishes what is asked for alone."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         config = FAMILIES[family]
-        targets = [a_target(config, monkeypatch, fast=fast, heard=heard) for fast in (True, False)]
+        targets = [
+            a_target(config, monkeypatch, fast=fast, heard=heard, rounded=rounded)
+            for fast in (True, False)
+        ]
         caches = [target.new_cache(20) for target in targets]
         asked = {8: 0, 64: 64, 520: 11}  # the latter in two pieces
         for width in (5, 1, 2, 8, 13, 64, 3, 200, 1, 520):  # over the cache's first capacity, too

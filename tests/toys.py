@@ -57,6 +57,7 @@ class ToyTarget:
     taps = (1,)
     device = torch.device("cpu")
     dtype = torch.float32
+    precision = "float32"
 
     def __init__(self, vocab: int, seed: int = 0, max_positions: int = 512) -> None:
         self.config = ModelConfig(
@@ -302,7 +303,7 @@ def _random(
 
 def tiny_target(
     taps: tuple[int, ...] = (1, 2, 3), seed: int = 0, dtype: torch.dtype = torch.float32,
-    device: torch.device | str = "cpu", capture: Capture | None = None,
+    device: torch.device | str = "cpu", capture: Capture | None = None, *, rounded: bool = False,
 ) -> NativeTarget:  # fmt: skip
     c = TINY
     q, kv = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
@@ -327,7 +328,7 @@ def tiny_target(
     table = weights["model.embed_tokens.weight"]
     weights["model.embed_tokens.weight"] = (3.0 * table).bfloat16().to(dtype)
     weights = {name: w.to(device) for name, w in weights.items()}
-    return NativeTarget(c, weights, taps, capture=capture)
+    return NativeTarget(c, weights, taps, rounded=rounded, capture=capture)
 
 
 def tiny_eagle3_parts(

@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         max_tokens=args.max_tokens,
         console=console,
         own=bool(args.question),
-        dtype=str(engine.target.dtype).removeprefix("torch."),
+        dtype=engine.target.precision,
     )
 
 

@@ -28,7 +28,11 @@ def add_device_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", help='"cpu", "cuda" or "cuda:N"; default: a GPU if there is one'
     )
-    parser.add_argument("--dtype", help='"bfloat16" or "float32"; default: what is fast there')
+    parser.add_argument(
+        "--dtype",
+        help='"bfloat16", "float32" or "int8" (CPUs: fast, a little rounded); '
+        "default: bfloat16 where that is fast, else float32",
+    )
 
 
 def add_drafter_options(parser: argparse.ArgumentParser) -> None:

@@ -143,7 +143,7 @@ def speed_lines(replays: Sequence[Replay], dtype: str) -> list[str]:
 
 
 def _difference(dtype: str) -> str:
-    if dtype == "float32":
+    if dtype != "bfloat16":
         return "(routed and plain decoding differ; `whiflash-agents lossless` tells where and why)"
     return (
         f"(it may be rounding: {dtype} rounds a pass over several tokens differently from a pass "

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import platform
 import re
+from typing import Final
 
 import torch
 
 from whiflash_engine.config import require
 from whiflash_engine.errors import ConfigError
+
+ROUNDED: Final = "int8"
+"""The precision of a target whose weights, and what they are multiplied with, have eight bits."""
 
 
 def choose_device(name: str | None) -> torch.device:
@@ -26,16 +30,24 @@ def choose_device(name: str | None) -> torch.device:
 
 
 def choose_dtype(name: str | None, device: torch.device) -> torch.dtype:
-    """None takes bfloat16 on GPUs and CPUs that compute in it, float32 elsewhere."""
+    """None takes bfloat16 on GPUs and CPUs that compute in it, float32 elsewhere. int8 is of
+    products alone; all between them is float32."""
     on_gpu = device.type == "cuda"
     if name is None:
         fast = _gpu_has_bfloat16(device) if on_gpu else _computes_in_bfloat16()
         return torch.bfloat16 if fast else torch.float32
-    kinds = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+    kinds = {"bfloat16": torch.bfloat16, "float32": torch.float32, ROUNDED: torch.float32}
     require(name in kinds, "dtype", name, f"must be one of {', '.join(kinds)}")
     able = name != "bfloat16" or not on_gpu or _gpu_has_bfloat16(device)
-    require(able, "dtype", name, "this GPU does not compute in it")
+    require(
+        able and not (on_gpu and name == ROUNDED), "dtype", name, "this GPU does not compute in it"
+    )
     return kinds[name]
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """As users write it."""
+    return str(dtype).removeprefix("torch.")
 
 
 def wait_for(device: torch.device) -> None:

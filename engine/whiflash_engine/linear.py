@@ -4,6 +4,7 @@ At the widths of a draft a product's time is that of reading W, once a pass. So 
 fused, and a CPU gets W in the form that it reads fastest:
 
     bfloat16, by a kernel of our own     float32 on x86 with a C compiler, where bfloat16 holds W
+    eight bits, by one                   there, where W may be rounded
     half precision, widened on the way   float32 on x86, where half precision holds W
     oneDNN's own order                   all else that oneDNN takes
     as it is                             GPUs, and what is left
@@ -19,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from whiflash_engine.kernels.cpu import Kernels, kernels
+from whiflash_engine.kernels.cpu import kernels
 
 # What a weight may lose: half of the step between half precision's smallest numbers, and of W's
 # largest weight less than float32's sums of products lose.
@@ -32,21 +33,30 @@ _ROWS: Final = 8
 class Linear:
     """W (out, in), b (out,); x (n, in) of W's type -> (n, out).
 
-    packed: W, and bias b, where a kernel of our own reads it; else None.
+    packed: W and b where a kernel of our own reads them; else None.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None = None, *, rounded: bool = False
+    ) -> None:
+        """rounded: in eight bits, and x as well, where a kernel of our own does that; see
+        `rounds`."""
         self.shape: Final = (weight.shape[0], weight.shape[1])
-        self.bias: Final = bias
-        own = kernels() if _is_bfloat16(weight) else None
-        self.packed: Final = None if own is None else own.pack(weight)
+        ours = rounds(weight.device, weight.dtype)
+        own = kernels() if ours and (rounded or _is_bfloat16(weight)) else None
+        self.packed: Final = None if own is None else own.pack(weight, bias, rounded=rounded)
         if own is None or self.packed is None:
             self._product = _packed(weight, bias)
         else:
-            self._product = partial(_own_product, own, self.packed, weight.shape[0], bias)
+            self._product = partial(own.product, self.packed)
 
     def __call__(self, x: Tensor) -> Tensor:
         return self._product(x)
+
+
+def rounds(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether there is a kernel for products of eight bits."""
+    return device.type == "cpu" and dtype == torch.float32 and kernels() is not None
 
 
 def _packed(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
@@ -57,13 +67,6 @@ def _packed(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
         ordered = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _ROWS)
         return partial(_onednn_product, ordered, bias)
     return partial(F.linear, weight=weight, bias=bias)
-
-
-def _own_product(
-    own: Kernels, packed: Tensor, outputs: int, bias: Tensor | None, x: Tensor
-) -> Tensor:
-    out = own.product(packed, outputs, x)
-    return out if bias is None else out.add_(bias)
 
 
 def _half_product(packed: torch.ScriptObject, x: Tensor) -> Tensor:
@@ -78,8 +81,6 @@ def _onednn_product(weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
 
 def _is_bfloat16(weight: Tensor) -> bool:
     """Whether bfloat16 holds W to the last bit, as it does what was published in it."""
-    if weight.device.type != "cpu" or weight.dtype != torch.float32:
-        return False
     rows = torch.split(weight, 4096)
     return all(bool((r.bfloat16().float() == r).all()) for r in rows)
 

@@ -24,11 +24,12 @@ from whiflash_engine.checkpoints.resolve import (
 from whiflash_engine.checkpoints.router import load_router
 from whiflash_engine.checkpoints.weights import is_native, load_weights, model_config
 from whiflash_engine.config import ArmName, ModelConfig, RouterConfig, require
-from whiflash_engine.devices import choose_device, choose_dtype
+from whiflash_engine.devices import ROUNDED, choose_device, choose_dtype
 from whiflash_engine.drafters.base import Drafter
 from whiflash_engine.drafters.dflash import DFlashDrafter, checked_block
 from whiflash_engine.drafters.eagle3 import Eagle3Drafter, checked_depth
 from whiflash_engine.graphs import Capture, graph_capture
+from whiflash_engine.linear import rounds
 from whiflash_engine.router.build import build_router
 from whiflash_engine.router.neural import RouterNet
 from whiflash_engine.router.perceptron import Perceptron
@@ -148,12 +149,14 @@ class TargetFiles:
         dtype: torch.dtype,
         device: torch.device,
         capture: Capture | None = None,
+        *,
+        rounded: bool = False,
     ) -> Target:
-        """capture: of the native runner's passes of fixed shape."""
+        """capture, rounded: of the native runner."""
         if not self.is_native:
             return HFTarget(self.folder, taps=taps, dtype=dtype, device=device)
         weights = load_weights(self.folder, dtype, device)
-        return NativeTarget(self.config, weights, taps, capture=capture)
+        return NativeTarget(self.config, weights, taps, rounded=rounded, capture=capture)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +199,10 @@ def load_parts(
         ar_drafter = ar_drafter or shipped.eagle3
         diffusion_drafter = diffusion_drafter or shipped.dflash
     files = TargetFiles.read(folder.path)
+    rounded = dtype == ROUNDED
+    if rounded:
+        why = "is for models that the native runner knows, on x86 under Linux with a C compiler"
+        require(files.is_native and rounds(place, kind), "dtype", dtype, why)
     drafters = load_drafters(files.config, ar_drafter, diffusion_drafter, report=report)
     net = _router_net(neural_router, files.config.hidden_size, report) if neural_router else None
     build_router(router, (*drafters.arms, "retrieval", "plain"), net=net)  # tells what it lacks
@@ -204,7 +211,7 @@ def load_parts(
     stops = tuple(stop_token_ids(folder.path, tokenizer))
     # what another runner's network does in between is not known to be fit for it
     capture = graph_capture(place) if files.is_native else None
-    target = files.load(drafters.taps, kind, place, capture)
+    target = files.load(drafters.taps, kind, place, capture, rounded=rounded)
     return Parts(
         target,
         drafters.build(target, depth=ar_depth, block=diffusion_block, capture=capture),

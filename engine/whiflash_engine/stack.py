@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from whiflash_engine.cache import KVCache
-from whiflash_engine.kernels.cpu import Kernels, kernels
+from whiflash_engine.kernels.cpu import Kernels, Matrix, kernels
 from whiflash_engine.layers import MOST_ROWS, RMSNorm, Sight
 from whiflash_engine.linear import Linear
 
@@ -38,8 +38,7 @@ class LayerParts:
 class _Layer(ctypes.Structure):
     _fields_ = (
         *((name, _P) for name in ("norm_in", "norm_mlp", "q_norm", "k_norm")),
-        *((name, _P) for name in ("qkv", "o", "gate_up", "down")),
-        *((f"{name}_bias", _P) for name in ("qkv", "o", "gate_up", "down")),
+        *((name, Matrix) for name in ("qkv", "o", "gate_up", "down")),
         ("window", _N), ("causal", _N),
     )  # fmt: skip
 
@@ -71,7 +70,7 @@ class Stack:
         """into: what the first qkv reads. heads: of queries, of keys, and their width."""
         (hidden, inner), (count, kv_heads, width) = parts[0].down.shape, heads
         self._own, self._parts = own, tuple(parts)
-        self.layers = (_Layer * len(parts))(*(_Layer(**_pointers(part)) for part in parts))
+        self.layers = (_Layer * len(parts))(*(_Layer(**_fields(part)) for part in parts))
         eps = parts[0].norm_in.eps
         self.shape = Shape(len(parts), hidden, inner, *heads, into, eps)
         self._row = 3 * inner + 2 * hidden + (3 * count + 2 * kv_heads) * width
@@ -120,14 +119,14 @@ class Stack:
         return out[n - wanted :]
 
 
-def _pointers(part: LayerParts) -> dict[str, int | None]:
+def _fields(part: LayerParts) -> dict[str, object]:
     norms = {name: getattr(part, name) for name in ("norm_in", "norm_mlp", "q_norm", "k_norm")}
     linears = {name: getattr(part, name) for name in ("qkv", "o", "gate_up", "down")}
-    found = {name: norm and norm.weight.data_ptr() for name, norm in norms.items()}
-    found |= {name: linear.packed.data_ptr() for name, linear in linears.items()}
-    biases = {f"{name}_bias": linear.bias for name, linear in linears.items()}
-    found |= {name: None if bias is None else bias.data_ptr() for name, bias in biases.items()}
-    return {**found, "window": part.sight.window or 0, "causal": part.sight.causal}
+    return {
+        **{name: norm and norm.weight.data_ptr() for name, norm in norms.items()},
+        **{name: linear.packed.matrix for name, linear in linears.items()},
+        "window": part.sight.window or 0, "causal": part.sight.causal,
+    }  # fmt: skip
 
 
 def stack(parts: Sequence[LayerParts], heads: tuple[int, int, int]) -> Stack | None:

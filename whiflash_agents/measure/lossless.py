@@ -99,7 +99,7 @@ def prove(
         "tie_threshold": TIE,
         "prompts": len(prompts),
         "tokens": tokens,
-        "dtype": str(engine.target.dtype).removeprefix("torch."),
+        "dtype": engine.target.precision,
         "device": device_name(engine.target.device),
         "arms": {name: asdict(tally) for name, tally in tallies.items()},
         "explained": different,

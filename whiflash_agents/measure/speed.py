@@ -91,7 +91,7 @@ def measure(
     plain = times["plain"]
     widths = _widths(engine)
     speed = Speed(
-        dtype=str(engine.target.dtype).removeprefix("torch."),
+        dtype=engine.target.precision,
         device=device_name(engine.target.device),
         threads=torch.get_num_threads(),
         prompts=len(prompts),

@@ -84,10 +84,11 @@ class DFlashDrafter:
         self._target = target
         self._taps = Taps(target, config.taps)
         self._hidden_norm = RMSNorm(weights["hidden_norm.weight"], config.rms_norm_eps)
-        self._fc = Linear(weights["fc.weight"])
+        self._fc = Linear(weights["fc.weight"], rounded=True)
         prefixes = [f"layers.{i}." for i in range(config.num_layers)]
         self._context_kv = Linear(
-            torch.cat([weights[f"{p}self_attn.{x}_proj.weight"] for p in prefixes for x in "kv"])
+            torch.cat([weights[f"{p}self_attn.{x}_proj.weight"] for p in prefixes for x in "kv"]),
+            rounded=True,
         )
         self._block = DFlashBlock(config, weights, embedding(target, weights))
         self._head = DraftHead(target, weights)

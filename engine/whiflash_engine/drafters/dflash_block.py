@@ -70,7 +70,7 @@ class _Layer:
         self._qkv = draft_linear(torch.cat([get(f"self_attn.{x}_proj") for x in "qkv"]))
         self._o = draft_linear(get("self_attn.o_proj"))
         self._gate_up = draft_linear(torch.cat([get("mlp.gate_proj"), get("mlp.up_proj")]))
-        self._down = Linear(get("mlp.down_proj"))
+        self._down = Linear(get("mlp.down_proj"), rounded=True)
         self._q_norm = RMSNorm(get("self_attn.q_norm"), eps)
         self.k_norm = RMSNorm(get("self_attn.k_norm"), eps)
         self.parts = LayerParts(

@@ -88,7 +88,7 @@ class Eagle3Drafter:
         self._target = target
         self._taps = Taps(target, config.aux)
         self._layer = Eagle3Layer(config, weights, embedding(target, weights))
-        self._fc = Linear(weights["fc.weight"])
+        self._fc = Linear(weights["fc.weight"], rounded=True)
         self._head = DraftHead(target, weights)
         self._rope = Rope(config.rope, config.head_dim, target.dtype, target.device)
         self._chain = self._chained(embeddings=table(target, weights))

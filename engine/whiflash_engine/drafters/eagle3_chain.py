@@ -11,7 +11,7 @@ from torch import Tensor
 
 from whiflash_engine.cache import KVCache
 from whiflash_engine.drafters.vocabulary import ContextWords
-from whiflash_engine.kernels.cpu import Kernels, kernels
+from whiflash_engine.kernels.cpu import Kernels, Matrix, kernels
 from whiflash_engine.linear import Linear
 from whiflash_engine.stack import Memory, Shape, Stack
 
@@ -37,7 +37,7 @@ class _Drafter(ctypes.Structure):
     _fields_ = (
         ("layer", _P), ("shape", ctypes.POINTER(Shape)),
         *((name, _P) for name in ("embeddings", "embed_norm", "state_norm", "out_norm")),
-        ("head", _P), ("ids", _P),
+        ("head", Matrix), ("ids", _P),
         ("outputs", _N), ("feeds_normed", _N), ("adds_normed", _N),
     )  # fmt: skip
 
@@ -58,7 +58,7 @@ class Chain:
         self._drafter = _Drafter(
             ctypes.addressof(stack.layers), ctypes.pointer(stack.shape),
             *(x.data_ptr() for x in (parts.embeddings, *parts.norms)),
-            packed.data_ptr(), ctypes.addressof(self._ids),
+            packed.matrix, ctypes.addressof(self._ids),
             outputs, parts.feeds_normed, parts.adds_normed,
         )  # fmt: skip
 
@@ -105,7 +105,10 @@ def chain(stack: Stack | None, parts: ChainParts) -> Chain | None:
     tensors = (parts.embeddings, *parts.norms)
     if not all(x.dtype == torch.float32 and x.is_contiguous() for x in tensors):
         return None
-    fits = parts.head.bias is None and parts.head.shape[1] == parts.embeddings.shape[1] == hidden
+    fits = (
+        parts.head.packed.bias is None
+        and parts.head.shape[1] == parts.embeddings.shape[1] == hidden
+    )
     fits = (
         fits and all(x.shape == (hidden,) for x in parts.norms) and stack.shape.into == 2 * hidden
     )

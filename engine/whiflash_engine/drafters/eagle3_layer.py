@@ -38,12 +38,13 @@ class Eagle3Layer:
         }
         w, attn = weights, "midlayer.self_attn."
         self._q = draft_linear(w[attn + "q_proj.weight"])
-        self._kv = Linear(torch.cat([w[attn + "k_proj.weight"], w[attn + "v_proj.weight"]]))
+        keys = [w[attn + "k_proj.weight"], w[attn + "v_proj.weight"]]
+        self._kv = Linear(torch.cat(keys), rounded=True)
         self._o = draft_linear(w[attn + "o_proj.weight"])
         self._gate_up = draft_linear(
             torch.cat([w["midlayer.mlp.gate_proj.weight"], w["midlayer.mlp.up_proj.weight"]])
         )
-        self._down = Linear(w["midlayer.mlp.down_proj.weight"])
+        self._down = Linear(w["midlayer.mlp.down_proj.weight"], rounded=True)
         self.stack = self._stacked(weights) if self._kv.packed is not None else None
         """None where it would be no faster."""
 
@@ -53,7 +54,7 @@ class Eagle3Layer:
         c, norms = self._config, self._norms
         attn = [weights[f"midlayer.self_attn.{x}_proj.weight"] for x in "qkv"]
         part = LayerParts(
-            norms["midlayer.hidden_norm.weight"], Linear(torch.cat(attn)),
+            norms["midlayer.hidden_norm.weight"], Linear(torch.cat(attn), rounded=True),
             norms.get("midlayer.self_attn.q_norm.weight"),
             norms.get("midlayer.self_attn.k_norm.weight"), self._o,
             norms["midlayer.post_attention_layernorm.weight"], self._gate_up, self._down, Sight(),

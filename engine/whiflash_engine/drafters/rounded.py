@@ -1,9 +1,8 @@
 """Linear layers of drafters, with weights of eight bits where that is fast.
 
 What a drafter says need not be exact: the target verifies it. At the widths of a draft a layer's
-time is that of reading its weights, and a byte each is half of bfloat16. Not rounded are what
-reads the target's features and the last product of an MLP: their inputs may hold single huge
-numbers, beside which nothing would be left of the others.
+time is that of reading its weights, and a byte each is half of bfloat16. In float32 that is done by
+kernels of our own (`Linear`), in bfloat16 by torch's, which round x as well.
 """
 
 from __future__ import annotations
@@ -35,8 +34,12 @@ class RoundedLinear:
 
 
 def draft_linear(weight: Tensor) -> Linear | RoundedLinear:
-    """Rounded for a drafter that computes in bfloat16 on an x86 processor, by a torch that can;
-    else as it is."""
+    """Rounded on a processor that is faster so; else as it is. Not for what reads the target's
+    features, nor for the last product of an MLP: their inputs may hold single huge numbers, beside
+    which nothing would be left of the others where x is rounded too. There a rounded `Linear`
+    does."""
     inexact = weight.device.type == "cpu" and weight.dtype == torch.bfloat16
     able = hasattr(torch, "quantize_per_channel") and torch.backends.quantized.engine == "x86"
-    return RoundedLinear(weight) if inexact and able else Linear(weight)
+    if inexact and able:
+        return RoundedLinear(weight)
+    return Linear(weight, rounded=True)

@@ -14,7 +14,7 @@ typedef struct {
     const layer *layer;
     const shape *shape;
     const float *embeddings, *embed_norm, *state_norm, *out_norm;
-    const uint16_t *head;
+    matrix head;
     const long *ids;
     long outputs, feeds_normed, adds_normed; /* the state fed back, and what the layer adds to */
 } drafter;
@@ -43,7 +43,7 @@ static float mass(const float *x, long n, float most)
 static long likeliest(const drafter *d, const words *more, const float *state, float *logits,
                       float *chance, int threads)
 {
-    product(d->head, state, logits, 1, d->shape->hidden, d->outputs, threads);
+    product(&d->head, state, logits, 1, d->shape->hidden, d->outputs, threads);
     long best = 0;
     for (long i = 1; i < d->outputs; i++)
         best = logits[i] > logits[best] ? i : best;

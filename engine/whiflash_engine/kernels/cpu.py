@@ -9,6 +9,7 @@ then, on the processors that helpers would want.
 from __future__ import annotations
 
 import ctypes
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Final
@@ -20,8 +21,8 @@ from whiflash_engine.kernels.build import build
 from whiflash_engine.kernels.pages import Pages
 
 _SOURCES: Final = (
-    "product.c", "dots.c", "attention.c", "pointwise.c", "layers.c", "chain.c", "perceptron.c",
-    "team.c",
+    "product.c", "rounded.c", "dots.c", "attention.c", "pointwise.c", "layers.c", "chain.c",
+    "perceptron.c", "team.c",
 )  # fmt: skip
 _P, _N, _T, _F = ctypes.c_void_p, ctypes.c_long, ctypes.c_int, ctypes.c_float
 _ARGUMENTS: Final = {
@@ -38,6 +39,29 @@ _ARGUMENTS: Final = {
 }
 
 _RESULTS: Final = {"entropy": _F, "chain": _N}
+
+
+class Matrix(ctypes.Structure):
+    """As C has it."""
+
+    _fields_ = (("panels", _P), ("scales", _P), ("bias", _P))
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """W (out, in) and b as `product` reads them. scales: of W's outputs, where it is rounded. These
+    and b are there for all outputs of the panels."""
+
+    shape: tuple[int, int]
+    panels: Tensor
+    scales: Tensor | None
+    bias: Tensor | None
+
+    @property
+    def matrix(self) -> Matrix:
+        """What C reads; it has to outlive that."""
+        more = (None if x is None else x.data_ptr() for x in (self.scales, self.bias))
+        return Matrix(self.panels.data_ptr(), *more)
 
 
 class Kernels:
@@ -65,21 +89,34 @@ class Kernels:
         """As C has it; the router's `Perceptron` calls it."""
         self._pages = Pages()
 
-    def pack(self, weight: Tensor) -> Tensor:
-        """(out, in), which bfloat16 must hold -> (panels, in, 8, 2) bfloat16, for `product`."""
+    def pack(self, weight: Tensor, bias: Tensor | None = None, *, rounded: bool = False) -> Packed:
+        """(out, in), (out,) -> for `product`. bfloat16 must hold the weights, unless they may be
+        rounded to eight bits; x is then as well."""
         outputs, inputs = weight.shape
-        padded = weight.new_zeros(-(-outputs // 16) * 16, inputs, dtype=torch.bfloat16)
-        padded[:outputs] = weight
-        panels = padded.view(-1, 2, 8, inputs).permute(0, 3, 2, 1)
-        return self._pages.take(*panels.shape, dtype=torch.bfloat16).copy_(panels)
+        beside, filled = (8, -(-inputs // 32) * 32) if rounded else (16, inputs)
+        room = -(-outputs // beside) * beside
+        padded = weight.new_zeros(room, filled, dtype=torch.float32)
+        padded[:outputs, :inputs] = weight
+        scales = None
+        if rounded:
+            scales = padded.abs().amax(1).clamp_min(1e-30) / 127
+            fours = (padded / scales[:, None]).round().view(-1, 8, filled // 4, 4)
+            panels = fours.transpose(1, 2)
+        else:
+            panels = padded.view(-1, 2, 8, inputs).permute(0, 3, 2, 1)
+        dtype = torch.int8 if rounded else torch.bfloat16
+        kept = self._pages.take(*panels.shape, dtype=dtype).copy_(panels)
+        if bias is not None:
+            bias = torch.nn.functional.pad(bias.float(), (0, room - outputs))
+        return Packed((outputs, inputs), kept, scales, bias)
 
-    def product(self, packed: Tensor, outputs: int, x: Tensor) -> Tensor:
-        """x: (n, in) -> (n, outputs)."""
-        inputs = packed.shape[1]
+    def product(self, packed: Packed, x: Tensor) -> Tensor:
+        """x: (n, in) -> (n, out)."""
+        outputs, inputs = packed.shape
         _require(x, (x.shape[0], inputs))
         x, y = x.contiguous(), x.new_empty(x.shape[0], outputs)
         self._product(
-            packed.data_ptr(), x.data_ptr(), y.data_ptr(),
+            ctypes.byref(packed.matrix), x.data_ptr(), y.data_ptr(),
             x.shape[0], inputs, outputs, torch.get_num_threads(),
         )  # fmt: skip
         return y

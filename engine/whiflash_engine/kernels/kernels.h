@@ -11,7 +11,14 @@ void together(work *each, const void *what, long items, int threads);
    where what lies between the kernels is another library's, whose threads want the processors. */
 void stay(void);
 
-void product(const uint16_t *w, const float *x, float *y, long n, long in, long out, int threads);
+/* W and b, as `product` reads them, or with scales `rounded_product`; what is not there is none. */
+typedef struct {
+    const void *panels;
+    const float *scales, *bias;
+} matrix;
+
+void product(const matrix *w, const float *x, float *y, long n, long in, long out, int threads);
+void rounded_product(const matrix *w, const float *x, float *y, long n, long in, long out, int threads);
 void dots(const float *w, const float *x, float *y, long n, long in, long out, int threads);
 void attention(const float *q, const float *k, const float *v, float *y, float *weights,
                long q_step, long step, long n, long heads, long kv_heads, long width, long length,
@@ -23,10 +30,9 @@ void rotate(const float *x, const float *cos, const float *sin, float *y, long s
 
 /* Of `layers`. */
 typedef struct {
-    const float *norm_in, *norm_mlp, *q_norm, *k_norm;         /* the latter two may be none */
-    const uint16_t *qkv, *o, *gate_up, *down;                  /* as `product` has them */
-    const float *qkv_bias, *o_bias, *gate_up_bias, *down_bias; /* may be none */
-    long window, causal;                                       /* of `attention` */
+    const float *norm_in, *norm_mlp, *q_norm, *k_norm; /* the latter two may be none */
+    matrix qkv, o, gate_up, down;
+    long window, causal;                               /* of `attention` */
 } layer;
 
 typedef struct {

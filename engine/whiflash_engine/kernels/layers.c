@@ -11,15 +11,6 @@
 
 #include "kernels.h"
 
-static void linear(const uint16_t *w, const float *bias, const float *x, float *y,
-                   long n, long in, long out, int threads)
-{
-    product(w, x, y, n, in, out, threads);
-    for (long r = 0; bias && r < n; r++)
-        for (long i = 0; i < out; i++)
-            y[r * out + i] += bias[i];
-}
-
 static void add(float *x, const float *y, long count)
 {
     for (long i = 0; i < count; i++)
@@ -67,10 +58,10 @@ void layers(const layer *all, const shape *s, const memory *m, float *x, const f
         float *mine = x + spared * s->hidden;
         float *keys = m->kv + 2 * i * half, *values = keys + half;
         if (i == 0 && given)
-            linear(l->qkv, l->qkv_bias, given, qkv, n, s->into, step, threads);
+            product(&l->qkv, given, qkv, n, s->into, step, threads);
         else {
             rms_norm(x, l->norm_in, normed, n, s->hidden, s->eps);
-            linear(l->qkv, l->qkv_bias, normed, qkv, n, s->hidden, step, threads);
+            product(&l->qkv, normed, qkv, n, s->hidden, step, threads);
         }
         for (long r = 0; l->q_norm && r < n; r++) {
             rms_norm(qkv + r * step, l->q_norm, qkv + r * step, s->heads, s->width, s->eps);
@@ -80,12 +71,12 @@ void layers(const layer *all, const shape *s, const memory *m, float *x, const f
         keep(qkv + q_size, cos, sin, keys, values, step, n, s, m);
         attention(q + spared * q_size, keys, values, mixed, weights, q_size, head_step, wanted, s->heads,
                   s->kv_heads, s->width, m->length + n, l->window, l->causal, threads);
-        linear(l->o, l->o_bias, mixed, out, wanted, q_size, s->hidden, threads);
+        product(&l->o, mixed, out, wanted, q_size, s->hidden, threads);
         add(mine, out, wanted * s->hidden);
         rms_norm(mine, l->norm_mlp, normed, wanted, s->hidden, s->eps);
-        linear(l->gate_up, l->gate_up_bias, normed, both, wanted, s->hidden, 2 * s->inner, threads);
+        product(&l->gate_up, normed, both, wanted, s->hidden, 2 * s->inner, threads);
         swiglu(both, inner, wanted, s->inner, threads);
-        linear(l->down, l->down_bias, inner, out, wanted, s->inner, s->hidden, threads);
+        product(&l->down, inner, out, wanted, s->inner, s->hidden, threads);
         add(mine, out, wanted * s->hidden);
     }
 }

@@ -1,9 +1,9 @@
-/* y = x W^T for rows x: (n, in), (out, in), (n, out), float32, W kept in bfloat16.
+/* y = x W^T + b for rows x: (n, in), (out, in), (n, out), float32, W kept in bfloat16.
 
    At the widths of a draft a product's time is that of reading W, so W is read once, in its
    order, at two bytes a number, and widened in registers. W lies in panels of 16 outputs (the
-   last may stand for less): for each input 8 words, whose lower halves are the panel's outputs
-   0..7 and whose upper halves are its outputs 8..15.
+   last may stand for less; b is there for all 16): for each input 8 words, whose lower halves are
+   the panel's outputs 0..7 and whose upper halves are its outputs 8..15.
 
    An output is one sum over the inputs in their order, whatever n and the number of threads:
    a row comes out the same to the bit in passes of all widths. */
@@ -22,7 +22,8 @@ enum {
 };
 
 static inline __attribute__((always_inline)) void
-block(const uint16_t *w, const float *x, float *y, long in, long out, long width, int rows, int panels)
+block(const uint16_t *w, const float *bias, const float *x, float *y, long in, long out, long width,
+      int rows, int panels)
 {
     lanes low[ROWS], high[ROWS];
     for (int i = 0; i < rows * panels; i++)
@@ -42,17 +43,30 @@ block(const uint16_t *w, const float *x, float *y, long in, long out, long width
     for (int p = 0; p < panels; p++)
         for (int r = 0; r < rows; r++) {
             lanes found[2] = {low[p * rows + r], high[p * rows + r]};
+            for (int h = 0; bias && h < 2; h++)
+                found[h] += load(bias + p * PANEL + h * LANES);
             long count = width - p * PANEL < PANEL ? width - p * PANEL : PANEL;
             memcpy(y + r * out + p * PANEL, found, count * sizeof(float));
         }
 }
 
+typedef struct {
+    const uint16_t *w;
+    const float *bias, *x;
+    float *y;
+    long n, in, out, panels, beside, pieces;
+} job;
+
 /* What is known when this is compiled stays in registers: a loop for each number of rows. One or two
    rows have too few sums to keep the multipliers busy; several panels run beside each other. */
-#define RUN(R, P) block(w, x, y, in, out, width, R, P)
+#define RUN(R, P) block(w, bias, x, y, in, out, width, R, P)
 
-static void run(const uint16_t *w, const float *x, float *y, long in, long out, long width, int rows, int panels)
+static void run(const job *j, long panel, long row, int rows, int panels)
 {
+    long in = j->in, out = j->out, first = panel * PANEL, width = out - first;
+    const uint16_t *w = j->w + first * in;
+    const float *bias = j->bias ? j->bias + first : NULL, *x = j->x + row * in;
+    float *y = j->y + row * out + first;
     switch (rows * 8 + panels) {
     case 1 * 8 + 1: RUN(1, 1); break;
     case 1 * 8 + 4: RUN(1, 4); break;
@@ -65,37 +79,32 @@ static void run(const uint16_t *w, const float *x, float *y, long in, long out, 
     }
 }
 
-typedef struct {
-    const uint16_t *w;
-    const float *x;
-    float *y;
-    long n, in, out, panels, beside, pieces;
-} job;
-
 /* One of `pieces` about equal parts of the panels, of which `beside` go together. */
 static void piece(const void *what, long item, int thread)
 {
     const job *j = what;
-    long in = j->in, out = j->out, rest = j->n % ROWS, groups = (j->panels + j->beside - 1) / j->beside;
+    long rest = j->n % ROWS, groups = (j->panels + j->beside - 1) / j->beside;
     long panel = groups * item / j->pieces * j->beside, end = groups * (item + 1) / j->pieces * j->beside;
     end = end < j->panels ? end : j->panels;
     while (panel < end) {
         long panels = panel + j->beside <= end ? j->beside : 1;
         for (long p = panel; p < panel + panels; p++)
             for (long row = 0; row + ROWS <= j->n; row += ROWS)
-                run(j->w + p * in * PANEL, j->x + row * in, j->y + row * out + p * PANEL,
-                    in, out, out - p * PANEL, ROWS, 1);
+                run(j, p, row, ROWS, 1);
         if (rest)
-            run(j->w + panel * in * PANEL, j->x + (j->n - rest) * in, j->y + (j->n - rest) * out + panel * PANEL,
-                in, out, out - panel * PANEL, rest, panels);
+            run(j, panel, j->n - rest, rest, panels);
         panel += panels;
     }
 }
 
-void product(const uint16_t *w, const float *x, float *y, long n, long in, long out, int threads)
+void product(const matrix *w, const float *x, float *y, long n, long in, long out, int threads)
 {
+    if (w->scales) {
+        rounded_product(w, x, y, n, in, out, threads);
+        return;
+    }
     long panels = (out + PANEL - 1) / PANEL, rest = n % ROWS, beside = rest == 1 ? 4 : rest == 2 ? 2 : 1;
     long groups = (panels + beside - 1) / beside, most = n > MANY ? groups : EACH * threads;
-    job all = {w, x, y, n, in, out, panels, beside, groups < most ? groups : most};
+    job all = {w->panels, w->bias, x, y, n, in, out, panels, beside, groups < most ? groups : most};
     together(piece, &all, all.pieces, threads);
 }

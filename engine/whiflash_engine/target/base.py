@@ -62,6 +62,11 @@ class Target(Protocol):
     def dtype(self) -> torch.dtype: ...
 
     @property
+    def precision(self) -> str:
+        """Of its products: the dtype's name, or "int8"."""
+        ...
+
+    @property
     def taps(self) -> tuple[int, ...]:
         """Boundary indices k: features are the stream after k decoder layers
         (`hidden_states[k]` of transformers; 0 is the embedding)."""

@@ -30,20 +30,25 @@ from whiflash_engine.stack import LayerParts, stack
 class Decoder:
     """weights: Hugging Face names (`model.layers.0.self_attn.q_proj.weight`, ...), all of one
     dtype and device; they are repacked, so the mapping may be dropped afterwards.
-    taps: boundary indices 0..num_layers (see `Target.taps`).
+    taps: boundary indices 0..num_layers (see `Target.taps`). rounded: of all `Linear`s.
     """
 
     def __init__(
-        self, config: ModelConfig, weights: Mapping[str, Tensor], taps: tuple[int, ...]
+        self,
+        config: ModelConfig,
+        weights: Mapping[str, Tensor],
+        taps: tuple[int, ...],
+        *,
+        rounded: bool = False,
     ) -> None:
         for tap in taps:
             require(0 <= tap <= config.num_layers, "tap", tap, f"0..{config.num_layers}")
         self.config, self.taps = config, taps
         self.embedding = weights["model.embed_tokens.weight"]
         self.head_weight = self.embedding if config.tie_embeddings else weights["lm_head.weight"]
-        self._head = Linear(self.head_weight)
+        self._head = Linear(self.head_weight, rounded=rounded)
         self._norm = RMSNorm(weights["model.norm.weight"].float(), config.rms_norm_eps)
-        layer = partial(_Layer, config, weights, self.embedding.dtype)
+        layer = partial(_Layer, config, weights, self.embedding.dtype, rounded)
         # one thread packs a matrix
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
             self._layers = list(pool.map(layer, range(config.num_layers)))
@@ -93,7 +98,12 @@ class Decoder:
 
 class _Layer:
     def __init__(
-        self, config: ModelConfig, weights: Mapping[str, Tensor], dtype: torch.dtype, index: int
+        self,
+        config: ModelConfig,
+        weights: Mapping[str, Tensor],
+        dtype: torch.dtype,
+        rounded: bool,
+        index: int,
     ) -> None:
         def get(name: str) -> Tensor:
             return weights[f"model.layers.{index}.{name}"]
@@ -102,6 +112,7 @@ class _Layer:
             return Linear(
                 torch.cat([get(f"{name}.weight") for name in names]),
                 torch.cat([get(f"{name}.bias") for name in names]) if bias else None,
+                rounded=rounded,
             )
 
         self._config, self._dtype = config, dtype

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from whiflash_engine.config import ModelConfig, require
+from whiflash_engine.devices import dtype_name
 from whiflash_engine.errors import ConfigError
 from whiflash_engine.target.base import TargetCache, TargetOutput
 from whiflash_engine.target.hf_cache import HFCache
@@ -73,6 +74,10 @@ class HFTarget:
     @property
     def dtype(self) -> torch.dtype:
         return self._dtype
+
+    @property
+    def precision(self) -> str:
+        return dtype_name(self._dtype)
 
     @property
     def taps(self) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from whiflash_engine.cache import KVCache
 from whiflash_engine.config import ModelConfig
+from whiflash_engine.devices import ROUNDED, dtype_name
 from whiflash_engine.graphs import Capture
 from whiflash_engine.layers import MOST_ROWS, Rope, Sight, attention
 from whiflash_engine.target.base import TargetCache, TargetOutput
@@ -27,7 +28,7 @@ _PIECE = MOST_ROWS
 class NativeTarget:
     """Implements `Target`. Holds weights, nothing of a sequence.
 
-    weights, taps: of `Decoder`.
+    weights, taps, rounded: of `Decoder`.
     capture: makes passes of fixed shape cheaper to start; None runs every pass as it comes.
     """
 
@@ -37,11 +38,13 @@ class NativeTarget:
         weights: Mapping[str, Tensor],
         taps: tuple[int, ...] = (),
         *,
+        rounded: bool = False,
         capture: Capture | None = None,
     ) -> None:
         self.config = config
         self.taps = taps
-        self._decoder = Decoder(config, weights, taps)
+        self._decoder = Decoder(config, weights, taps, rounded=rounded)
+        self.precision = ROUNDED if rounded else dtype_name(self.dtype)
         self._rope = Rope(config.rope, config.head_dim, self.dtype, self.device)
         self._fixed = capture and FixedPasses(self._decoder, self._rope, capture)
 
