@@ -9,10 +9,12 @@ from typing import cast
 
 import pytest
 from hypothesis import settings
+from torch import Tensor
 
 from tests import toys
 from tests.fake_engine import byte_tokenizer
 from whiflash_engine.engine import Engine
+from whiflash_engine.linear import Linear
 
 # How long an example takes says more about the machine's other work than about the code.
 settings.register_profile("suite", deadline=None)
@@ -33,6 +35,19 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
     tokenizer = byte_tokenizer()
     stops = (cast(int, tokenizer.eos_token_id),)
     yield Engine(target, toys.tiny_drafters(target), tokenizer, stop_token_ids=stops)
+
+
+@pytest.fixture
+def exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No weights of eight bits: what drafters say is compared with what they were given."""
+    make = Linear.__init__
+
+    def unrounded(
+        self: Linear, weight: Tensor, bias: Tensor | None = None, *, rounded: bool = False
+    ) -> None:
+        make(self, weight, bias)
+
+    monkeypatch.setattr(Linear, "__init__", unrounded)
 
 
 @pytest.fixture(scope="session")

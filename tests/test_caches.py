@@ -101,7 +101,7 @@ def _full_layer(target: NativeTarget, log: FeatureLog, tokens: list[int]) -> Ten
 
 
 @pytest.mark.parametrize("backlog", _BACKLOGS)
-def test_kv_only_prefill_equals_the_full_layer(backlog: int) -> None:
+def test_kv_only_prefill_equals_the_full_layer(backlog: int, exact: None) -> None:
     target = tiny_target()
     drafter = tiny_eagle3(target)
     tokens = _tokens(backlog + 1)

@@ -20,6 +20,8 @@ from whiflash_engine.training.dflash_model import DFlash
 from whiflash_engine.training.drafter_parts import DrafterShape
 from whiflash_engine.training.eagle3_model import Eagle3
 
+pytestmark = pytest.mark.usefixtures("exact")
+
 _LENGTH, _STEPS = 30, 4
 _SHAPE = DrafterShape(
     hidden_size=TINY.hidden_size, intermediate_size=TINY.intermediate_size,

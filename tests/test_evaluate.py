@@ -7,9 +7,11 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from transformers import GPT2Config, LlamaConfig
 
 from tests.toys import Prophet
 from tests.training_toys import write_lines
@@ -335,16 +337,21 @@ def test_every_model_is_found_before_one_is_loaded(
     def load(*_: object, **__: object) -> Engine:
         raise AssertionError("a model is loaded")
 
-    def resolve(name: str, **_: object) -> None:
-        if name != "default":
+    def resolve(name: str, **_: object) -> SimpleNamespace:
+        if name == "/nope":
             raise ModelNotFoundError(f"no model {name!r}")
+        return SimpleNamespace(path=tmp_path / name)
 
+    for name, config in (("default", LlamaConfig()), ("other", GPT2Config())):
+        config.save_pretrained(tmp_path / name)
     monkeypatch.setattr(Engine, "load", load)
     monkeypatch.setattr("whiflash_engine.checkpoints.resolve.resolve_model", resolve)
-    data = gold_data(tmp_path)
-    options = ["--data", str(data), "--model", "default", "--model", "/nope"]
-    assert main(["evaluate", "calls", *options]) == 2
+    options = ["--data", str(gold_data(tmp_path)), "--model", "default", "--model"]
+    assert main(["evaluate", "calls", *options, "/nope"]) == 2
     assert "/nope" in capsys.readouterr().err
+    # which only the native runner computes in
+    assert main(["evaluate", "calls", *options, "other", "--dtype", "int8"]) == 2
+    assert "dtype='int8'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def test_sequences_take_turns() -> None:
     check_turns(*targets())
 
 
-def test_drafters() -> None:
+def test_drafters(exact: None) -> None:
     recorder = Recorder()
     check_drafters(tiny_target(), recorder)
     assert recorder.recorded == 6  # one slot, 16, a block; each for two buckets of keys

@@ -1,4 +1,4 @@
-"""On a GPU: plain decoding's tokens whoever drafts, and the CPU's drafts."""
+"""On a GPU: plain decoding's tokens whoever drafts, and the CPU's drafts but for their rounding."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def drafts(target: Target, drafters: dict[ArmName, Drafter], ids: Sequence[int])
     return found
 
 
-def test_drafts_are_the_cpus() -> None:
+def test_drafts_are_the_cpus(exact: None) -> None:
     target, capture = toys.tiny_target(), graph_capture(GPU)
     here = drafts(target, toys.tiny_drafters(target), [*range(40)])
     target = toys.tiny_target(device=GPU, capture=capture)
@@ -195,7 +195,7 @@ def test_a_pack_is_the_cpus(tmp_path: Path) -> None:
 
 
 @pytest.mark.model
-def test_the_default_model() -> None:
+def test_the_default_model(exact: None) -> None:
     here, there = (Engine.load(device=device, dtype="float32") for device in ("cpu", "cuda"))
     prompts = balanced(shipped(), 1)
     for prompt in prompts:

@@ -26,7 +26,7 @@ from whiflash_engine.kernels.cpu import Kernels, kernels
 from whiflash_engine.kernels.pages import Pages
 from whiflash_engine.layers import RMSNorm, Rope, Sight, attention, rotate, swiglu
 
-WIDTHS = (0, 1, 2, 3, 5, 6, 7, 8, 11, 12, 13, 17, 32)
+WIDTHS = (0, 1, 2, 3, 5, 6, 7, 8, 11, 12, 13, 17, 32, 64)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_a_product_is_the_same_to_the_bit_at_all_widths(
 ) -> None:
     weight, x, bias = _normal(out, into).bfloat16(), _normal(max(WIDTHS), into), _normal(out)
     for packed, added in (
-        (own.pack(weight.float()), 0.0), (own.pack(weight.float(), bias), bias.double()),
+        (own.pack(weight.float()), torch.zeros(out)), (own.pack(weight.float(), bias), bias),
     ):  # fmt: skip
         alone = torch.cat([own.product(packed, row[None]) for row in x])
         for width in WIDTHS:
@@ -81,26 +81,23 @@ def test_a_rounded_product_is_that_of_the_nearest_of_255_steps(
     """Steps of an output's own, and of 32 inputs' own; and the same to the bit at all widths."""
     weight, x, bias = _normal(out, into), _normal(max(WIDTHS), into), _normal(out)
     weight[-1] *= 1000
-    weight[:1] = 0
+    if out > 1:
+        weight[0] = 0
     x[3] = 0
     x[:, :40] *= 1000
     packed = own.pack(weight, bias, rounded=True)
     alone = torch.cat([own.product(packed, row[None]) for row in x])
     for width in WIDTHS:
         assert torch.equal(own.product(packed, x[:width]), alone[:width]), width
-    steps = torch.nn.functional.pad(x, (0, -into % 32)).view(len(x), -1, 32)
-    exact = _nearest(steps).flatten(1)[:, :into].double() @ _nearest(weight).double().T
-    # halves fall on either side: single steps of x may be others
-    most = float((steps.abs().amax() / 127 * weight.abs().amax()).double()) * 2 + 1e-3
-    torch.testing.assert_close(alone.double(), exact + bias.double(), atol=most, rtol=1e-4)
-    close = torch.isclose(alone.double(), exact + bias.double(), atol=1e-3, rtol=1e-4)
-    assert float(close.double().mean()) > 0.9
+    blocks = F.pad(x, (0, -into % 32)).view(len(x), -1, 32)
+    exact = _nearest(blocks).flatten(1)[:, :into].double() @ _nearest(weight).double().T
+    torch.testing.assert_close(alone.double(), exact + bias, atol=2e-2, rtol=1e-4)
 
 
 def _nearest(x: Tensor) -> Tensor:
-    """The last axis in steps of a 127th of its largest."""
-    step = x.abs().amax(-1, keepdim=True).clamp_min(1e-30) / 127
-    return (x / step).round() * step
+    """The last axis in steps of a 127th of its largest, as C finds them."""
+    most = x.abs().amax(-1, keepdim=True)
+    return (x * (127 / most).nan_to_num(posinf=0.0)).round() * (most / 127)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])

@@ -403,14 +403,15 @@ def test_eight_bits_are_asked_for_by_name(tmp_path: Path) -> None:
 def test_eight_bits_where_nothing_computes_in_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Told before weights are read."""
-    for kind in ("gpt2", "llama"):
-        if kind == "llama":
-            monkeypatch.setattr(linear, "kernels", lambda: None)
-        model = _save(kind, tmp_path / kind)
-        (model / "model.safetensors").write_bytes(b"not yet")
-        with pytest.raises(ConfigError, match="dtype='int8': is for models that the native runner"):
-            Engine.load(model, dtype="int8", device="cpu")
+    """Told before weights are read, and where it can be before they are fetched."""
+    model = _save("gpt2", tmp_path)
+    (model / "model.safetensors").write_bytes(b"not yet")
+    monkeypatch.setattr(linear, "kernels", lambda: object())
+    with pytest.raises(ConfigError, match="dtype='int8': is for models that the native runner"):
+        Engine.load(model, dtype="int8", device="cpu")
+    monkeypatch.setattr(linear, "kernels", lambda: None)
+    with pytest.raises(ConfigError, match="dtype='int8': is for x86 with AVX2"):
+        Engine.load("nobody/has-this", dtype="int8", device="cpu")
 
 
 @pytest.mark.parametrize(("capability", "able"), [((9, 0), True), ((8, 0), True), ((7, 5), False)])
@@ -421,7 +422,7 @@ def test_bfloat16_is_for_gpus_that_compute_in_it(
     gpu = torch.device("cuda")
     assert choose_dtype(None, gpu) == (torch.bfloat16 if able else torch.float32)
     assert choose_dtype("float32", gpu) == torch.float32
-    with pytest.raises(ConfigError, match="dtype='int8': this GPU does not"):
+    with pytest.raises(ConfigError, match="dtype='int8': is for CPUs"):
         choose_dtype("int8", gpu)
     if not able:
         with pytest.raises(ConfigError, match="dtype='bfloat16'"):

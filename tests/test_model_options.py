@@ -25,7 +25,7 @@ def test_every_command_takes_them(command: str) -> None:
 
 @pytest.mark.parametrize(
     ("option", "said"),
-    [(["--device", "cuda:99"], "device='cuda:99'"), (["--dtype", "int8"], "dtype='int8'")],
+    [(["--device", "cuda:99"], "device='cuda:99'"), (["--dtype", "int4"], "dtype='int4'")],
 )
 def test_what_cannot_be_computed_with_is_told(
     option: list[str], said: str, capsys: pytest.CaptureFixture[str]

@@ -65,7 +65,7 @@ def test_words_are_met_once_and_forgotten_by_place() -> None:
     assert words.ids == [5, 11]
 
 
-def test_logits_of_words_are_the_targets_rows() -> None:
+def test_logits_of_words_are_the_targets_rows(exact: None) -> None:
     target = tiny_target()
     made = head(target, draft_ids=KNOWN)
     words = made.new_words()

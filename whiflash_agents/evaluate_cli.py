@@ -55,12 +55,13 @@ def _calls(args: argparse.Namespace) -> int:
     from whiflash_engine.checkpoints.resolve import resolve_model
     from whiflash_engine.checkpoints.shipped import SMOLLM2_TOOLS
     from whiflash_engine.engine import Engine
+    from whiflash_engine.loading import TargetFiles
 
     template = SMOLLM2_TOOLS.template.read_text(encoding="utf-8")
     scores: dict[str, Mapping[str, Mapping[str, int]]] = {}
     names = args.model or ["smollm2-135m", "default"]
     for name in names:  # one that is not there should not cost the figures of those before it
-        resolve_model(name, report=say)
+        TargetFiles.read(resolve_model(name, report=say).path).check(args.dtype)
     for name in names:
         engine = Engine.load(name, device=args.device, dtype=args.dtype, report=say)
         scores[name] = measure_calls(

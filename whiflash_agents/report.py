@@ -144,7 +144,10 @@ def speed_lines(replays: Sequence[Replay], dtype: str) -> list[str]:
 
 def _difference(dtype: str) -> str:
     if dtype != "bfloat16":
-        return "(routed and plain decoding differ; `whiflash-agents lossless` tells where and why)"
+        return (
+            f"(routed and plain decoding differ; `whiflash-agents lossless --dtype {dtype}` tells "
+            "where and why)"
+        )
     return (
         f"(it may be rounding: {dtype} rounds a pass over several tokens differently from a pass "
         "over one, which can tip a near tie; `whiflash-agents lossless` compares in float32)"

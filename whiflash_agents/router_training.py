@@ -11,6 +11,7 @@ from pathlib import Path
 from whiflash_agents.measure.positions import positions
 from whiflash_agents.measure.prompts import Prompt, balanced, from_folder, listed, named
 from whiflash_agents.measure.start import PromptStart
+from whiflash_engine import linear
 from whiflash_engine.config import RouterConfig, require
 from whiflash_engine.engine import Engine
 from whiflash_engine.errors import ConstraintError
@@ -67,7 +68,8 @@ def train_router(run: RouterRun, report: Report) -> None:
     prompts = balanced(rows, run.per_kind, lambda row: len(row.token_ids(engine)) <= run.max_prompt)
     settings = {
         "weights": engine.identity,
-        "dtype": str(engine.target.dtype),
+        "dtype": engine.target.precision,
+        "drafters": "int8" if linear.rounds(engine.target.device, engine.target.dtype) else None,
         "seed": run.seed,
         "tokens": run.tokens,
         "arms": [*ARMS],

@@ -62,6 +62,7 @@ class ChatSettings(BaseChatModel):
     """How strongly diffusion is favoured in JSON and AR in reasoning (0.05); 0 is off."""
     device: str | None = None
     dtype: str | None = None
+    """"bfloat16", "float32" or "int8" (CPUs; fast, a text of its own); see `Engine.load`."""
     seed: int = 0
 
     temperature: float = 0.0

@@ -39,9 +39,8 @@ def choose_dtype(name: str | None, device: torch.device) -> torch.dtype:
     kinds = {"bfloat16": torch.bfloat16, "float32": torch.float32, ROUNDED: torch.float32}
     require(name in kinds, "dtype", name, f"must be one of {', '.join(kinds)}")
     able = name != "bfloat16" or not on_gpu or _gpu_has_bfloat16(device)
-    require(
-        able and not (on_gpu and name == ROUNDED), "dtype", name, "this GPU does not compute in it"
-    )
+    require(able, "dtype", name, "this GPU does not compute in it")
+    require(not on_gpu or name != ROUNDED, "dtype", name, 'is for CPUs: device="cpu"')
     return kinds[name]
 
 

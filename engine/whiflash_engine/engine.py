@@ -118,9 +118,9 @@ class Engine:
         bonus included; at most what it was trained with, which is the default.
         router: what calls use that say nothing else.
         dtype: "bfloat16", "float32" or "int8"; None takes bfloat16 where the hardware is fast at
-        it, else float32. int8, for CPUs, rounds all weights and what they are multiplied with to
-        eight bits: faster, in half of the memory, and the model's own text a little another. On an
-        x86 CPU most of the drafters' weights have eight bits anyhow: that changes no text.
+        it, else float32. int8, for CPUs, rounds the weights of all products and what they are
+        multiplied with to eight bits: faster, and the model's own text a little another. On an x86
+        CPU the drafters' have eight bits anyhow: that changes no distribution, nor greedy text.
         reuse_bytes: how much memory recent sequences may hold, so that a prompt which begins
         like one of them is not run again; 0 keeps nothing. report: told in words what is being
         fetched and unpacked.

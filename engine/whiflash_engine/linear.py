@@ -45,10 +45,11 @@ class Linear:
         ours = rounds(weight.device, weight.dtype)
         own = kernels() if ours and (rounded or _is_bfloat16(weight)) else None
         self.packed: Final = None if own is None else own.pack(weight, bias, rounded=rounded)
-        if own is None or self.packed is None:
-            self._product = _packed(weight, bias)
-        else:
+        self._product: Callable[[Tensor], Tensor]
+        if own is not None and self.packed is not None:
             self._product = partial(own.product, self.packed)
+        else:
+            self._product = _packed(weight, bias)
 
     def __call__(self, x: Tensor) -> Tensor:
         return self._product(x)

@@ -143,6 +143,11 @@ class TargetFiles:
             return TargetFiles(folder, model_config(fields), True)
         return TargetFiles(folder, causal_config(folder), False)
 
+    def check(self, dtype: str | None) -> None:
+        """ConfigError where the model's runner does not compute in it."""
+        why = "is for models that the native runner knows"
+        require(self.is_native or dtype != ROUNDED, "dtype", dtype, why)
+
     def load(
         self,
         taps: tuple[int, ...],
@@ -189,7 +194,9 @@ def load_parts(
     """Read what `Engine.load` names; its docstring tells what None means. What does not fit
     together, or lacks what `router` needs, is refused before the target's weights are read."""
     place = choose_device(device)
-    kind = choose_dtype(dtype, place)
+    kind, rounded = choose_dtype(dtype, place), dtype == ROUNDED
+    why = "is for x86 with AVX2 under Linux with a C compiler"
+    require(not rounded or rounds(place, kind), "dtype", dtype, why)
     report = report or silent
     folder = resolve_model(None if model is None else str(model), report=report)
     shipped = shipped_drafters(folder)
@@ -199,10 +206,7 @@ def load_parts(
         ar_drafter = ar_drafter or shipped.eagle3
         diffusion_drafter = diffusion_drafter or shipped.dflash
     files = TargetFiles.read(folder.path)
-    rounded = dtype == ROUNDED
-    if rounded:
-        why = "is for models that the native runner knows, on x86 under Linux with a C compiler"
-        require(files.is_native and rounds(place, kind), "dtype", dtype, why)
+    files.check(dtype)
     drafters = load_drafters(files.config, ar_drafter, diffusion_drafter, report=report)
     net = _router_net(neural_router, files.config.hidden_size, report) if neural_router else None
     build_router(router, (*drafters.arms, "retrieval", "plain"), net=net)  # tells what it lacks

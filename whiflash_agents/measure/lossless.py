@@ -1,4 +1,4 @@
-"""The proof of losslessness: greedy, float32, every arm against plain decoding.
+"""The proof of losslessness: greedy, every arm against plain decoding.
 
 A difference counts as none only where the two tokens' logits, computed once more in one
 pass over the common prefix, lie within `TIE` of each other: there the last bits of a sum

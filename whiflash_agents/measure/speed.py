@@ -1,10 +1,10 @@
 """The speed benchmark: every method on every prompt, interleaved, in one process.
 
 Ratios rather than absolute times: a shared machine drifts, and all methods drift with it.
-transformers' own `generate` runs in the same precision on the same prompts and is always
-printed. Every method ends where its answer does, so that nothing is measured on what a model
-would say behind it; speeds are of the tokens really made. The order of the methods turns with
-every prompt.
+transformers' own `generate` runs in the same precision (float32 beside int8) on the same prompts
+and is always printed. Every method ends where its answer does, so that nothing is measured on what
+a model would say behind it; speeds are of the tokens really made. The order of the methods turns
+with every prompt.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Linear layers of drafters, with weights of eight bits where that is fast.
 
 What a drafter says need not be exact: the target verifies it. At the widths of a draft a layer's
-time is that of reading its weights, and a byte each is half of bfloat16. In float32 that is done by
-kernels of our own (`Linear`), in bfloat16 by torch's, which round x as well.
+time is that of reading its weights, and a byte each is half of bfloat16. In float32 a kernel of
+our own does it (`Linear`), which rounds x 32 numbers at a time, in bfloat16 torch's, which has one
+scale for all of x.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ class RoundedLinear:
 def draft_linear(weight: Tensor) -> Linear | RoundedLinear:
     """Rounded on a processor that is faster so; else as it is. Not for what reads the target's
     features, nor for the last product of an MLP: their inputs may hold single huge numbers, beside
-    which nothing would be left of the others where x is rounded too. There a rounded `Linear`
-    does."""
+    which nothing would be left of the others under one scale. A rounded `Linear` takes them, and in
+    bfloat16 leaves them exact."""
     inexact = weight.device.type == "cpu" and weight.dtype == torch.bfloat16
     able = hasattr(torch, "quantize_per_channel") and torch.backends.quantized.engine == "x86"
     if inexact and able:

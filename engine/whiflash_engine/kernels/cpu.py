@@ -95,16 +95,16 @@ class Kernels:
         outputs, inputs = weight.shape
         beside, filled = (8, -(-inputs // 32) * 32) if rounded else (16, inputs)
         room = -(-outputs // beside) * beside
-        padded = weight.new_zeros(room, filled, dtype=torch.float32)
+        dtype = torch.int8 if rounded else torch.bfloat16
+        padded = weight.new_zeros(room, filled, dtype=torch.float32 if rounded else dtype)
         padded[:outputs, :inputs] = weight
         scales = None
         if rounded:
-            scales = padded.abs().amax(1).clamp_min(1e-30) / 127
-            fours = (padded / scales[:, None]).round().view(-1, 8, filled // 4, 4)
-            panels = fours.transpose(1, 2)
+            scales = torch.linalg.vector_norm(padded, torch.inf, 1).clamp_min_(1e-30) / 127
+            padded.div_(scales[:, None]).round_()
+            panels = padded.view(-1, 8, filled // 4, 4).transpose(1, 2)
         else:
             panels = padded.view(-1, 2, 8, inputs).permute(0, 3, 2, 1)
-        dtype = torch.int8 if rounded else torch.bfloat16
         kept = self._pages.take(*panels.shape, dtype=dtype).copy_(panels)
         if bias is not None:
             bias = torch.nn.functional.pad(bias.float(), (0, room - outputs))

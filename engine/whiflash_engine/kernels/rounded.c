@@ -68,12 +68,24 @@ static void round_row(const float *x, int8_t *to, float *scales, long in, long f
     }
 }
 
+/* Four products to each of eight sums; a is not negative. */
+static inline __m256i add_products(__m256i sums, __m256i a, __m256i b)
+{
+#if defined(__AVX512VNNI__) && defined(__AVX512VL__)
+    return _mm256_dpbusd_epi32(sums, a, b);
+#elif defined(__AVXVNNI__)
+    return _mm256_dpbusd_avx_epi32(sums, a, b);
+#else
+    /* pairs of products are at most 2 * 127 * 127: they fit into 16 bits */
+    return _mm256_add_epi32(sums, _mm256_madd_epi16(_mm256_maddubs_epi16(a, b), _mm256_set1_epi16(1)));
+#endif
+}
+
 /* One panel, `rows` rows. */
 static inline __attribute__((always_inline)) void block(const job *j, long panel, long row, int rows)
 {
     const int8_t *w = (const int8_t *)j->w.panels + panel * PANEL * j->filled, *x = j->x + row * j->filled;
     const float *scales = j->scales + row * (j->filled / SCALED);
-    const __m256i ones = _mm256_set1_epi16(1);
     __m256 found[ROWS];
     for (int r = 0; r < rows; r++)
         found[r] = _mm256_setzero_ps();
@@ -88,9 +100,7 @@ static inline __attribute__((always_inline)) void block(const job *j, long panel
             for (int r = 0; r < rows; r++) {
                 int32_t four;
                 memcpy(&four, x + r * j->filled + k, sizeof four);
-                /* pairs of products are at most 2 * 127 * 127: they fit into 16 bits */
-                __m256i pairs = _mm256_maddubs_epi16(sizes, _mm256_sign_epi8(_mm256_set1_epi32(four), weights));
-                total[r] = _mm256_add_epi32(total[r], _mm256_madd_epi16(pairs, ones));
+                total[r] = add_products(total[r], sizes, _mm256_sign_epi8(_mm256_set1_epi32(four), weights));
             }
         }
         for (int r = 0; r < rows; r++) {
@@ -136,6 +146,8 @@ void rounded_product(const matrix *w, const float *x, float *y, long n, long in,
     long filled = (in + SCALED - 1) / SCALED * SCALED, panels = (out + PANEL - 1) / PANEL;
     long most = n > MANY ? panels : EACH * threads;
     float *scales = malloc(n * (filled / SCALED * sizeof(float) + filled) + 1);
+    if (!scales)
+        abort(); /* a megabyte for 512 rows: nothing else would work either */
     int8_t *narrow = (int8_t *)(scales + n * (filled / SCALED));
     for (long r = 0; r < n; r++)
         round_row(x + r * in, narrow + r * filled, scales + r * (filled / SCALED), in, filled);

@@ -13,10 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from whiflash_engine.cache import KVCache
-from whiflash_engine.config import ModelConfig
+from whiflash_engine.config import ModelConfig, require
 from whiflash_engine.devices import ROUNDED, dtype_name
 from whiflash_engine.graphs import Capture
 from whiflash_engine.layers import MOST_ROWS, Rope, Sight, attention
+from whiflash_engine.linear import rounds
 from whiflash_engine.target.base import TargetCache, TargetOutput
 from whiflash_engine.target.decoder import Decoder
 from whiflash_engine.target.fixed import FixedPasses
@@ -45,6 +46,8 @@ class NativeTarget:
         self.taps = taps
         self._decoder = Decoder(config, weights, taps, rounded=rounded)
         self.precision = ROUNDED if rounded else dtype_name(self.dtype)
+        able = not rounded or rounds(self.device, self.dtype)
+        require(able, "rounded", rounded, "has no kernel here")
         self._rope = Rope(config.rope, config.head_dim, self.dtype, self.device)
         self._fixed = capture and FixedPasses(self._decoder, self._rope, capture)
 
