@@ -7,7 +7,7 @@ import json
 import math
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -326,6 +326,43 @@ def test_it_learns_who_gets_through_and_is_worth_it(tmp_path: Path) -> None:
     np.testing.assert_allclose(loaded.perceptron(first), odds[0], atol=1e-3)
 
 
+def test_training_goes_on_from_a_router(tmp_path: Path) -> None:
+    log_rounds([partial(iter, one) for one in learnable()], tmp_path / "run", {}, lambda line: None)
+    rounds, losses = Rounds.read(tmp_path / "run"), list[float]()
+
+    def report(line: Mapping[str, float | str]) -> None:
+        if "loss" in line:
+            losses.append(float(line["loss"]))
+
+    fit(rounds, RouterOptions(epochs=2, batch=64), tmp_path / "first", report)
+    known = min(losses)
+    further = RouterOptions(epochs=2, batch=64, learning_rate=1e-2, start=tmp_path / "first")
+    losses.clear()
+    fit(rounds, further, tmp_path / "second", report)
+    assert losses[0] == known and min(losses) < known  # epoch 0 is the first one as it was
+    losses.clear()
+    spoil = replace(further, learning_rate=1e4, start=tmp_path / "second")
+    kept = fit(rounds, spoil, tmp_path / "third", report)
+    assert min(losses) == losses[0]  # what learning did not better stays as it was
+    second = load_router(tmp_path / "second", HIDDEN)
+    assert isinstance(second, RouterNet)
+    first = rounds.split()[1].features[0]
+    np.testing.assert_allclose(second.perceptron(first), kept[0], atol=1e-3)
+
+
+def test_training_does_not_go_on_from_what_does_not_fit(tmp_path: Path) -> None:
+    log_rounds([partial(iter, one) for one in learnable()], tmp_path / "run", {}, lambda line: None)
+    rounds = Rounds.read(tmp_path / "run")
+    longer = replace(rounds, positions=(4, 5, 9))
+    fit(rounds, RouterOptions(epochs=1), tmp_path / "out", lambda line: None)
+    single = published(tmp_path / "router.safetensors")
+    for start, of, said in ((tmp_path / "out", longer, "same lengths"),
+                            (single, rounds, "one output")):  # fmt: skip
+        with pytest.raises(CheckpointError, match=said):
+            fit(of, RouterOptions(epochs=1, start=start), tmp_path / "bad", lambda line: None)
+    assert not (tmp_path / "bad").exists()
+
+
 def test_a_draft_that_was_accepted_whole_says_nothing_of_what_would_follow() -> None:
     one = Rounds(
         torch.zeros(3, 2), torch.tensor([[2, 0], [1, 0], [3, 0]]),
@@ -423,8 +460,13 @@ def test_the_command_logs_fits_and_goes_on(
     assert main([*both, *(f"--earlier={tmp_path / name}" for name in known)]) == 0
     again = re.search(r"prefixes (\d+)", capsys.readouterr().out.split("prompts 16")[1])
     assert again and int(again[1]) > int(learned[1])
+    start = ["--start", str(tmp_path / "out"), "--output", str(tmp_path / "further")]
+    assert main([*command, *start]) == 0
+    assert "epoch 0" in capsys.readouterr().out
     for options, said in (
         (["--tokens", "0"], "tokens=0"),
+        (["--learning-rate", "0"], "learning_rate=0"),
+        (["--start", str(tmp_path / "none"), "--seed", "7"], "none"),
         (["--earlier", str(tmp_path / "none")], "settings.json"),
         (["--without", str(tmp_path / "none")], "without"),
         (["--per-kind", "9"], "only"),

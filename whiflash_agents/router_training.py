@@ -19,6 +19,7 @@ from whiflash_engine.training.earlier_rounds import EarlierRounds
 from whiflash_engine.training.loop import Report
 from whiflash_engine.training.rounds import ARMS, DRAFTERS, Drafted, Rounds, log_rounds
 from whiflash_engine.training.router import RouterOptions, fit
+from whiflash_engine.training.router_net import startable
 from whiflash_engine.training.router_worth import worth
 
 _BIASES = (0.0, 0.05, 0.1, 0.2, 0.4)
@@ -41,6 +42,8 @@ class RouterRun:
     max_prompt: int
     epochs: int
     seed: int
+    learning_rate: float = 1e-3
+    start: Path | None = None
     earlier: Sequence[Path] = ()
 
     def __post_init__(self) -> None:
@@ -50,7 +53,9 @@ class RouterRun:
 
 def train_router(run: RouterRun, report: Report) -> None:
     """Rounds that are in the run's folder already are not made again."""
-    options = RouterOptions(epochs=run.epochs, seed=run.seed)
+    options = RouterOptions(
+        epochs=run.epochs, seed=run.seed, learning_rate=run.learning_rate, start=run.start
+    )
     earlier = [EarlierRounds.read(folder) for folder in run.earlier]
     rows = list(from_folder(run.data))
     if run.ids is not None:
@@ -65,6 +70,8 @@ def train_router(run: RouterRun, report: Report) -> None:
     )  # fmt: skip
     for arm in DRAFTERS:
         require(arm in engine.drafters, "model", run.model, f"has no {arm} drafter to learn from")
+    if run.start is not None:
+        startable(run.start, engine.target.config.hidden_size)  # tells before rounds are logged
     prompts = balanced(rows, run.per_kind, lambda row: len(row.token_ids(engine)) <= run.max_prompt)
     settings = {
         "weights": engine.identity,

@@ -174,6 +174,8 @@ def _router_parser(steps: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser.add_argument("--tokens", type=int, default=96, help="new tokens a prompt")
     parser.add_argument("--max-prompt", type=int, default=512, help="longest prompt in tokens")
     parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--start", type=Path, help="folder of a router to go on from")
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.set_defaults(run=train_steps.router)
 
 

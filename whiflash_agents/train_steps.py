@@ -106,7 +106,8 @@ def router(args: argparse.Namespace) -> int:
         model=args.model, ar_drafter=args.ar_drafter, diffusion_drafter=args.diffusion_drafter,
         data=args.data, ids=args.ids, without=args.without, run=args.run_dir, output=args.output,
         per_kind=args.per_kind, tokens=args.tokens, max_prompt=args.max_prompt,
-        epochs=args.epochs, seed=args.seed, earlier=args.earlier,
+        epochs=args.epochs, seed=args.seed, learning_rate=args.learning_rate, start=args.start,
+        earlier=args.earlier,
     )  # fmt: skip
     _set_threads(args.threads)
     train_router(run, _show())

@@ -15,11 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from whiflash_engine.config import require
-from whiflash_engine.router.neural import STRUCTURE
 from whiflash_engine.training.loop import Report
-from whiflash_engine.training.model_files import write_json, write_tensors
 from whiflash_engine.training.optim import rate
-from whiflash_engine.training.rounds import ARMS, Rounds
+from whiflash_engine.training.rounds import Rounds
+from whiflash_engine.training.router_net import Trainee
 
 
 @dataclass(frozen=True)
@@ -29,10 +28,14 @@ class RouterOptions:
     learning_rate: float = 1e-3
     dropout: float = 0.3
     seed: int = 0
+    start: Path | None = None
+    """A router to go on from, such as that of the drafters before; None begins anew."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch"):
             require(getattr(self, name) > 0, name, getattr(self, name), "must be at least 1")
+        fine = 0 < self.learning_rate < float("inf")
+        require(fine, "learning_rate", self.learning_rate, "must be above zero")
 
 
 def fit(rounds: Rounds, options: RouterOptions, output: Path, report: Report) -> Tensor:
@@ -46,12 +49,13 @@ def fit(rounds: Rounds, options: RouterOptions, output: Path, report: Report) ->
     enough = len(known.prompt) > 1 and len(unseen.prompt) > 0
     require(enough, "prompts", prompts, "too few had rounds to learn from and to hold out")
     torch.manual_seed(options.seed)
-    mean, spread = known.features.mean(0), known.features.std(0)
-    # what never varied has taught nothing, and says nothing when one day it does
-    scale = torch.where(spread > 1e-3, 1.0 / spread.clamp_min(1e-2), 0.0)
-    net = _network(rounds, options.dropout)
+    if options.start is None:
+        trainee = Trainee.fresh(known, options.dropout)
+    else:
+        trainee = Trainee.going_on(options.start, known, options.dropout)
+    net = trainee.net
     optimiser = torch.optim.AdamW(net.parameters(), lr=options.learning_rate, weight_decay=0.1)
-    x, y = (known.features - mean) * scale, (unseen.features - mean) * scale
+    x, y = trainee.normed(known.features), trainee.normed(unseen.features)
     asked, passed = known.trials()
     weight = known.weight[:, None]
     rates = _log_odds((weight * (passed & asked)).sum(0), (weight * asked).sum(0))
@@ -59,6 +63,9 @@ def fit(rounds: Rounds, options: RouterOptions, output: Path, report: Report) ->
         {"prefixes": len(x), "held_out": len(y), "rates": _loss(rates.expand(len(y), -1), unseen)}
     )
     best, kept, done, steps = float("inf"), _copy(net), 0, -(-len(x) // options.batch)
+    if options.start is not None:
+        best = _loss(trainee.odds(y), unseen)
+        report({"epoch": 0, "loss": best})
     for epoch in range(options.epochs):
         net.train()
         for rows in torch.split(torch.randperm(len(x)), options.batch):
@@ -69,30 +76,13 @@ def fit(rounds: Rounds, options: RouterOptions, output: Path, report: Report) ->
             optimiser.zero_grad()
             torch.autograd.backward(loss)
             optimiser.step()
-        found = _loss(_odds(net, y), unseen)
+        found = _loss(trainee.odds(y), unseen)
         report({"epoch": epoch + 1, "loss": found})
         if found < best:
             best, kept = found, _copy(net)
     net.load_state_dict(kept)
-    _export(net, mean, scale, rounds, output)
-    return _odds(net, y)
-
-
-def _network(rounds: Rounds, dropout: float) -> nn.Sequential:
-    """d + structure -> d/8 -> GELU -> one log odds per arm and position."""
-    inputs = rounds.features.shape[1]
-    hidden = max((inputs - STRUCTURE) // 8, 8)
-    return nn.Sequential(
-        nn.Linear(inputs, hidden), nn.GELU(approximate="tanh"), nn.Dropout(dropout),
-        nn.Linear(hidden, sum(rounds.positions)),
-    )  # fmt: skip
-
-
-@torch.no_grad()
-def _odds(net: nn.Sequential, x: Tensor) -> Tensor:
-    net.eval()
-    odds: Tensor = net(x)
-    return odds
+    trainee.export(rounds, output)
+    return trainee.odds(y)
 
 
 def _copy(net: nn.Sequential) -> dict[str, Tensor]:
@@ -113,19 +103,3 @@ def _cross_entropy(odds: Tensor, asked: Tensor, passed: Tensor, weight: Tensor) 
 def _log_odds(passed: Tensor, asked: Tensor) -> Tensor:
     share = (passed + 0.5) / (asked + 1.0)
     return (share / (1 - share)).log()
-
-
-def _export(net: nn.Sequential, mean: Tensor, scale: Tensor, rounds: Rounds, output: Path) -> None:
-    state = net.state_dict()
-    write_tensors(
-        output / "model.safetensors",
-        {"mean": mean, "scale": scale, "fc1.weight": state["0.weight"],
-         "fc1.bias": state["0.bias"], "fc2.weight": state["3.weight"],
-         "fc2.bias": state["3.bias"]},
-    )  # fmt: skip
-    known = {arm: n for arm, n in zip(ARMS, rounds.positions, strict=True) if n}
-    write_json(
-        output / "config.json",
-        {"architectures": ["WhiFlashRouter"], "hidden_size": len(mean) - STRUCTURE,
-         "structure": STRUCTURE, "positions": known},
-    )  # fmt: skip
