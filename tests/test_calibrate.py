@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from tests.toys import ToyDrafter, ToyTarget
+from tests.toys import ToyCache, ToyDrafter, ToyTarget
+from whiflash_engine.cache import KVCache
 from whiflash_engine.calibrate import calibrate
 from whiflash_engine.router.costs import CostModel
 from whiflash_engine.sequence import MAX_COPY
@@ -52,3 +53,31 @@ def test_a_slow_target_is_measured_where_it_must_be(monkeypatch: pytest.MonkeyPa
 
 def test_no_pass_costs_more_than_one_over_more_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     assert passes(0.004, monkeypatch, (3, 5)) == pytest.approx([1] * 6 + [2] * 6 + [3])
+
+
+class FarTarget(ToyTarget):
+    """A pass takes 10 ms, and a microsecond for each row and position that the row looks back
+    to; it remembers nothing but how far it is."""
+
+    def __init__(self) -> None:
+        super().__init__(8, max_positions=4096)
+        self.now = 0.0
+
+    def new_cache(self, capacity: int) -> KVCache:
+        return KVCache(1, 1, 2, capacity, self.dtype, self.device)
+
+    def forward(self, tokens: Sequence[int], cache: TargetCache, *, rows: int) -> TargetOutput:
+        assert isinstance(cache, KVCache)
+        self.now += 0.010 + 1e-6 * len(tokens) * cache.length
+        cache.reserve(len(tokens))
+        cache.advance(len(tokens))
+        return super().forward(tokens, ToyCache(), rows=rows)
+
+
+def test_what_looking_far_back_takes_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    target, costs = FarTarget(), CostModel()
+    monkeypatch.setattr("whiflash_engine.calibrate.perf_counter", lambda: target.now)
+    calibrate(target, {}, costs)
+    for context in (0, 64, 3000):
+        expected = [0.010 + 1e-6 * width * context for width in (1, 2, 3)]
+        assert costs.expected("plain", 1, 3, context) == pytest.approx(expected)

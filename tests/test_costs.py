@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -133,3 +134,40 @@ def test_the_first_measurement_at_a_new_length_cannot_carry_its_cost_away() -> N
     stalled = _round("ar", Seconds(draft=0.004, verify=0.3), drafts=2)
     costs.learn(stalled)  # three rows, never measured before
     assert _expected(costs, "ar", 3) == pytest.approx(0.0105 * 1.2 + 0.004, rel=0.05)
+
+
+def test_what_one_width_says_of_the_machine_holds_for_all() -> None:
+    costs = CostModel()
+    costs.seed("ar", 3, 0.002)
+    costs.seed("diffusion", 3, 0.004)
+    for width, seconds in ((1, 0.010), (4, 0.012), (8, 0.020)):
+        costs.seed_verify(width, seconds)
+    before = costs.expected("plain", 1, 8)
+    for _ in range(80):  # twice as slow, all of it; only this width is ever picked
+        costs.learn(_round("ar", Seconds(draft=0.004, verify=0.024), drafts=3))
+    after = costs.expected("plain", 1, 8)
+    assert _expected(costs, "ar", 4) == pytest.approx(0.028, rel=0.02)
+    assert after[7] / before[7] == pytest.approx(1.75, abs=0.1)
+    assert after[0] / before[0] == pytest.approx(after[7] / before[7], rel=0.01)
+    slower = _expected(costs, "diffusion", 4) - after[3]
+    assert slower == pytest.approx(0.004 * after[7] / before[7], rel=0.02), "its draft as well"
+
+
+def test_a_pass_costs_more_the_further_it_looks_back() -> None:
+    costs = CostModel()
+    costs.seed_verify(1, 0.010)
+    costs.seed_verify(8, 0.020)
+    costs.seed_reach(1e-6)
+    near, far = costs.expected("plain", 1, 8), costs.expected("plain", 1, 8, context=5000)
+    assert far[0] == pytest.approx(near[0] + 0.005) and far[7] == pytest.approx(near[7] + 0.040)
+    for _ in range(50):  # just what was expected: nothing is learned
+        costs.learn(replace(_round("ar", Seconds(verify=far[3]), drafts=3), position=5000))
+    assert costs.expected("plain", 1, 8, context=5000) == pytest.approx(far)
+    assert costs.expected("plain", 1, 8) == pytest.approx(near)
+
+
+def test_catching_up_is_known_before_it_was_ever_done() -> None:
+    costs = CostModel()
+    costs.seed_catch_up("ar", 64, 0.004)
+    assert costs.catch_up("ar", 640, 4) == pytest.approx(0.040)
+    assert costs.catch_up("ar", 3, 4) == 0.0 and costs.catch_up("diffusion", 640, 4) == 0.0

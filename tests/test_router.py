@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from math import ceil, inf, log
+from math import inf, log
 from typing import cast
 
 import pytest
@@ -166,27 +166,86 @@ def test_no_clock_ends_the_drafts_of_a_sampled_text_under_one_arm() -> None:
         assert router.pick(context).floor > 0.0
 
 
-def test_an_idle_drafter_catches_up_once_its_idleness_has_cost_as_much() -> None:
-    """Diffusion is better, but has 30 ms of catching up before it."""
+LATE: Mapping[ArmName, int] = {"ar": 1, "diffusion": 64, "plain": 0}
+
+
+def _text(router: Router, rounds: int, backlog: Mapping[ArmName, int]) -> list[ArmName]:
+    """The arms of a text of so many rounds, of three tokens each. backlog: at its beginning; who
+    is picked has none from then on."""
+    picks: list[ArmName] = []
+    late = dict(backlog)
+    for done in range(rounds):
+        context = replace(_context(), backlog=dict(late), generated=3 * done)
+        decision = router.pick(context)
+        assert decision.arm == router.pick(context).arm  # asking costs nothing
+        behind = late[decision.arm]
+        caught_up = 0.030 if behind > 8 else 0.0
+        paid = Seconds(catch_up=caught_up, draft=DRAFT[decision.arm], verify=VERIFY)
+        router.learn(_round(decision, 3, seconds=paid, backlog=behind))
+        late[decision.arm] = 1
+        picks.append(decision.arm)
+    return picks
+
+
+def _late() -> CostModel:
     costs = _costs()
-    for _ in range(300):
-        costs.learn(
-            _round(Decision("diffusion", 0), 1, seconds=Seconds(catch_up=0.030), backlog=64)
-        )
-    better = (3.0 / 0.015) / (2.9 / 0.018)
-    lost, waits = 0.018 * log(better), 0.030 - 0.015 * (better - 1)
+    costs.seed_catch_up("ar", 64, 0.030)
+    costs.seed_catch_up("diffusion", 64, 0.030)
+    return costs
+
+
+def test_a_long_text_pays_for_catching_up_and_short_ones_do_not() -> None:
+    """Diffusion saves some 4 ms a round, and has 30 ms of catching up before it."""
     table = Table(ar=2.9, diffusion=3.0, plain=1.0)
-    for balance in (1.0, 0.0):
-        router = Router(table, balance=balance, costs=costs)
-        context = replace(_context(), backlog={"ar": 1, "diffusion": 64, "plain": 0})
-        picks: list[ArmName] = []
-        while "diffusion" not in picks and len(picks) < 50:
-            picks.append(router.pick(context).arm)
-            assert picks[-1] == router.pick(context).arm  # asking costs nothing
-            paid = Seconds(catch_up=0.030 if picks[-1] == "diffusion" else 0.0)
-            router.learn(_round(Decision(picks[-1], 0), 3, seconds=paid, backlog=64))
-        assert len(picks) - 1 == (ceil(waits / lost) if balance else 0)
-        assert router.pick(context).arm == ("ar" if balance else "diffusion"), "it begins anew"
+    router = Router(table, balance=1.0, costs=_late())
+    for _ in range(50):
+        assert "diffusion" not in _text(router, 2, LATE)
+    long = _text(router, 40, LATE)
+    bought = long.index("diffusion")
+    assert 3 <= bought <= 9 and {*long[bought:]} == {"diffusion"}
+    for_tokens = Router(table, balance=0.0, costs=_late())
+    assert {*_text(for_tokens, 9, LATE)} == {"diffusion"}
+
+
+class BeginsWell:
+    """Diffusion is the better arm in the first round of a text only."""
+
+    def candidates(self, arms: Sequence[ArmName]) -> Sequence[ArmName]:
+        return arms
+
+    def expect(self, arm: ArmName, context: RouteContext) -> Sequence[float]:
+        best: ArmName = "ar" if context.generated else "diffusion"
+        return ({best: 4.0, "plain": 1.0}.get(arm, 2.0),)
+
+    def learn(self, round: Round) -> None: ...
+
+
+def test_who_takes_a_text_in_first_goes_by_the_average() -> None:
+    none_ready: Mapping[ArmName, int] = {"ar": 64, "diffusion": 64, "plain": 0}
+    router = Router(BeginsWell(), balance=1.0, costs=_late())
+    assert _text(router, 9, none_ready)[0] == "diffusion"  # it knows no better
+    for _ in range(5):
+        assert {*_text(router, 9, none_ready)} == {"ar"}
+    both_ready: Mapping[ArmName, int] = {"ar": 1, "diffusion": 1, "plain": 0}
+    assert _text(router, 3, both_ready) == ["diffusion", "ar", "ar"]
+
+
+def test_a_probe_is_not_worth_much_catching_up() -> None:
+    def probes(seconds: float) -> int:
+        costs = _costs()
+        costs.seed_catch_up("diffusion", 64, seconds)
+        table = Table(ar=3.0, diffusion=1.5, plain=1.0)
+        router = Router(table, balance=1.0, probed=["diffusion"], costs=costs)
+        found = 0
+        for _ in range(1000):
+            decision = router.pick(replace(_context(), backlog=LATE))
+            router.learn(_round(decision, 1))
+            found += decision.arm == "diffusion"
+        return found
+
+    assert probes(0.0) >= 10
+    assert probes(0.010) == 2, "after 334 rounds of 15 ms it takes two thousandths of them"
+    assert probes(1.0) == 0
 
 
 def test_a_probe_drafts_all_it_can() -> None:

@@ -66,7 +66,7 @@ class ToyTarget:
         generator = torch.Generator().manual_seed(seed)
         self.table = torch.randn(vocab, vocab, vocab, generator=generator) * 1.5
 
-    def new_cache(self, capacity: int) -> ToyCache:
+    def new_cache(self, capacity: int) -> TargetCache:
         return ToyCache()
 
     def forward(self, tokens: Sequence[int], cache: TargetCache, *, rows: int) -> TargetOutput:

@@ -8,6 +8,7 @@ from time import perf_counter
 
 import torch
 
+from whiflash_engine.cache import KVCache
 from whiflash_engine.config import ArmName, SamplingConfig
 from whiflash_engine.devices import wait_for
 from whiflash_engine.drafters.base import Drafter
@@ -15,9 +16,10 @@ from whiflash_engine.features import FeatureLog
 from whiflash_engine.router.costs import CostModel
 from whiflash_engine.sampling import Sampler
 from whiflash_engine.sequence import MAX_COPY
-from whiflash_engine.target.base import Target
+from whiflash_engine.target.base import Target, TargetCache
 
 _CONTEXT = 64
+_FAR_CONTEXT = 1024
 _REPEATS = 3
 _SECONDS = 1.0
 """For the widths between those that must be measured."""
@@ -28,7 +30,8 @@ def calibrate(target: Target, drafters: Mapping[ArmName, Drafter], costs: CostMo
     drafter with the ordinary ingest before it.
 
     A pass grows by steps, where a matrix kernel's block of rows is full: so every width is
-    measured, those between the whole drafts' as long as that does not take long."""
+    measured, those between the whole drafts' as long as that does not take long. And it grows
+    with what it looks back to."""
     whole = {1, MAX_COPY + 1, *(d.max_draft + 1 for d in drafters.values())}
     widest = max(whole)
     context = min(_CONTEXT, target.config.max_positions - widest)
@@ -50,16 +53,20 @@ def calibrate(target: Target, drafters: Mapping[ArmName, Drafter], costs: CostMo
             target.forward(tokens[:width], cache, rows=width)
             spent.setdefault(width, []).append(_now(target.device) - start)
             cache.crop(context)
+    reach = _reach(target, cache, context, widest, min(spent[widest]))
+    costs.seed_reach(reach)
     least = float("inf")
     for width in sorted(spent, reverse=True):  # no pass costs more than one over more tokens
         least = min(least, median(spent[width]))
-        costs.seed_verify(width, least)
+        costs.seed_verify(width, least - reach * width * context)
     log = FeatureLog(output.features.shape[1], target.dtype, target.device)
     log.append(output.features)
     sampler = Sampler(SamplingConfig())
     for name, drafter in drafters.items():
         state = drafter.new_state(context + 1)
+        start = _now(target.device)
         drafter.ingest(state, log, tokens)
+        costs.seed_catch_up(name, context, _now(target.device) - start)
         for drafts in {1, drafter.max_draft}:
             drafting = []
             for _ in range(_REPEATS):
@@ -69,6 +76,28 @@ def calibrate(target: Target, drafters: Mapping[ArmName, Drafter], costs: CostMo
                 drafter.propose(state, tokens, drafts, sampler)
                 drafting.append(_now(target.device) - start)
             costs.seed(name, drafts, median(drafting))
+
+
+def _reach(target: Target, cache: TargetCache, context: int, width: int, near: float) -> float:
+    """Seconds that a row of a pass takes for each position that it looks back to. near: of a pass
+    over `width` tokens behind `context` positions. Where positions are but memory, a long text
+    need not be run for it: that nothing stands there takes as long to look at."""
+    far = min(_FAR_CONTEXT, target.config.max_positions - width)
+    if not isinstance(cache, KVCache) or far < 4 * context:
+        return 0.0
+    cache.reserve(far - context + width)
+    cache.span(context, far).zero_()
+    cache.advance(far - context)
+    spent = []
+    for _ in range(_REPEATS):
+        start = _now(target.device)
+        target.forward([0] * width, cache, rows=width)
+        spent.append(_now(target.device) - start)
+        cache.crop(far)
+    cache.crop(context)
+    # no more than all that a near pass takes, or that would be worth nothing
+    more = min(max(min(spent) - near, 0.0), near * (far - context) / (2 * context))
+    return more / (width * (far - context))
 
 
 def _now(device: torch.device) -> float:

@@ -35,7 +35,8 @@ def offer(
                 width[name] = count + 1
     return RouteContext(
         entropy=sequence.entropy, span=sequence.spans.span, since=sequence.spans.since,
-        position=len(sequence.tokens), backlog={name: sequence.backlog(name) for name in width},
+        position=len(sequence.tokens), generated=sequence.generated,
+        backlog={name: sequence.backlog(name) for name in width},
         width=width, forced=forced, copied=copied, matched=matched,
         constrained=sequence.constraint is not None, sampled=sampled, recent=sequence.recent.share,
         hidden=sequence.hidden,

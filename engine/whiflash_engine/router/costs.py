@@ -1,8 +1,15 @@
 """What a round costs, in seconds, measured in this process.
 
-Three things vary: drafting per arm and length, verification by width, catching up per arm by
-backlog. The rest of a round (picking, masks, commit) differs little between arms. Everything is a
-running average, seeded by a short calibration and followed up by the rounds themselves.
+Three things vary: drafting per arm and length, verification by width and by how far it looks back,
+catching up per arm by backlog. The rest of a round (picking, masks, commit) differs little between
+arms. Everything is a running average, seeded by a short calibration and followed up by the rounds
+themselves.
+
+    seconds = pace * (verify(width) + reach * width * context + draft(arm, width - 1) + rest)
+
+pace: how much slower than at calibration the machine is of late. A processor that is shared, or
+whose clock varies, would otherwise make arms look dear that are picked often, and cheap those that
+were measured long ago.
 
 Plain lists: a round has some dozen numbers, for which an array's operators cost more than their
 arithmetic.
@@ -21,12 +28,16 @@ from whiflash_engine.events import Round
 # ten times slower is believed after about fifteen rounds.
 _RATE = 0.1
 _CLIP = 3.0
+# How much of a change in the seconds of a width is taken to be its own.
+_ALONE = 0.2
+# Backlogs so many times that of calibration are taken to cost as many times as much.
+_FAR = 64
 
 
-def moved(average: float, x: float) -> float:
+def moved(average: float, x: float, rate: float = _RATE) -> float:
     """A running average of positive numbers after one more, which cannot carry it away."""
     clipped = min(max(x, average / _CLIP), average * _CLIP)
-    return average + _RATE * (clipped - average)
+    return average + rate * (clipped - average)
 
 
 class Curve:
@@ -35,16 +46,18 @@ class Curve:
     def __init__(self) -> None:
         self._values: dict[int, float] = {}
         self._places: list[int] = []  # in order
+        self._asked: dict[tuple[int, int], list[float]] = {}  # since the last change
 
     def seed(self, at: int, value: float) -> None:
         if at not in self._values:
             insort(self._places, at)
         self._values[at] = value
+        self._asked.clear()
 
-    def add(self, at: int, value: float) -> None:
+    def add(self, at: int, value: float, rate: float = _RATE) -> None:
         # a new place begins with what its neighbours say: one measurement may be a stall
         known = self.at(at)
-        self.seed(at, moved(value if known is None else known, value))
+        self.seed(at, moved(value if known is None else known, value, rate))
 
     def at(self, place: int) -> float | None:
         """None before anything has been measured."""
@@ -54,8 +67,12 @@ class Curve:
         """At low, low+1, ..., high; nothing before anything has been measured."""
         if not self._places:
             return ()
-        values, line = self._values, self._line
-        return [values[i] if i in values else line(i) for i in range(low, high + 1)]
+        known = self._asked.get((low, high))
+        if known is None:
+            values, line = self._values, self._line
+            known = [values[i] if i in values else line(i) for i in range(low, high + 1)]
+            self._asked[low, high] = known
+        return known
 
     def _line(self, place: int) -> float:
         """What the neighbours of a place without a value say."""
@@ -73,6 +90,7 @@ class CostModel:
         self._verify = Curve()
         self._catch_up: dict[ArmName, Curve] = {}
         self._rest: float | None = None
+        self._reach, self._pace = 0.0, 1.0
 
     def seed(self, arm: ArmName, drafts: int, seconds: float) -> None:
         """Calibration: what drafting so many tokens takes, ordinary ingest included."""
@@ -82,41 +100,74 @@ class CostModel:
         """Calibration: what a target pass over `width` tokens takes."""
         self._verify.seed(width, seconds)
 
+    def seed_reach(self, seconds: float) -> None:
+        """Calibration: what a row of a pass takes for every position that it looks back to."""
+        self._reach = seconds
+
+    def seed_catch_up(self, arm: ArmName, backlog: int, seconds: float) -> None:
+        """Calibration: what taking in so many positions takes. More of them take longer in
+        proportion, until that has been measured."""
+        curve = self._catch_up.setdefault(arm, Curve())
+        for times in (1, _FAR):
+            curve.seed(times * backlog, times * seconds)
+
     def learn(self, round: Round) -> None:
         seconds = round.seconds
+        if seconds.verify > 0:
+            self._learn_pass(round.verified, round.position, seconds.verify)
+        pace = self._pace
         if len(round.proposed) > round.forced:  # else it was an ingest and no more
             curve = self._draft.setdefault(round.arm, Curve())
             # one that its drafter left out has been looked at as well
-            curve.add(len(round.proposed) + (round.doubt is not None), seconds.draft)
-        if seconds.verify > 0:
-            self._verify.add(round.verified, seconds.verify)
+            curve.add(len(round.proposed) + (round.doubt is not None), seconds.draft / pace)
         if seconds.catch_up > 0:
             # Backlogs are rarely the same twice: those between two powers of two count as the
             # middle one.
             least = 1 << max(round.backlog, 1).bit_length() - 1
             curve = self._catch_up.setdefault(round.arm, Curve())
-            curve.add(least + least // 2, seconds.catch_up)
-        rest = seconds.pick + seconds.mask + seconds.commit
+            curve.add(least + least // 2, seconds.catch_up / pace)
+        rest = (seconds.pick + seconds.mask + seconds.commit) / pace
         self._rest = rest if self._rest is None else moved(self._rest, rest)
+
+    def _learn_pass(self, width: int, context: int, seconds: float) -> None:
+        """A width that has become slower has so mostly with all others."""
+        known, far = self._verify.at(width), self._reach * width * context
+        if known is None:
+            self._verify.seed(width, seconds)
+            return
+        ratio, alone = seconds / (known + far), _ALONE * _RATE
+        self._pace = moved(self._pace, ratio, _RATE - alone)
+        self._verify.add(width, known * ratio / self._pace, alone)
 
     def catch_up(self, arm: ArmName, backlog: int, width: int) -> float:
         """Seconds of one catch-up. A backlog of up to `width` positions is an ordinary ingest,
         which `draft` already contains."""
         curve = self._catch_up.get(arm)
         known = None if curve is None or backlog <= width else curve.at(backlog)
-        return known or 0.0
+        return self._pace * (known or 0.0)
 
-    def expected(self, arm: ArmName, low: int, high: int) -> list[float]:
+    def expected(self, arm: ArmName, low: int, high: int, context: int = 0) -> list[float]:
         """Seconds of a round of `arm`, positive, for each width from low to high: draft
-        tokens + 1. Without catching up.
+        tokens + 1. Without catching up. context: positions before the pass.
 
         An arm that has never drafted is taken to draft for nothing, so that it gets its turn;
         before any measurement at all every round costs one second.
         """
+        return self.rounds(arm, self.passes(high, context), low, high)
+
+    def passes(self, widest: int, context: int = 0) -> list[float]:
+        """Seconds of a round without its draft, for each width from 1 to `widest`."""
+        pace, far = self._pace, self._reach * context
+        verify = self._verify.between(1, widest) or (1.0,) * widest
         rest = self._rest or 0.0
-        verify = self._verify.between(low, high) or [1.0] * (high - low + 1)
+        return [pace * (rest + far * width + seconds) for width, seconds in enumerate(verify, 1)]
+
+    def rounds(self, arm: ArmName, passes: Sequence[float], low: int, high: int) -> list[float]:
+        """As `expected` tells them; passes: of `passes`, at least to `high`."""
         curve = self._draft.get(arm)
-        draft = () if curve is None else curve.between(low - 1, high - 1)
-        if not draft:
-            return [v + rest for v in verify]
-        return [v + d + rest for v, d in zip(verify, draft, strict=True)]
+        if curve is None:
+            return [*passes[low - 1 : high]]
+        pace, drafting = self._pace, curve.between(low - 1, high - 1)
+        return [
+            one + pace * draft for one, draft in zip(passes[low - 1 : high], drafting, strict=True)
+        ]

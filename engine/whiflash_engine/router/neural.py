@@ -96,8 +96,9 @@ class NeuralPolicy:
         if arm not in self.shift or context.hidden is None or drafts < 1:
             return self.averages.expect(arm, context)
         chances = self._look(arm, context)
-        beyond = [chances[-1]] * (drafts - len(chances))
-        return lengths([*chances[:drafts], *beyond], forced)
+        if drafts > len(chances):
+            chances = [*chances, *[chances[-1]] * (drafts - len(chances))]
+        return lengths(chances[:drafts], forced)
 
     def learn(self, round: Round) -> None:
         accepted, drafted = round.tried

@@ -28,10 +28,10 @@ class Price:
         self._tokens = _DECAY * self._tokens + len(round.tokens)
         self._seconds = _DECAY * self._seconds + round.seconds.decoding
 
-    def of(self, arm: ArmName, width: int) -> float:
+    def of(self, arm: ArmName, width: int, context: int = 0) -> float:
         """0 to 1, on the average of a draft of width - 1 tokens; 0 before any round."""
         if width <= 2 or not self._seconds or not self._balance:
             return 0.0
-        first, *_, last = self._costs.expected(arm, 2, width)
+        first, *_, last = self._costs.expected(arm, 2, width, context)
         pace = self._tokens / self._seconds
         return min(max(self._balance * pace * (last - first) / (width - 2), 0.0), 1.0)

@@ -4,7 +4,7 @@
 
 E_a(k), the tokens that a round with k draft tokens of arm a is expected to commit, comes from the
 policy; C_a(k), its expected seconds, from measured costs, and what getting ready costs it
-(`Rental`). balance 0 asks for tokens a round, 1 for tokens a second. bias is the user's prior in
+(`Prospect`). balance 0 asks for tokens a round, 1 for tokens a second. bias is the user's prior in
 log units: +0.1 means "a tenth more tokens would be needed to change my mind".
 
 The length is chosen with the arm, where it is one that copies: the k of the largest score. A
@@ -17,14 +17,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from whiflash_engine.config import ArmName, Span
 from whiflash_engine.events import Round
 from whiflash_engine.router.costs import CostModel
 from whiflash_engine.router.policies import Policy, RouteContext
 from whiflash_engine.router.price import Price
-from whiflash_engine.router.rental import Rental
+from whiflash_engine.router.prospect import Prospect
 
 __all__ = ["Decision", "RouteContext", "Router"]
 
@@ -34,9 +34,11 @@ FAVOURED: Final[Mapping[Span, ArmName]] = {
     "reasoning": "ar",
 }
 """Whom the span bias favours."""
-# Rounds that an arm may go unused before it is tried again, doubled at each try.
+# Rounds that an arm may go unused before it is tried again, doubled at each try; and the share of
+# their time that catching up for the try may take.
 _FIRST_PROBE: Final = 4
 _LAST_PROBE: Final = 128
+_PROBE_SHARE: Final = 0.002
 _SURE: Final = frozenset[ArmName](("ar", "diffusion"))
 """Arms that say how sure they are."""
 
@@ -44,7 +46,8 @@ _SURE: Final = frozenset[ArmName](("ar", "diffusion"))
 @dataclass(frozen=True, slots=True)
 class Decision:
     """drafts: how many tokens to draft at most. scores: per arm, at its best length; empty when
-    there was no choice. The arm with the largest wins, except in a probe. floor: of
+    there was no choice. The arm with the largest wins, except in a probe and where no drafter has
+    taken the text in yet (`Prospect.first`). floor: of
     `Drafter.propose`."""
 
     arm: ArmName
@@ -53,15 +56,15 @@ class Decision:
     floor: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class _Offer:
-    """score: with what getting ready costs; ready: without. seconds: of the round, where costs
-    count."""
+class _Offer(NamedTuple):
+    """score: with what getting ready costs; ready: without. seconds: of the round, and catch_up:
+    of getting ready, where costs count."""
 
     score: float
     drafts: int
     ready: float
     seconds: float
+    catch_up: float
 
 
 class Router:
@@ -93,8 +96,10 @@ class Router:
         self._costs = CostModel() if costs is None else costs
         self._without = frozenset(without)
         self._whole = whole_drafts
-        self._price, self._rental = Price(self._costs, balance), Rental()
-        self._losing: dict[ArmName, float] = {}  # by the round that was picked last
+        self._price, self._prospect = Price(self._costs, balance), Prospect()
+        # of the round that was picked last: what drafters were worth, and would have saved
+        self._worth: dict[ArmName, float] = {}
+        self._gains: dict[ArmName, float] = {}
         self._idle = dict.fromkeys(probed, 0)
         # what plain decoding brings is known; what it costs may change with the machine
         self._patience = {arm: _LAST_PROBE if arm == "plain" else _FIRST_PROBE for arm in probed}
@@ -116,24 +121,24 @@ class Router:
     def pick(self, context: RouteContext) -> Decision:
         """Among the arms on offer, those that `context` has a width for."""
         candidates, width = self._policy.candidates(tuple(context.width)), context.width
-        self._losing = {}
+        self._worth, self._gains = {}, {}
         if len(candidates) == 1:
             (only,) = candidates
             # a seed repeats a text under one arm: no clock may end its drafts
             floor = 0.0 if context.sampled else self._floor(only, context)
             return Decision(only, width[only] - 1, floor=floor)
-        offers = {arm: self._offer(arm, context) for arm in candidates}
+        offers = self._offers(candidates, context)
         scores = {arm: offer.score for arm, offer in offers.items()}
-        stale = self._stale(candidates, context)
+        stale = self._stale(offers, context)
         if stale is not None:  # a probe drafts all it can, to see how far it gets
             return Decision(stale, width[stale] - 1, scores)
         best = max(candidates, key=scores.__getitem__)
+        if self._balance:
+            self._worth = {arm: offers[arm].ready for arm in candidates if arm in _SURE}
+            if best in _SURE and self._none_ready(context):
+                best = self._prospect.first(self._worth)
+            self._gains = self._saved(offers)
         chosen = offers[best]
-        self._losing = {
-            arm: (offer.ready - chosen.score) * chosen.seconds / self._balance
-            for arm, offer in offers.items()
-            if arm != best and self._balance and offer.ready > chosen.score
-        }  # fmt: skip
         return Decision(best, chosen.drafts, scores, self._floor(best, context))
 
     def learn(self, round: Round) -> None:
@@ -141,11 +146,8 @@ class Router:
         self._costs.learn(round)
         self._policy.learn(round)
         self._price.learn(round)
-        for arm, seconds in self._losing.items():
-            self._rental.lost(arm, seconds)
-        self._losing = {}
-        if round.seconds.catch_up > 0:
-            self._rental.paid(round.arm)
+        self._prospect.learn(self._worth, self._gains, len(round.tokens))
+        self._worth, self._gains = {}, {}
         for arm, idle in self._idle.items():
             if arm == round.arm:
                 self._idle[arm] = 0
@@ -154,36 +156,67 @@ class Router:
             elif arm in round.scores:  # it was on offer
                 self._idle[arm] = idle + 1
 
-    def _offer(self, arm: ArmName, context: RouteContext) -> _Offer:
-        """The arm's best score, and the draft length that reaches it."""
-        width, expected = context.width[arm], self._policy.expect(arm, context)
-        if self._whole:
-            expected = expected[-1:]
-        balance, costs = self._balance, self._costs
-        seconds = costs.expected(arm, width - len(expected) + 1, width) if balance else expected
-        worth = [tokens / cost**balance for tokens, cost in zip(expected, seconds, strict=True)]
-        best = max(worth)
-        shorter = worth[::-1].index(best)  # of equals the longest
-        bias = self._span_bias if FAVOURED.get(context.span) == arm else 0.0
-        ready, spent = math.log(best) + bias, seconds[-1 - shorter]
-        late = self._rental.left(arm, costs.catch_up(arm, context.backlog.get(arm, 0), width))
-        score = ready - balance * math.log1p(late / spent) if balance and late else ready
-        drafts = width - 1 if arm in _SURE else width - 1 - shorter
-        return _Offer(score, drafts, ready, spent)
+    def _offers(
+        self, candidates: Sequence[ArmName], context: RouteContext
+    ) -> dict[ArmName, _Offer]:
+        """Every arm's best score, and the draft length that reaches it."""
+        costs, balance, width, backlog = self._costs, self._balance, context.width, context.backlog
+        favoured, expect = FAVOURED.get(context.span), self._policy.expect
+        passes = costs.passes(max(width.values()), context.position) if balance else ()
+        offers: dict[ArmName, _Offer] = {}
+        for arm in candidates:
+            expected, most = expect(arm, context), width[arm]
+            if self._whole:
+                expected = expected[-1:]
+            seconds, catch_up = expected, 0.0
+            if balance:
+                seconds = costs.rounds(arm, passes, most - len(expected) + 1, most)
+                catch_up = costs.catch_up(arm, backlog.get(arm, 0), most)
+            if balance == 1.0:  # a power costs more than all the rest
+                worth = [tokens / cost for tokens, cost in zip(expected, seconds, strict=True)]
+            else:
+                pairs = zip(expected, seconds, strict=True)
+                worth = [tokens / cost**balance for tokens, cost in pairs]
+            best = max(worth)
+            shorter = worth[::-1].index(best)  # of equals the longest
+            ready, spent = math.log(best), seconds[-1 - shorter]
+            if arm == favoured:
+                ready += self._span_bias
+            score = ready
+            if catch_up:
+                late = self._prospect.left(arm, catch_up, context.generated)
+                score -= balance * math.log1p(late / spent)
+            drafts = most - 1 if arm in _SURE else most - 1 - shorter
+            offers[arm] = _Offer(score, drafts, ready, spent, catch_up)
+        return offers
+
+    def _none_ready(self, context: RouteContext) -> bool:
+        return all(context.backlog.get(arm, 0) > context.width[arm] for arm in self._worth)
+
+    def _saved(self, offers: Mapping[ArmName, _Offer]) -> dict[ArmName, float]:
+        """Seconds that the best arm would save, were all of them ready: beside the next best."""
+        best, other, *_ = sorted(offers.items(), key=lambda one: one[1].ready, reverse=True)
+        return {best[0]: (best[1].ready - other[1].ready) * best[1].seconds / self._balance}
 
     def _floor(self, arm: ArmName, context: RouteContext) -> float:
         if arm not in _SURE or self._whole:
             return 0.0
-        return self._price.of(arm, context.width[arm])
+        return self._price.of(arm, context.width[arm], context.position)
 
-    def _stale(self, candidates: Sequence[ArmName], context: RouteContext) -> ArmName | None:
+    def _stale(self, offers: Mapping[ArmName, _Offer], context: RouteContext) -> ArmName | None:
         """An arm that is due for a probe.
 
         An arm that is not used gives no signal, so that one bad start would condemn it for
-        good. Trying it after 4, 8, 16, ... and then every 128 rounds costs next to nothing
-        and finds out when the text or the machine has changed.
+        good. Trying it after 4, 8, 16, ... and then every 128 rounds, or fewer where it has much
+        to catch up, costs next to nothing and finds out when the text or the machine has changed.
         """
-        width, forced = context.width, len(context.forced)
-        due = (a for a in candidates if a in self._idle and self._idle[a] >= self._patience[a])
-        # a draft of nothing but forced tokens would teach nothing
-        return next((a for a in due if a == "plain" or width[a] > forced + 1), None)
+        width, forced, idle = context.width, len(context.forced), self._idle
+        for arm, offer in offers.items():
+            if arm not in idle or idle[arm] < self._patience[arm]:
+                continue
+            if offer.catch_up > _PROBE_SHARE * idle[arm] * offer.seconds:
+                continue
+            # a draft of nothing but forced tokens would teach nothing
+            if arm == "plain" or width[arm] > forced + 1:
+                return arm
+        return None
