@@ -135,7 +135,7 @@ class Router:
         best = max(candidates, key=scores.__getitem__)
         if self._balance:
             self._worth = {arm: offers[arm].ready for arm in candidates if arm in _SURE}
-            if best in _SURE and self._none_ready(context):
+            if best in _SURE and _none_ready(context):
                 best = self._prospect.first(self._worth)
             self._gains = self._saved(offers)
         chosen = offers[best]
@@ -162,6 +162,7 @@ class Router:
         """Every arm's best score, and the draft length that reaches it."""
         costs, balance, width, backlog = self._costs, self._balance, context.width, context.backlog
         favoured, expect = FAVOURED.get(context.span), self._policy.expect
+        any_ready = not _none_ready(context)
         passes = costs.passes(max(width.values()), context.position) if balance else ()
         offers: dict[ArmName, _Offer] = {}
         for arm in candidates:
@@ -183,15 +184,12 @@ class Router:
             if arm == favoured:
                 ready += self._span_bias
             score = ready
-            if catch_up:
+            if catch_up and any_ready:
                 late = self._prospect.left(arm, catch_up, context.generated)
                 score -= balance * math.log1p(late / spent)
             drafts = most - 1 if arm in _SURE else most - 1 - shorter
             offers[arm] = _Offer(score, drafts, ready, spent, catch_up)
         return offers
-
-    def _none_ready(self, context: RouteContext) -> bool:
-        return all(context.backlog.get(arm, 0) > context.width[arm] for arm in self._worth)
 
     def _saved(self, offers: Mapping[ArmName, _Offer]) -> dict[ArmName, float]:
         """Seconds that the best arm would save, were all of them ready: beside the next best."""
@@ -220,3 +218,10 @@ class Router:
             if arm == "plain" or width[arm] > forced + 1:
                 return arm
         return None
+
+
+def _none_ready(context: RouteContext) -> bool:
+    """Whether no drafter has taken the text in yet. One of them has to: it is not charged for."""
+    return all(
+        context.backlog.get(arm, 0) > context.width[arm] for arm in _SURE & context.width.keys()
+    )
