@@ -202,6 +202,28 @@ def our_files(folder: Path, **change: object) -> Path:
     return folder
 
 
+def test_an_idle_arm_corrects_what_was_said_of_it_a_round_before() -> None:
+    """Diffusion is told after the next pick how it would have done in the round before."""
+    policy, other = NeuralPolicy(net()), NeuralPolicy(net())
+    first = context(torch.ones(HIDDEN))
+    later = replace(context(-torch.ones(HIDDEN)), position=12)
+    for one in (policy, other):
+        one.expect("ar", first)
+        one.expect("diffusion", first)
+    other.learn(rounds("diffusion", 0, 5))  # picked at once
+    policy.learn(rounds("ar", 2, 3))
+    policy.expect("ar", later)
+    policy.learn(rounds("diffusion", 0, 5))
+    assert policy.shift["diffusion"] == pytest.approx(other.shift["diffusion"]) and (
+        policy.shift["diffusion"] < 0
+    )
+    before = dict(policy.shift)
+    policy.learn(replace(rounds("diffusion", 0, 5), position=3))  # nobody was asked there
+    assert policy.shift == before
+    policy.learn(replace(rounds("ar", 0, 3), position=12))  # the present round is as it was
+    assert policy.shift["ar"] < before["ar"]
+
+
 def test_our_files(tmp_path: Path) -> None:
     found = load_router(our_files(tmp_path), HIDDEN)
     x = np.ones(HIDDEN + STRUCTURE, dtype=np.float32)

@@ -158,7 +158,9 @@ class RouterConfig:
     retrieval: whether "auto" may copy drafts from the text. whole_drafts: always draft all
     there is, instead of what pays, as "random" and the published routers do anyway, and "ar" and
     "diffusion" where text is sampled. learned: whether "auto" asks the learned router, where
-    there is one.
+    there is one. hindsight: the share, 0 to 1, of the times an idle drafter catches up at which
+    it is also asked for a draft from where the last round began, so that "auto" learns how it would
+    have done; it costs more than it brings (docs/experiments.md, "In hindsight").
     """
 
     name: RouterName = "auto"
@@ -168,11 +170,14 @@ class RouterConfig:
     retrieval: bool = True
     whole_drafts: bool = False
     learned: bool = True
+    hindsight: float = 0.0
     delta_threshold: float = 1.0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for field in ("balance", "span_bias", "entropy_threshold", "delta_threshold"):
+        for field in (
+            "balance", "span_bias", "entropy_threshold", "delta_threshold", "hindsight",
+        ):  # fmt: skip
             require_number(field, getattr(self, field))
         for field in ("retrieval", "whole_drafts", "learned"):
             value = getattr(self, field)
@@ -181,6 +186,7 @@ class RouterConfig:
         names = get_args(RouterName)
         require(self.name in names, "router", self.name, f"must be one of {', '.join(names)}")
         require(0 <= self.balance <= 1, "balance", self.balance, "must lie in [0, 1]")
+        require(0 <= self.hindsight <= 1, "hindsight", self.hindsight, "must lie in [0, 1]")
         require(
             math.isfinite(self.span_bias) and self.span_bias >= 0,
             "span_bias", self.span_bias, "must be 0 (off) or positive",

@@ -48,6 +48,14 @@ class FeatureLog:
             raise IndexError(f"rows {start}..{stop} of a log of {self._length}")
         return self._rows[start:stop]
 
+    def until(self, length: int) -> FeatureLog:
+        """The first `length` positions, to be read before the next append or crop."""
+        if not 0 <= length <= self._length:
+            raise IndexError(f"{length} positions of a log of {self._length}")
+        log = FeatureLog.__new__(FeatureLog)
+        log._rows, log._length = self._rows, length
+        return log
+
     def crop(self, length: int) -> None:
         """Forget positions >= length."""
         self._length = min(self._length, length)

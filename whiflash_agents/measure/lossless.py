@@ -27,7 +27,7 @@ ARMS: Mapping[str, RouterConfig] = {
     "diffusion": RouterConfig("diffusion"),
     "retrieval": RouterConfig("retrieval"),
     "ar, whole": RouterConfig("ar", whole_drafts=True),
-    "random": RouterConfig("random"),
+    "random": RouterConfig("random", hindsight=1.0),
     "auto": RouterConfig(),
     "entropy+spans": RouterConfig("entropy"),
 }

@@ -46,7 +46,7 @@ def build_router(
             costs=costs,
         )  # fmt: skip
     if name == "random":
-        return Router(RandomPolicy(config.seed), costs=costs)
+        return Router(RandomPolicy(config.seed), hindsight=config.hindsight, costs=costs)
     if name == "entropy":
         rule = ThresholdPolicy(config.entropy_threshold)
         return Router(rule, span_bias=config.span_bias, costs=costs)
@@ -68,6 +68,7 @@ def build_router(
         probed=arms,
         without=() if config.retrieval else ("retrieval",),
         whole_drafts=config.whole_drafts,
+        hindsight=config.hindsight,
         costs=costs,
     )
 

@@ -83,6 +83,7 @@ class NeuralPolicy:
         self.shift = dict.fromkeys(net.positions, 0.0)
         self._seen: RouteContext | None = None
         self._odds: list[float] = []
+        self._before: tuple[int, list[float]] = (-1, [])  # position and odds of the round before
         self._chances: dict[ArmName, list[float]] = {}
 
     def candidates(self, arms: Sequence[ArmName]) -> Sequence[ArmName]:
@@ -104,7 +105,7 @@ class NeuralPolicy:
         accepted, drafted = round.tried
         if round.arm not in self.shift:
             self.averages.learn(round)
-        chances = self._chances.get(round.arm)
+        chances = self._said(round)
         if chances is not None and drafted > 0:
             asked = min(accepted + 1, drafted, len(chances))
             surprise = min(accepted, asked) - sum(chances[:asked])
@@ -112,7 +113,22 @@ class NeuralPolicy:
                 surprise += round.untried - chances[drafted]
             shift = self.shift[round.arm] + _CORRECTION * surprise
             self.shift[round.arm] = max(-LARGEST, min(shift, LARGEST))
-        self._seen, self._chances = None, {}
+        if self._asked(round):
+            self._before = (round.position, self._odds)
+            self._seen, self._odds, self._chances = None, [], {}
+
+    def _said(self, round: Round) -> list[float] | None:
+        """The chances of the round's arm that were told for it, or would have been."""
+        if self._asked(round):
+            return self._chances.get(round.arm)
+        position, odds = self._before
+        if odds and position == round.position and round.arm in self.shift:
+            return self._shifted(round.arm, odds)
+        return None
+
+    def _asked(self, round: Round) -> bool:
+        """Whether it is the round that was asked for last."""
+        return self._seen is not None and self._seen.position == round.position
 
     def _look(self, arm: ArmName, context: RouteContext) -> list[float]:
         """The arm's chances; the network runs once a round."""
@@ -120,12 +136,13 @@ class NeuralPolicy:
             assert context.hidden is not None
             self._odds = self._net(context.hidden, structure(context))
         if arm not in self._chances:
-            shift = self.shift[arm]
-            # as a tangent, for an exponential could overflow
-            self._chances[arm] = [
-                0.5 + 0.5 * math.tanh(0.5 * (one + shift)) for one in self._odds[self._parts[arm]]
-            ]
+            self._chances[arm] = self._shifted(arm, self._odds)
         return self._chances[arm]
+
+    def _shifted(self, arm: ArmName, odds: Sequence[float]) -> list[float]:
+        shift = self.shift[arm]
+        # as a tangent, for an exponential could overflow
+        return [0.5 + 0.5 * math.tanh(0.5 * (one + shift)) for one in odds[self._parts[arm]]]
 
 
 Learner: TypeAlias = AveragesPolicy | NeuralPolicy

@@ -25,6 +25,7 @@ from whiflash_engine.router.costs import CostModel
 from whiflash_engine.router.policies import Policy, RouteContext
 from whiflash_engine.router.price import Price
 from whiflash_engine.router.prospect import Prospect
+from whiflash_engine.sampling import uniform
 
 __all__ = ["Decision", "RouteContext", "Router"]
 
@@ -83,10 +84,12 @@ class Router:
         probed: Sequence[ArmName] = (),
         without: Sequence[ArmName] = (),
         whole_drafts: bool = False,
+        hindsight: float = 0.0,
         costs: CostModel | None = None,
     ) -> None:
         """probed: arms to try again when they have not been used for long. without: never worth
-        getting a draft ready for. whole_drafts: always draft all that is on offer.
+        getting a draft ready for. whole_drafts: always draft all that is on offer. hindsight: the
+        share of catch-ups at which the drafter is scored on what it missed.
 
         costs: measured seconds, to be shared by routers over the same drafters.
         """
@@ -95,7 +98,7 @@ class Router:
         self._span_bias = span_bias
         self._costs = CostModel() if costs is None else costs
         self._without = frozenset(without)
-        self._whole = whole_drafts
+        self._whole, self._hindsight = whole_drafts, hindsight
         self._price, self._prospect = Price(self._costs, balance), Prospect()
         # of the round that was picked last: what drafters were worth, and would have saved
         self._worth: dict[ArmName, float] = {}
@@ -155,6 +158,14 @@ class Router:
                     self._patience[arm] = min(2 * self._patience[arm], _LAST_PROBE)
             elif arm in round.scores:  # it was on offer
                 self._idle[arm] = idle + 1
+
+    def looks_back(self, position: int) -> bool:
+        """Whether a drafter that catches up is to be scored on the round that began there."""
+        return uniform(0, position, "hindsight") < self._hindsight
+
+    def learn_idle(self, round: Round) -> None:
+        """What an idle drafter would have made of the last round; see `hindsight`."""
+        self._policy.learn(round)
 
     def _offers(
         self, candidates: Sequence[ArmName], context: RouteContext
