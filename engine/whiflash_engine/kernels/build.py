@@ -1,6 +1,7 @@
 """C sources into a library, compiled for this very processor.
 
-That takes half a second and a C compiler; nothing is kept, so nothing can be out of date.
+That takes a C compiler and some seconds of one core, which all cores share; nothing is kept, so
+nothing can be out of date.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import shlex
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
@@ -42,8 +44,13 @@ def _built(sources: Sequence[Path]) -> ctypes.CDLL:
     compiler = shlex.split(os.environ.get("CC") or "cc")
     with tempfile.TemporaryDirectory() as folder:
         objects = [str(Path(folder, source.with_suffix(".o").name)) for source in sources]
-        for source, compiled in zip(sources, objects, strict=True):
-            _run([*compiler, *_FLAGS, "-c", str(source), "-o", compiled])
+        commands = [
+            [*compiler, *_FLAGS, "-c", str(source), "-o", compiled]
+            for source, compiled in zip(sources, objects, strict=True)
+        ]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for _ in pool.map(_run, commands):  # raises what the first of them did
+                pass
         library = str(Path(folder, "kernels.so"))
         _run([*compiler, "-shared", "-pthread", *objects, "-lm", "-o", library])
         return ctypes.CDLL(library)  # its file may go now
