@@ -16,6 +16,7 @@ from tests.toys import Prophet
 from whiflash_agents.cli import main
 from whiflash_agents.measure import speed
 from whiflash_agents.measure.figures import Method, Times, figures
+from whiflash_agents.measure.levels import Levels
 from whiflash_agents.measure.lossless import ARMS, _gap, prove, with_grammar
 from whiflash_agents.measure.methods import COMPARISONS, ORACLE, PROMPT_LOOKUP, TRANSFORMERS
 from whiflash_agents.measure.oracle import foresighted
@@ -213,17 +214,39 @@ def test_figures_are_of_the_tokens_really_made() -> None:
         ],
     )
     plain = Times([4.0, 2.0], [8, 8], ["tool", "chat"], [[round_of(1)], [round_of(1)]])
-    told = figures(drafted, plain)
+    levels = Levels(r for one in (drafted, plain) for rounds in one.rounds for r in rounds)
+    told = figures(drafted, plain, levels)
     assert told["acceptance_length"] == 2
     assert told["acceptance_length_by_kind"] == {"tool": 2, "chat": 2}
     assert told["acceptance_length_by_arm"] == {"ar": 2, "diffusion": 2}
     assert told["share_of_rounds"] == {"ar": 0.4, "diffusion": 0.6}
     assert told["to_plain"] == pytest.approx((12 / 3) / (16 / 6))
     assert told["to_plain_by_kind"] == {"tool": 2, "chat": 1}
-    assert told["decoding_to_plain"] == pytest.approx(2)
+    assert told["decoding_to_plain"] == told["levelled_to_plain"] == pytest.approx(2)
     assert told["router_share_of_time"] == pytest.approx(0.1)
     low, high = told["to_plain_interval"]
     assert low == pytest.approx(1) and high == pytest.approx(2)  # either prompt twice
+
+
+def test_a_busy_moment_tells_for_nobody_in_the_levels() -> None:
+    """One's passes all met a busy machine, the other's did not; both did the same."""
+
+    def timed(arm: str, verify: float, draft: float, doubt: float | None = None) -> Round:
+        spent = Seconds(pick=0.1, draft=draft, verify=verify, commit=0.1)
+        return replace(round_of(1, 2, 3, arm=arm), seconds=spent, doubt=doubt)
+
+    lucky = [timed("ar", 1.0, 0.2), timed("ar", 1.2, 0.2), timed("ar", 1.0, 0.2)]
+    busy = [timed("ar", 1.9, 0.4), timed("ar", 3.0, 0.4), timed("ar", 1.2, 0.2)]
+    levels = Levels([*lucky, *busy])
+    assert levels.seconds(lucky) == levels.seconds(busy) == pytest.approx(3 * (0.2 + 0.2 + 1.2))
+    # a draft's length counts the token that was looked at and left out; a wider pass is another
+    longer = [timed("ar", 1.0, 0.5, doubt=0.1), replace(lucky[0], verified=4)]
+    levels = Levels([*lucky, *longer])
+    assert levels.seconds(longer) == pytest.approx((0.2 + 0.5 + 1.0) + (0.2 + 0.2 + 1.0))
+    # what catching up took stays the round's own, and says nothing of drafting
+    late = replace(lucky[0], seconds=Seconds(catch_up=9.0, draft=0.05, verify=1.0))
+    assert Levels([*lucky, late]).seconds([late]) == pytest.approx(9.0 + 0.05 + 1.0)
+    assert Levels([*lucky, late]).seconds(lucky[:1]) == pytest.approx(0.2 + 0.2 + 1.0)
 
 
 def test_the_benchmark_on_a_tiny_model(
@@ -276,7 +299,7 @@ def test_the_benchmark_on_a_tiny_model(
 def test_a_kind_of_one_or_two_prompts_has_no_interval() -> None:
     kinds: list[Kind] = ["tool", "tool", "tool", "chat", "chat"]
     times = Times([1.0] * 5, [8] * 5, kinds, [[round_of(1)]] * 5)
-    told = figures(times, times)
+    told = figures(times, times, Levels([round_of(1)]))
     assert set(told["to_plain_by_kind"]) == {"tool", "chat"}
     assert set(told["to_plain_interval_by_kind"]) == {"tool"}
 

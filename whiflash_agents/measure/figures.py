@@ -9,6 +9,7 @@ from typing import NotRequired, TypedDict
 
 import numpy as np
 
+from whiflash_agents.measure.levels import Levels
 from whiflash_agents.measure.prompts import KINDS, Kind
 from whiflash_engine.config import ArmName, Span
 from whiflash_engine.events import Round, Stats
@@ -37,6 +38,12 @@ class Times:
         stats = self.stats(kind)
         return stats.tokens / stats.phases.decoding if stats.rounds else 0.0
 
+    def levelled(self, levels: Levels, kind: Kind | None = None) -> float:
+        """As `decoding`, with every pass and draft at its level; for who has rounds."""
+        chosen = [r for r, k in zip(self.rounds, self.kinds, strict=True) if kind in (None, k)]
+        tokens = sum(len(r.tokens) for rounds in chosen for r in rounds)
+        return tokens / sum(levels.seconds(rounds) for rounds in chosen)
+
     def lengths(self, arm: ArmName) -> dict[int, int]:
         """How many of the arm's rounds committed how many tokens."""
         found = Counter(len(r.tokens) for rounds in self.rounds for r in rounds if r.arm == arm)
@@ -52,7 +59,8 @@ class Method(TypedDict):
     """Figures of one way to decode. Ratios are of tokens per second, prompt pass included.
 
     to_plain_interval: 90% of the ratios when the prompts are drawn anew, with replacement; by
-    kind only where there are three of the kind. decoding_to_plain: without the prompt passes.
+    kind only where there are three of the kind. decoding_to_plain: without the prompt passes;
+    levelled_to_plain: so too, see `Levels`.
     rounds_by_length: how many rounds committed how many tokens, by arm; rounds_by_span: how many
     rounds each arm drafted, by span.
     """
@@ -65,6 +73,8 @@ class Method(TypedDict):
     # transformers has no rounds, and none of these
     decoding_to_plain: NotRequired[float]
     decoding_to_plain_by_kind: NotRequired[dict[Kind, float]]
+    levelled_to_plain: NotRequired[float]
+    levelled_to_plain_by_kind: NotRequired[dict[Kind, float]]
     acceptance_length: NotRequired[float]
     acceptance_length_by_kind: NotRequired[dict[Kind, float]]
     acceptance_length_by_arm: NotRequired[dict[ArmName, float]]
@@ -97,7 +107,7 @@ def luckiest(records: Sequence[Times]) -> float:
     return tokens / seconds
 
 
-def figures(record: Times, plain: Times) -> Method:
+def figures(record: Times, plain: Times, levels: Levels) -> Method:
     """One method's figures."""
     kinds = [kind for kind in KINDS if kind in record.kinds]
     method: Method = {
@@ -118,6 +128,10 @@ def figures(record: Times, plain: Times) -> Method:
         **method,
         "decoding_to_plain": record.decoding() / plain.decoding(),
         "decoding_to_plain_by_kind": {k: record.decoding(k) / plain.decoding(k) for k in kinds},
+        "levelled_to_plain": record.levelled(levels) / plain.levelled(levels),
+        "levelled_to_plain_by_kind": {
+            k: record.levelled(levels, k) / plain.levelled(levels, k) for k in kinds
+        },
         "acceptance_length": stats.acceptance_length,
         "acceptance_length_by_kind": {k: record.stats(k).acceptance_length for k in kinds},
         "acceptance_length_by_arm": {arm: s.acceptance_length for arm, s in stats.arms.items()},

@@ -4,7 +4,7 @@ Ratios rather than absolute times: a shared machine drifts, and all methods drif
 transformers' own `generate` runs in the same precision (float32 beside int8) on the same prompts
 and is always printed. Every method ends where its answer does, so that nothing is measured on what
 a model would say behind it; speeds are of the tokens really made. The order of the methods turns
-with every prompt.
+with every prompt. What it does within a prompt is taken out of `levelled_to_plain`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NotRequired, TypedDict
 import torch
 
 from whiflash_agents.measure.figures import Method, Times, figures, luckiest
+from whiflash_agents.measure.levels import Levels
 from whiflash_agents.measure.methods import ORACLE, STATIC, TRANSFORMERS
 from whiflash_agents.measure.oracle import foresighted
 from whiflash_agents.measure.peers import peers
@@ -89,6 +90,7 @@ def measure(
                 record.rounds.append(rounds)
         report(f"{number}/{len(prompts)} {prompt.id}")
     plain = times["plain"]
+    levels = Levels(r for record in times.values() for rounds in record.rounds for r in rounds)
     widths = _widths(engine)
     speed = Speed(
         dtype=engine.target.precision,
@@ -99,7 +101,7 @@ def measure(
         plain_to_transformers=plain.rate() / times[TRANSFORMERS].rate(),
         width_8_to_1=widths[8] / widths[1],
         width_seconds=widths,
-        methods={name: figures(record, plain) for name, record in times.items()},
+        methods={name: figures(record, plain, levels) for name, record in times.items()},
     )
     if STATIC.keys() <= times.keys():
         speed["best_static_per_prompt"] = luckiest([times[name] for name in STATIC]) / plain.rate()

@@ -20,18 +20,20 @@ def table(speed: Speed) -> Table:
     title += f", {speed['device']}, {speed['threads']} threads"
     out = Table(title=title, title_justify="left", box=None, pad_edge=False)
     out.add_column("method")
-    for name in ("tokens/s", "ratio", "AL", *KINDS):
+    for name in ("tokens/s", "ratio", "level", "AL", *KINDS):
         out.add_column(name, justify="right")
     for name, method in speed["methods"].items():
         out.add_row(
             name,
             f"{method['tokens_per_second']:.1f}",
             f"{method['to_plain']:.2f}x",
-            _al(method.get("acceptance_length")),
+            _two(method.get("levelled_to_plain")),
+            _two(method.get("acceptance_length")),
             *(_of_kind(method, kind) for kind in KINDS),
         )
     out.caption = (
-        "ratio: to plain; by kind: ratio and AL. Plain is "
+        "ratio: to plain; by kind: ratio and AL. level: ratio in decoding alone, every pass and "
+        "draft at the median of its kind. Plain is "
         f"{speed['plain_to_transformers']:.2f}x transformers; a pass over 8 tokens takes "
         f"{speed['width_8_to_1']:.2f}x a pass over one"
     )
@@ -41,10 +43,10 @@ def table(speed: Speed) -> Table:
 def _of_kind(method: Method, kind: Kind) -> str:
     ratio = method["to_plain_by_kind"].get(kind)
     length = method.get("acceptance_length_by_kind", {}).get(kind)
-    return "-" if ratio is None else f"{ratio:.2f} {_al(length)}"
+    return "-" if ratio is None else f"{ratio:.2f} {_two(length)}"
 
 
-def _al(value: float | None) -> str:
+def _two(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
