@@ -10,6 +10,8 @@ import pytest
 from tests.toys import ToyCache, ToyDrafter, ToyTarget
 from whiflash_engine.cache import KVCache
 from whiflash_engine.calibrate import calibrate
+from whiflash_engine.drafters.base import DraftState
+from whiflash_engine.features import FeatureLog
 from whiflash_engine.router.costs import CostModel
 from whiflash_engine.sequence import MAX_COPY
 from whiflash_engine.target.base import TargetCache, TargetOutput
@@ -56,8 +58,8 @@ def test_no_pass_costs_more_than_one_over_more_tokens(monkeypatch: pytest.Monkey
 
 
 class FarTarget(ToyTarget):
-    """A pass takes 10 ms, and a microsecond for each row and position that the row looks back
-    to; it remembers nothing but how far it is."""
+    """A pass takes 10 ms, and for each position that it looks back to 2 us, and 1 us a row. It
+    remembers nothing but how far it is."""
 
     def __init__(self) -> None:
         super().__init__(8, max_positions=4096)
@@ -68,10 +70,23 @@ class FarTarget(ToyTarget):
 
     def forward(self, tokens: Sequence[int], cache: TargetCache, *, rows: int) -> TargetOutput:
         assert isinstance(cache, KVCache)
-        self.now += 0.010 + 1e-6 * len(tokens) * cache.length
+        self.now += 0.010 + cache.length * (2e-6 + 1e-6 * len(tokens))
         cache.reserve(len(tokens))
         cache.advance(len(tokens))
         return super().forward(tokens, ToyCache(), rows=rows)
+
+
+class SlowDrafter(ToyDrafter):
+    """Takes in a position in 50 us, behind 2 ms; what it is asked first takes a second more."""
+
+    def __init__(self, target: FarTarget) -> None:
+        super().__init__(target, seed=0, draft=3)
+        self._target, self._first = target, 1.0
+
+    def ingest(self, state: DraftState, log: FeatureLog, tokens: Sequence[int]) -> None:
+        self._target.now += self._first + 0.002 + 50e-6 * (log.length - state.watermark)
+        self._first = 0.0
+        super().ingest(state, log, tokens)
 
 
 def test_what_looking_far_back_takes_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,5 +94,14 @@ def test_what_looking_far_back_takes_is_found(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("whiflash_engine.calibrate.perf_counter", lambda: target.now)
     calibrate(target, {}, costs)
     for context in (0, 64, 3000):
-        expected = [0.010 + 1e-6 * width * context for width in (1, 2, 3)]
+        expected = [0.010 + context * (2e-6 + 1e-6 * width) for width in (1, 2, 3)]
         assert costs.expected("plain", 1, 3, context) == pytest.approx(expected)
+
+
+def test_what_catching_up_takes_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    target, costs = FarTarget(), CostModel()
+    monkeypatch.setattr("whiflash_engine.calibrate.perf_counter", lambda: target.now)
+    calibrate(target, {"ar": SlowDrafter(target)}, costs)
+    for backlog in (64, 300, 512, 4000):
+        assert costs.catch_up("ar", backlog, 4) == pytest.approx(0.002 + 50e-6 * backlog)
+    assert costs.catch_up("ar", 5, 4) < 0.001

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 
@@ -153,21 +153,59 @@ def test_what_one_width_says_of_the_machine_holds_for_all() -> None:
     assert slower == pytest.approx(0.004 * after[7] / before[7], rel=0.02), "its draft as well"
 
 
+def test_a_width_that_was_not_calibrated_says_nothing_of_the_others() -> None:
+    """A grammar forces forty tokens, again and again: a pass two and a half times as long."""
+    costs = CostModel()
+    costs.seed_verify(1, 0.010)
+    costs.seed_verify(16, 0.040)
+    before = costs.expected("plain", 1, 16)
+    for _ in range(60):
+        costs.learn(_round("plain", Seconds(verify=0.100), drafts=40))
+    assert costs.expected("plain", 1, 16) == pytest.approx(before)
+    assert _expected(costs, "plain", 41) == pytest.approx(0.100, rel=0.02)
+
+
 def test_a_pass_costs_more_the_further_it_looks_back() -> None:
     costs = CostModel()
     costs.seed_verify(1, 0.010)
+    costs.seed_verify(4, 0.015)
     costs.seed_verify(8, 0.020)
-    costs.seed_reach(1e-6)
+    costs.seed_look(2e-6, 1e-6)
     near, far = costs.expected("plain", 1, 8), costs.expected("plain", 1, 8, context=5000)
-    assert far[0] == pytest.approx(near[0] + 0.005) and far[7] == pytest.approx(near[7] + 0.040)
+    assert far[0] == pytest.approx(near[0] + 0.015) and far[7] == pytest.approx(near[7] + 0.050)
     for _ in range(50):  # just what was expected: nothing is learned
         costs.learn(replace(_round("ar", Seconds(verify=far[3]), drafts=3), position=5000))
     assert costs.expected("plain", 1, 8, context=5000) == pytest.approx(far)
     assert costs.expected("plain", 1, 8) == pytest.approx(near)
 
 
+def test_whoever_drafts_pays_for_the_readiest() -> None:
+    costs = CostModel()
+    for arm in ("ar", "diffusion"):
+        costs.seed_catch_up(arm, 1, 0.0)
+        costs.seed_catch_up(arm, 100, 0.010)
+    width: dict[ArmName, int] = {"ar": 6, "diffusion": 8}
+
+    def behind(ar: int, diffusion: int) -> dict[ArmName, float]:
+        return costs.behind(width, {"ar": ar, "diffusion": diffusion}, width)
+
+    assert behind(3, 100) == pytest.approx({"ar": 0.0, "diffusion": 0.010})
+    assert behind(100, 100) == pytest.approx({"ar": 0.0, "diffusion": 0.0})
+    seven = 0.010 * 6 / 99  # behind a long copy
+    assert behind(7, 100) == pytest.approx({"ar": 0.0, "diffusion": 0.010 - seven})
+    assert (
+        costs.behind(["ar"], {"ar": 100}, width) == {"ar": 0.0} and costs.behind([], {}, {}) == {}
+    )
+
+
 def test_catching_up_is_known_before_it_was_ever_done() -> None:
     costs = CostModel()
     costs.seed_catch_up("ar", 64, 0.004)
-    assert costs.catch_up("ar", 640, 4) == pytest.approx(0.040)
+    costs.seed_catch_up("ar", 640, 0.040)
+    assert costs.catch_up("ar", 320, 4) == pytest.approx(0.020)
     assert costs.catch_up("ar", 3, 4) == 0.0 and costs.catch_up("diffusion", 640, 4) == 0.0
+
+
+def test_all_phases_are_part_of_a_round() -> None:
+    one = Seconds(**{field.name: 2.0**i for i, field in enumerate(fields(Seconds))})
+    assert one.total == 2.0 ** len(fields(Seconds)) - 1 and one.total - one.decoding == one.prefill

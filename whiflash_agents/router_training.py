@@ -22,6 +22,8 @@ from whiflash_engine.training.router import RouterOptions, fit
 from whiflash_engine.training.router_net import startable
 from whiflash_engine.training.router_worth import worth
 
+_CONTEXT = 256
+"""Tokens before the rounds that are replayed, about."""
 _BIASES = (0.0, 0.05, 0.1, 0.2, 0.4)
 
 
@@ -91,7 +93,7 @@ def train_router(run: RouterRun, report: Report) -> None:
         rounds = one.beside(rounds, [row.id for row in prompts])
     odds = fit(rounds, options, run.output, report)
     seconds = {
-        arm: costs.expected(arm, 1, longest + 1)
+        arm: costs.expected(arm, 1, longest + 1, _CONTEXT)
         for arm, longest in zip(ARMS, rounds.positions, strict=True)
     }
     replayed = worth(rounds.split()[1], odds, seconds, _BIASES)

@@ -20,6 +20,8 @@ from whiflash_engine.target.base import Target, TargetCache
 
 _CONTEXT = 64
 _FAR_CONTEXT = 1024
+_TIMES = 8
+"""How many times as long the longer backlog is."""
 _REPEATS = 3
 _SECONDS = 1.0
 """For the widths between those that must be measured."""
@@ -53,20 +55,18 @@ def calibrate(target: Target, drafters: Mapping[ArmName, Drafter], costs: CostMo
             target.forward(tokens[:width], cache, rows=width)
             spent.setdefault(width, []).append(_now(target.device) - start)
             cache.crop(context)
-    reach = _reach(target, cache, context, widest, min(spent[widest]))
-    costs.seed_reach(reach)
+    look = _look(target, cache, context, widest)
+    costs.seed_look(*look)
     least = float("inf")
     for width in sorted(spent, reverse=True):  # no pass costs more than one over more tokens
         least = min(least, median(spent[width]))
-        costs.seed_verify(width, least - reach * width * context)
+        costs.seed_verify(width, least - context * (look[0] + look[1] * width))
     log = FeatureLog(output.features.shape[1], target.dtype, target.device)
     log.append(output.features)
     sampler = Sampler(SamplingConfig())
     for name, drafter in drafters.items():
         state = drafter.new_state(context + 1)
-        start = _now(target.device)
         drafter.ingest(state, log, tokens)
-        costs.seed_catch_up(name, context, _now(target.device) - start)
         for drafts in {1, drafter.max_draft}:
             drafting = []
             for _ in range(_REPEATS):
@@ -76,28 +76,67 @@ def calibrate(target: Target, drafters: Mapping[ArmName, Drafter], costs: CostMo
                 drafter.propose(state, tokens, drafts, sampler)
                 drafting.append(_now(target.device) - start)
             costs.seed(name, drafts, median(drafting))
+        _seed_catch_ups(costs, name, drafter, log, tokens)
 
 
-def _reach(target: Target, cache: TargetCache, context: int, width: int, near: float) -> float:
-    """Seconds that a row of a pass takes for each position that it looks back to. near: of a pass
-    over `width` tokens behind `context` positions. Where positions are but memory, a long text
-    need not be run for it: that nothing stands there takes as long to look at."""
-    far = min(_FAR_CONTEXT, target.config.max_positions - width)
+def _look(target: Target, cache: TargetCache, context: int, widest: int) -> tuple[float, float]:
+    """Seconds that a pass takes for each position that it looks back to, and each of its rows.
+
+    Where positions are but memory, a long text need not be run for it: that nothing stands there
+    takes as long to look at."""
+    far = min(_FAR_CONTEXT, target.config.max_positions - widest)
     if not isinstance(cache, KVCache) or far < 4 * context:
-        return 0.0
-    cache.reserve(far - context + width)
+        return 0.0, 0.0
+    cache.reserve(far - context + widest)
     cache.span(context, far).zero_()
-    cache.advance(far - context)
-    spent = []
-    for _ in range(_REPEATS):
-        start = _now(target.device)
-        target.forward([0] * width, cache, rows=width)
-        spent.append(_now(target.device) - start)
-        cache.crop(far)
-    cache.crop(context)
-    # no more than all that a near pass takes, or that would be worth nothing
-    more = min(max(min(spent) - near, 0.0), near * (far - context) / (2 * context))
-    return more / (width * (far - context))
+    more: dict[int, list[float]] = {1: [], widest: []}
+    least = float("inf")
+    for _ in range(_REPEATS):  # near and far in turns
+        for width, found in more.items():
+            spent = []
+            for place in (context, far):
+                cache.advance(place - cache.length)
+                start = _now(target.device)
+                target.forward([0] * width, cache, rows=width)
+                spent.append(_now(target.device) - start)
+                cache.crop(context)
+            found.append(spent[1] - spent[0])
+            least = min(least, spent[0])
+    one, all_rows = (max(median(found), 0.0) / (far - context) for found in more.values())
+    # near the beginning it is not what a pass is made of, whatever a busy moment says
+    most = 0.5 * least / (context * widest)
+    a_row = min(max((all_rows - one) / (widest - 1), 0.0), most)
+    return min(max(one - a_row, 0.0), most), a_row
+
+
+def _seed_catch_ups(
+    costs: CostModel, name: ArmName, drafter: Drafter, log: FeatureLog, tokens: list[int]
+) -> None:
+    """At two backlogs, the second of the features that there are over and over, and what follows
+    from these for a short one and a long one."""
+    near, features = log.length, log.rows(0, log.length)
+    long = FeatureLog(log.width, features.dtype, features.device)
+    for _ in range(_TIMES):
+        long.append(features)
+    every = [tokens[i % near] for i in range(long.length + 1)]
+    state = drafter.new_state(long.length + 1)
+    seconds: list[float] = []
+    for length in (near, long.length):
+        spent = []
+        for _ in range(1 + _REPEATS):
+            state.crop(0)
+            start = _now(features.device)
+            drafter.ingest(state, long.until(length), every[: length + 1])
+            spent.append(_now(features.device) - start)
+        seconds.append(median(spent[1:]))  # the first may be slower than any other
+    slope = max(seconds[1] - seconds[0], 0.0) / (long.length - near)
+    for backlog, known in (
+        (1, min(slope, seconds[0])),
+        (near, seconds[0]),
+        (long.length, seconds[1]),
+        (_TIMES * long.length, seconds[1] + (_TIMES - 1) * long.length * slope),
+    ):
+        costs.seed_catch_up(name, backlog, known)
 
 
 def _now(device: torch.device) -> float:

@@ -12,7 +12,7 @@ from whiflash_engine.config import ArmName, SamplingConfig
 from whiflash_engine.devices import wait_for
 from whiflash_engine.drafters.base import Drafter, Proposal
 from whiflash_engine.events import Round, Seconds
-from whiflash_engine.hindsight import in_hindsight
+from whiflash_engine.hindsight import Known, could_look_back, in_hindsight
 from whiflash_engine.judge import judge
 from whiflash_engine.logprobs import logprobs
 from whiflash_engine.offer import offer
@@ -74,7 +74,7 @@ class _Loop:
         self._target, self._drafters, self._router = target, drafters, router
         self._sequence, self._sampler = sequence, sampler
         self._learning = 0.0  # of the last round: seconds, told with this one's pick
-        self._last: Round | None = None
+        self._last: Known | None = None
         self._prompt = 0.0  # seconds spent on the prompt, told with the round that follows it
 
     def is_ready(self) -> bool:
@@ -126,7 +126,7 @@ class _Loop:
         accepted, drafted = done.tried
         sequence.recent.add(done.arm, accepted + (done.untried or 0.0), drafted + done.left)
         self._router.learn(done)
-        self._last = done
+        self._last = Known(done, min(len(context.forced), len(tokens)))
         self._learning = perf_counter() - started
         return done
 
@@ -150,17 +150,15 @@ class _Loop:
         clock.stop("draft")
         return proposal
 
-    def _look_back(self, arm: ArmName, drafter: Drafter, last: Round, clock: _Clock) -> None:
+    def _look_back(self, arm: ArmName, drafter: Drafter, last: Known, clock: _Clock) -> None:
         """Score an idle drafter, on a sample of the rounds in which it comes back."""
-        if not self._router.looks_back(last.position):
-            return
-        sequence = self._sequence
-        told = in_hindsight(
-            arm, drafter, sequence.drafts[arm], sequence.log, sequence.tokens, last
-        )  # fmt: skip
-        if told is not None:
-            self._router.learn_idle(told)
-        clock.stop("pick")
+        sequence, start = self._sequence, last.round.position
+        state, tokens = sequence.drafts[arm], sequence.tokens
+        if self._router.looks_back(start) and could_look_back(drafter, state, last):
+            drafter.ingest(state, sequence.log.until(start - 1), tokens[:start])
+            clock.stop("catch_up")
+            self._router.learn_idle(in_hindsight(arm, drafter, state, tokens, last))
+            clock.stop("hindsight")
 
 
 class _Clock:

@@ -32,11 +32,13 @@ class Seconds:
     catch_up: the switch cost, what a drafter that was idle in the last round spends on
         the positions that it missed; the ordinary ingest of the drafter that stays in
         charge counts as `draft`.
+    hindsight: for a draft from where an earlier round began; see `hindsight`.
     """
 
     prefill: float = 0.0
     pick: float = 0.0
     catch_up: float = 0.0
+    hindsight: float = 0.0
     draft: float = 0.0
     mask: float = 0.0
     verify: float = 0.0
@@ -50,7 +52,8 @@ class Seconds:
     def decoding(self) -> float:
         """All but the prompt's own pass."""
         # told of every round: a loop over the fields would take ten times as long
-        return self.pick + self.catch_up + self.draft + self.mask + self.verify + self.commit
+        drafting = self.catch_up + self.hindsight + self.draft
+        return self.pick + drafting + self.mask + self.verify + self.commit
 
     def __add__(self, other: Seconds) -> Seconds:
         return Seconds(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))

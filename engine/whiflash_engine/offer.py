@@ -35,7 +35,7 @@ def offer(
                 width[name] = count + 1
     return RouteContext(
         entropy=sequence.entropy, span=sequence.spans.span, since=sequence.spans.since,
-        position=len(sequence.tokens), generated=sequence.generated,
+        position=len(sequence.tokens), generated=sequence.generated, room=sequence.room,
         backlog={name: sequence.backlog(name) for name in width},
         width=width, forced=forced, copied=copied, matched=matched,
         constrained=sequence.constraint is not None, sampled=sampled, recent=sequence.recent.share,

@@ -107,8 +107,8 @@ def luckiest(records: Sequence[Times]) -> float:
     return tokens / seconds
 
 
-def figures(record: Times, plain: Times, levels: Levels) -> Method:
-    """One method's figures."""
+def figures(record: Times, plain: Times, levels: Levels | None) -> Method:
+    """One method's figures. levels: None where they would not tell what it does."""
     kinds = [kind for kind in KINDS if kind in record.kinds]
     method: Method = {
         "tokens_per_second": record.rate(),
@@ -124,14 +124,15 @@ def figures(record: Times, plain: Times, levels: Levels) -> Method:
     stats = record.stats()
     if not stats.rounds:
         return method
+    if levels is not None:
+        method["levelled_to_plain"] = record.levelled(levels) / plain.levelled(levels)
+        method["levelled_to_plain_by_kind"] = {
+            k: record.levelled(levels, k) / plain.levelled(levels, k) for k in kinds
+        }
     return {
         **method,
         "decoding_to_plain": record.decoding() / plain.decoding(),
         "decoding_to_plain_by_kind": {k: record.decoding(k) / plain.decoding(k) for k in kinds},
-        "levelled_to_plain": record.levelled(levels) / plain.levelled(levels),
-        "levelled_to_plain_by_kind": {
-            k: record.levelled(levels, k) / plain.levelled(levels, k) for k in kinds
-        },
         "acceptance_length": stats.acceptance_length,
         "acceptance_length_by_kind": {k: record.stats(k).acceptance_length for k in kinds},
         "acceptance_length_by_arm": {arm: s.acceptance_length for arm, s in stats.arms.items()},

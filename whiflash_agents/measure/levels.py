@@ -26,7 +26,7 @@ class Levels:
         drafts: dict[Draft, list[float]] = defaultdict(list)
         for done in rounds:
             passes[done.verified].append(done.seconds.verify)
-            if done.seconds.catch_up == 0:  # else a part of what is drafting elsewhere is there
+            if not _apart(done):
                 drafts[_draft(done)].append(done.seconds.draft)
         self._passes = {width: median(found) for width, found in passes.items()}
         self._drafts = {draft: median(found) for draft, found in drafts.items()}
@@ -37,10 +37,16 @@ class Levels:
 
     def _one(self, done: Round) -> float:
         own = done.seconds
-        draft = own.draft if own.catch_up else self._drafts[_draft(done)]
-        return self._passes[done.verified] + draft + own.catch_up + own.pick + own.mask + own.commit
+        draft = own.draft if _apart(done) else self._drafts[_draft(done)]
+        return own.decoding - own.verify - own.draft + self._passes[done.verified] + draft
 
 
 def _draft(done: Round) -> Draft:
     """A token that its drafter left out has been looked at as well."""
     return done.arm, len(done.proposed) + (done.doubt is not None)
+
+
+def _apart(done: Round) -> bool:
+    """Whether what drafting elsewhere includes, taking in the last round's tokens, was booked as
+    something else."""
+    return done.seconds.catch_up > 0 or done.seconds.prefill > 0

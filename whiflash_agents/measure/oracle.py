@@ -62,10 +62,12 @@ def _best(hand: HandMade, costs: CostModel) -> Decision:
     context = offer(sequence, hand.engine.drafters, copies=True)
     marks = {arm: state.watermark for arm, state in sequence.drafts.items()}
     best, decision = 0.0, Decision("plain", 0)
+    drafters = sequence.drafts.keys() & context.width.keys()
+    behind = costs.behind(drafters, context.backlog, context.width)
     for arm in context.width:
         made = len(hand.judge(_drafted(hand, arm, context))[0].tokens)
-        late = costs.catch_up(arm, context.backlog[arm], made) / _ROUNDS_SERVED
-        (seconds,) = costs.expected(arm, made, made)
+        late = behind.get(arm, 0.0) / _ROUNDS_SERVED
+        (seconds,) = costs.expected(arm, made, made, context.position)
         if (rate := made / (seconds + late)) > best:
             best, decision = rate, Decision(arm, made - 1)  # the last one comes undrafted
     sequence.cache.crop(sequence.processed)

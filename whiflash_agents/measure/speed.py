@@ -4,7 +4,7 @@ Ratios rather than absolute times: a shared machine drifts, and all methods drif
 transformers' own `generate` runs in the same precision (float32 beside int8) on the same prompts
 and is always printed. Every method ends where its answer does, so that nothing is measured on what
 a model would say behind it; speeds are of the tokens really made. The order of the methods turns
-with every prompt. What it does within a prompt is taken out of `levelled_to_plain`.
+with every prompt. What the machine does within a prompt is taken out of `levelled_to_plain`.
 """
 
 from __future__ import annotations
@@ -91,6 +91,8 @@ def measure(
         report(f"{number}/{len(prompts)} {prompt.id}")
     plain = times["plain"]
     levels = Levels(r for record in times.values() for rounds in record.rounds for r in rounds)
+    # what these do otherwise is no part of their rounds, or a part of every draft
+    changed = {name for name, way in ways.items() if way.eager or way.full_layer}
     widths = _widths(engine)
     speed = Speed(
         dtype=engine.target.precision,
@@ -101,7 +103,10 @@ def measure(
         plain_to_transformers=plain.rate() / times[TRANSFORMERS].rate(),
         width_8_to_1=widths[8] / widths[1],
         width_seconds=widths,
-        methods={name: figures(record, plain, levels) for name, record in times.items()},
+        methods={
+            name: figures(record, plain, None if name in changed else levels)
+            for name, record in times.items()
+        },
     )
     if STATIC.keys() <= times.keys():
         speed["best_static_per_prompt"] = luckiest([times[name] for name in STATIC]) / plain.rate()

@@ -20,20 +20,19 @@ def table(speed: Speed) -> Table:
     title += f", {speed['device']}, {speed['threads']} threads"
     out = Table(title=title, title_justify="left", box=None, pad_edge=False)
     out.add_column("method")
-    for name in ("tokens/s", "ratio", "level", "AL", *KINDS):
+    for name in ("tok/s", "ratio", "AL", *KINDS):
         out.add_column(name, justify="right")
     for name, method in speed["methods"].items():
         out.add_row(
             name,
             f"{method['tokens_per_second']:.1f}",
-            f"{method['to_plain']:.2f}x",
-            _two(method.get("levelled_to_plain")),
+            f"{method['to_plain']:.2f} {_two(method.get('levelled_to_plain'))}",
             _two(method.get("acceptance_length")),
             *(_of_kind(method, kind) for kind in KINDS),
         )
     out.caption = (
-        "ratio: to plain; by kind: ratio and AL. level: ratio in decoding alone, every pass and "
-        "draft at the median of its kind. Plain is "
+        "ratio: to plain, and then that of decoding alone with every pass and draft at its "
+        "median. By kind: ratio to plain and AL. Plain is "
         f"{speed['plain_to_transformers']:.2f}x transformers; a pass over 8 tokens takes "
         f"{speed['width_8_to_1']:.2f}x a pass over one"
     )

@@ -1,6 +1,6 @@
 """C sources into a library, compiled for this very processor.
 
-That takes a C compiler and some seconds of one core, which all cores share; nothing is kept, so
+That takes a C compiler and some seconds, the fewer the more cores there are; nothing is kept, so
 nothing can be out of date.
 """
 
@@ -30,7 +30,7 @@ def build(sources: Sequence[Path]) -> ctypes.CDLL | None:
     without a C compiler (`CC`, else `cc`). Then the log says why."""
     try:
         return _built(sources)
-    except (OSError, ValueError, subprocess.SubprocessError) as error:
+    except (OSError, RuntimeError, ValueError, subprocess.SubprocessError) as error:
         said = getattr(error, "stderr", None) or b""
         _log.info("no kernels of our own: %s %s", error, said.decode(errors="replace"))
         return None

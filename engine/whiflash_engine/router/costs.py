@@ -5,11 +5,11 @@ catching up per arm by backlog. The rest of a round (picking, masks, commit) dif
 arms. Everything is a running average, seeded by a short calibration and followed up by the rounds
 themselves.
 
-    seconds = pace * (verify(width) + reach * width * context + draft(arm, width - 1) + rest)
+    seconds = drag * (verify(width) + look(width) * context + draft(arm, width - 1) + rest)
 
-pace: how much slower than at calibration the machine is of late. A processor that is shared, or
+drag: how much slower than at calibration the machine is of late. A processor that is shared, or
 whose clock varies, would otherwise make arms look dear that are picked often, and cheap those that
-were measured long ago.
+were measured long ago. look: what looking back takes for each position, of a pass and of its rows.
 
 Plain lists: a round has some dozen numbers, for which an array's operators cost more than their
 arithmetic.
@@ -18,7 +18,7 @@ arithmetic.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from whiflash_engine.config import ArmName
 from whiflash_engine.events import Round
@@ -30,8 +30,6 @@ _RATE = 0.1
 _CLIP = 3.0
 # How much of a change in the seconds of a width is taken to be its own.
 _ALONE = 0.2
-# Backlogs so many times that of calibration are taken to cost as many times as much.
-_FAR = 64
 
 
 def moved(average: float, x: float, rate: float = _RATE) -> float:
@@ -61,7 +59,9 @@ class Curve:
 
     def at(self, place: int) -> float | None:
         """None before anything has been measured."""
-        return self.between(place, place)[0] if self._places else None
+        if place in self._values:
+            return self._values[place]
+        return self._line(place) if self._places else None
 
     def between(self, low: int, high: int) -> Sequence[float]:
         """At low, low+1, ..., high; nothing before anything has been measured."""
@@ -90,7 +90,8 @@ class CostModel:
         self._verify = Curve()
         self._catch_up: dict[ArmName, Curve] = {}
         self._rest: float | None = None
-        self._reach, self._pace = 0.0, 1.0
+        self._seeded: set[int] = set()  # widths whose seconds tell of the drag
+        self._look, self._drag = (0.0, 0.0), 1.0
 
     def seed(self, arm: ArmName, drafts: int, seconds: float) -> None:
         """Calibration: what drafting so many tokens takes, ordinary ingest included."""
@@ -99,52 +100,65 @@ class CostModel:
     def seed_verify(self, width: int, seconds: float) -> None:
         """Calibration: what a target pass over `width` tokens takes."""
         self._verify.seed(width, seconds)
+        self._seeded.add(width)
 
-    def seed_reach(self, seconds: float) -> None:
-        """Calibration: what a row of a pass takes for every position that it looks back to."""
-        self._reach = seconds
+    def seed_look(self, a_pass: float, a_row: float) -> None:
+        """Calibration: seconds for every position that a pass looks back to, and for every such
+        position and row of it."""
+        self._look = (a_pass, a_row)
 
     def seed_catch_up(self, arm: ArmName, backlog: int, seconds: float) -> None:
-        """Calibration: what taking in so many positions takes. More of them take longer in
-        proportion, until that has been measured."""
-        curve = self._catch_up.setdefault(arm, Curve())
-        for times in (1, _FAR):
-            curve.seed(times * backlog, times * seconds)
+        """Calibration: what taking in so many positions takes."""
+        self._catch_up.setdefault(arm, Curve()).seed(backlog, seconds)
 
     def learn(self, round: Round) -> None:
         seconds = round.seconds
         if seconds.verify > 0:
             self._learn_pass(round.verified, round.position, seconds.verify)
-        pace = self._pace
+        drag = self._drag
         if len(round.proposed) > round.forced:  # else it was an ingest and no more
             curve = self._draft.setdefault(round.arm, Curve())
             # one that its drafter left out has been looked at as well
-            curve.add(len(round.proposed) + (round.doubt is not None), seconds.draft / pace)
+            curve.add(len(round.proposed) + (round.doubt is not None), seconds.draft / drag)
         if seconds.catch_up > 0:
             # Backlogs are rarely the same twice: those between two powers of two count as the
             # middle one.
             least = 1 << max(round.backlog, 1).bit_length() - 1
             curve = self._catch_up.setdefault(round.arm, Curve())
-            curve.add(least + least // 2, seconds.catch_up / pace)
-        rest = (seconds.pick + seconds.mask + seconds.commit) / pace
+            curve.add(least + least // 2, seconds.catch_up / drag)
+        rest = (seconds.pick + seconds.mask + seconds.commit) / drag
         self._rest = rest if self._rest is None else moved(self._rest, rest)
 
     def _learn_pass(self, width: int, context: int, seconds: float) -> None:
-        """A width that has become slower has so mostly with all others."""
-        known, far = self._verify.at(width), self._reach * width * context
-        if known is None:
-            self._verify.seed(width, seconds)
+        """A width that has become slower has so mostly with all others. One that calibration did
+        not measure says nothing of them."""
+        known, far = self._verify.at(width), self._far(width, context)
+        if known is None or width not in self._seeded:
+            self._verify.add(width, max(seconds / self._drag - far, 0.1 * seconds))
             return
         ratio, alone = seconds / (known + far), _ALONE * _RATE
-        self._pace = moved(self._pace, ratio, _RATE - alone)
-        self._verify.add(width, known * ratio / self._pace, alone)
+        self._drag = moved(self._drag, ratio, _RATE - alone)
+        self._verify.add(width, known * ratio / self._drag, alone)
+
+    def _far(self, width: int, context: int) -> float:
+        a_pass, a_row = self._look
+        return context * (a_pass + a_row * width)
 
     def catch_up(self, arm: ArmName, backlog: int, width: int) -> float:
         """Seconds of one catch-up. A backlog of up to `width` positions is an ordinary ingest,
         which `draft` already contains."""
         curve = self._catch_up.get(arm)
         known = None if curve is None or backlog <= width else curve.at(backlog)
-        return self._pace * (known or 0.0)
+        return self._drag * (known or 0.0)
+
+    def behind(
+        self, arms: Iterable[ArmName], backlog: Mapping[ArmName, int], width: Mapping[ArmName, int]
+    ) -> dict[ArmName, float]:
+        """Per drafter, seconds that it takes to catch up beyond those of whoever takes least: so
+        much has to be paid by anyone who is to draft."""
+        found = {arm: self.catch_up(arm, backlog.get(arm, 0), width[arm]) for arm in arms}
+        least = min(found.values(), default=0.0)
+        return {arm: seconds - least for arm, seconds in found.items()}
 
     def expected(self, arm: ArmName, low: int, high: int, context: int = 0) -> list[float]:
         """Seconds of a round of `arm`, positive, for each width from low to high: draft
@@ -157,17 +171,18 @@ class CostModel:
 
     def passes(self, widest: int, context: int = 0) -> list[float]:
         """Seconds of a round without its draft, for each width from 1 to `widest`."""
-        pace, far = self._pace, self._reach * context
+        a_pass, a_row = self._look
+        drag, rest = self._drag, (self._rest or 0.0) + a_pass * context
         verify = self._verify.between(1, widest) or (1.0,) * widest
-        rest = self._rest or 0.0
-        return [pace * (rest + far * width + seconds) for width, seconds in enumerate(verify, 1)]
+        far = a_row * context
+        return [drag * (rest + far * width + seconds) for width, seconds in enumerate(verify, 1)]
 
     def rounds(self, arm: ArmName, passes: Sequence[float], low: int, high: int) -> list[float]:
         """As `expected` tells them; passes: of `passes`, at least to `high`."""
         curve = self._draft.get(arm)
         if curve is None:
             return [*passes[low - 1 : high]]
-        pace, drafting = self._pace, curve.between(low - 1, high - 1)
+        drag, drafting = self._drag, curve.between(low - 1, high - 1)
         return [
-            one + pace * draft for one, draft in zip(passes[low - 1 : high], drafting, strict=True)
+            one + drag * draft for one, draft in zip(passes[low - 1 : high], drafting, strict=True)
         ]

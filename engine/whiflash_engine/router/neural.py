@@ -83,7 +83,9 @@ class NeuralPolicy:
         self.shift = dict.fromkeys(net.positions, 0.0)
         self._seen: RouteContext | None = None
         self._odds: list[float] = []
-        self._before: tuple[int, list[float]] = (-1, [])  # position and odds of the round before
+        # position and odds of the round before, whichever text it was of: where texts take turns,
+        # what idle arms are told of others is lost
+        self._before: tuple[int, list[float]] = (-1, [])
         self._chances: dict[ArmName, list[float]] = {}
 
     def candidates(self, arms: Sequence[ArmName]) -> Sequence[ArmName]:

@@ -29,8 +29,9 @@ class RouteContext:
     entropy: nats, of the target distribution that produced the last bonus token.
     span: where the next token lies; since: for how many tokens it has lasted.
     position: the next token's absolute position; generated: tokens before it that are not the
-        prompt's. constrained: a grammar holds. sampled: tokens
-        are drawn, and what is drawn depends on where drafts end.
+        prompt's; room: draft tokens that could still be committed.
+    constrained: a grammar holds. sampled: tokens are drawn, and what is drawn depends on where
+        drafts end.
     backlog: per arm, committed positions that its drafter has not ingested.
     width: per arm, the most rows of the target pass if it is picked: draft tokens + 1.
     forced: tokens that the grammar implies next; every arm's draft begins with them.
@@ -51,6 +52,7 @@ class RouteContext:
     matched: int = 0
     since: int = 0
     generated: int = 0
+    room: int = 1 << 30
     constrained: bool = False
     sampled: bool = False
     recent: Mapping[ArmName, float] = field(default_factory=lambda: UNTRIED)

@@ -42,13 +42,12 @@ class Prospect:
             self._worth[arm] = usual + rate * (one - usual)
             self._gains[arm] = gain + rate * (gains.get(arm, 0.0) - gain)
 
-    def left(self, arm: ArmName, seconds: float, generated: int) -> float:
+    def left(self, arm: ArmName, seconds: float, generated: int, room: int) -> float:
         """What of the seconds that catching up takes the rounds to come will not bring back, in a
-        text of so many tokens by now."""
-        rounds = (generated + _AT_LEAST) / self._tokens
+        text of so many tokens by now that has room for so many more."""
+        rounds = min(generated + _AT_LEAST, room) / self._tokens
         return max(seconds - self._gains.get(arm, 0.0) * rounds, 0.0)
 
-    def first(self, worth: Mapping[ArmName, float]) -> ArmName:
-        """Who is to take in a text that no drafter knows yet: whoever is worth most on the average,
-        for the others would have to catch up with all of it. worth: as in `learn`, now."""
-        return max(worth, key=lambda arm: self._worth.get(arm, worth[arm]))
+    def usual(self, arm: ArmName, worth: float) -> float:
+        """What the arm is worth on the average; before any round, what it is worth now."""
+        return self._worth.get(arm, worth)

@@ -58,8 +58,11 @@ class Routers:
             return self._built[config]
 
     def fresh(self, config: RouterConfig) -> Router:
-        """One that has learned nothing yet and is nobody else's, with a copy of the costs."""
-        return build_router(config, self._arms, deepcopy(self.costs), self._net)
+        """One that has learned nothing yet and is nobody else's, with a copy of the costs. Not
+        to be called in a round."""
+        with self._turn:
+            costs = deepcopy(self.costs)
+        return build_router(config, self._arms, costs, self._net)
 
     def _build(self, config: RouterConfig) -> Router:
         router = build_router(config, self._arms, self.costs, self._net, self._learner)

@@ -48,7 +48,7 @@ _SURE: Final = frozenset[ArmName](("ar", "diffusion"))
 class Decision:
     """drafts: how many tokens to draft at most. scores: per arm, at its best length; empty when
     there was no choice. The arm with the largest wins, except in a probe and where no drafter has
-    taken the text in yet (`Prospect.first`). floor: of
+    taken the text in yet. floor: of
     `Drafter.propose`."""
 
     arm: ArmName
@@ -58,14 +58,13 @@ class Decision:
 
 
 class _Offer(NamedTuple):
-    """score: with what getting ready costs; ready: without. seconds: of the round, and catch_up:
-    of getting ready, where costs count."""
+    """score: with what getting ready costs; ready: without. seconds: of the round, where costs
+    count."""
 
     score: float
     drafts: int
     ready: float
     seconds: float
-    catch_up: float
 
 
 class Router:
@@ -138,8 +137,8 @@ class Router:
         best = max(candidates, key=scores.__getitem__)
         if self._balance:
             self._worth = {arm: offers[arm].ready for arm in candidates if arm in _SURE}
-            if best in _SURE and _none_ready(context):
-                best = self._prospect.first(self._worth)
+            if best in _SURE and self._new_to_all(context):
+                best = max(self._worth, key=lambda arm: self._at_first(offers[arm], arm))
             self._gains = self._saved(offers)
         chosen = offers[best]
         return Decision(best, chosen.drafts, scores, self._floor(best, context))
@@ -173,17 +172,16 @@ class Router:
         """Every arm's best score, and the draft length that reaches it."""
         costs, balance, width, backlog = self._costs, self._balance, context.width, context.backlog
         favoured, expect = FAVOURED.get(context.span), self._policy.expect
-        any_ready = not _none_ready(context)
+        behind = costs.behind(_SURE & width.keys(), backlog, width) if balance else {}
         passes = costs.passes(max(width.values()), context.position) if balance else ()
         offers: dict[ArmName, _Offer] = {}
         for arm in candidates:
             expected, most = expect(arm, context), width[arm]
             if self._whole:
                 expected = expected[-1:]
-            seconds, catch_up = expected, 0.0
+            seconds = expected
             if balance:
                 seconds = costs.rounds(arm, passes, most - len(expected) + 1, most)
-                catch_up = costs.catch_up(arm, backlog.get(arm, 0), most)
             if balance == 1.0:  # a power costs more than all the rest
                 worth = [tokens / cost for tokens, cost in zip(expected, seconds, strict=True)]
             else:
@@ -195,17 +193,29 @@ class Router:
             if arm == favoured:
                 ready += self._span_bias
             score = ready
-            if catch_up and any_ready:
-                late = self._prospect.left(arm, catch_up, context.generated)
+            if catch_up := behind.get(arm):
+                late = self._prospect.left(arm, catch_up, context.generated, context.room)
                 score -= balance * math.log1p(late / spent)
             drafts = most - 1 if arm in _SURE else most - 1 - shorter
-            offers[arm] = _Offer(score, drafts, ready, spent, catch_up)
+            offers[arm] = _Offer(score, drafts, ready, spent)
         return offers
+
+    def _new_to_all(self, context: RouteContext) -> bool:
+        """Whether no drafter has taken in anything of the text yet, and all have much to."""
+        generated, width = context.generated, context.width
+        backlog = context.backlog
+        return all(backlog.get(arm, 0) > max(generated, width[arm]) for arm in self._worth)
+
+    def _at_first(self, offer: _Offer, arm: ArmName) -> float:
+        """Who takes a text in first goes by what drafters are worth on the average: the others
+        would have to catch up with all of it, and a text's first round is unlike the others."""
+        return self._prospect.usual(arm, offer.ready) + offer.score - offer.ready
 
     def _saved(self, offers: Mapping[ArmName, _Offer]) -> dict[ArmName, float]:
         """Seconds that the best arm would save, were all of them ready: beside the next best."""
         best, other, *_ = sorted(offers.items(), key=lambda one: one[1].ready, reverse=True)
-        return {best[0]: (best[1].ready - other[1].ready) * best[1].seconds / self._balance}
+        ratio = math.exp(min((best[1].ready - other[1].ready) / self._balance, 10.0))
+        return {best[0]: (ratio - 1.0) * best[1].seconds}
 
     def _floor(self, arm: ArmName, context: RouteContext) -> float:
         if arm not in _SURE or self._whole:
@@ -223,16 +233,11 @@ class Router:
         for arm, offer in offers.items():
             if arm not in idle or idle[arm] < self._patience[arm]:
                 continue
-            if offer.catch_up > _PROBE_SHARE * idle[arm] * offer.seconds:
+            # all of it, also where others are no readier: they will have to catch up then
+            catch_up = self._costs.catch_up(arm, context.backlog.get(arm, 0), width[arm])
+            if catch_up > _PROBE_SHARE * idle[arm] * offer.seconds:
                 continue
             # a draft of nothing but forced tokens would teach nothing
             if arm == "plain" or width[arm] > forced + 1:
                 return arm
         return None
-
-
-def _none_ready(context: RouteContext) -> bool:
-    """Whether no drafter has taken the text in yet. One of them has to: it is not charged for."""
-    return all(
-        context.backlog.get(arm, 0) > context.width[arm] for arm in _SURE & context.width.keys()
-    )
