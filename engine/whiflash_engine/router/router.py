@@ -24,6 +24,7 @@ from whiflash_engine.events import Round
 from whiflash_engine.router.costs import CostModel
 from whiflash_engine.router.policies import Policy, RouteContext
 from whiflash_engine.router.price import Price
+from whiflash_engine.router.probes import Probes
 from whiflash_engine.router.prospect import Prospect
 from whiflash_engine.sampling import uniform
 
@@ -35,11 +36,6 @@ FAVOURED: Final[Mapping[Span, ArmName]] = {
     "reasoning": "ar",
 }
 """Whom the span bias favours."""
-# Rounds that an arm may go unused before it is tried again, doubled at each try; and the share of
-# their time that catching up for the try may take.
-_FIRST_PROBE: Final = 4
-_LAST_PROBE: Final = 128
-_PROBE_SHARE: Final = 0.002
 _SURE: Final = frozenset[ArmName](("ar", "diffusion"))
 """Arms that say how sure they are."""
 
@@ -99,12 +95,10 @@ class Router:
         self._without = frozenset(without)
         self._whole, self._hindsight = whole_drafts, hindsight
         self._price, self._prospect = Price(self._costs, balance), Prospect()
+        self._probes = Probes(probed)
         # of the round that was picked last: what drafters were worth, and would have saved
         self._worth: dict[ArmName, float] = {}
         self._gains: dict[ArmName, float] = {}
-        self._idle = dict.fromkeys(probed, 0)
-        # what plain decoding brings is known; what it costs may change with the machine
-        self._patience = {arm: _LAST_PROBE if arm == "plain" else _FIRST_PROBE for arm in probed}
 
     @property
     def policy(self) -> Policy:
@@ -150,13 +144,7 @@ class Router:
         self._price.learn(round)
         self._prospect.learn(self._worth, self._gains, len(round.tokens))
         self._worth, self._gains = {}, {}
-        for arm, idle in self._idle.items():
-            if arm == round.arm:
-                self._idle[arm] = 0
-                if idle >= self._patience[arm]:
-                    self._patience[arm] = min(2 * self._patience[arm], _LAST_PROBE)
-            elif arm in round.scores:  # it was on offer
-                self._idle[arm] = idle + 1
+        self._probes.learn(round)
 
     def looks_back(self, position: int) -> bool:
         """Whether a drafter that catches up is to be scored on the round that began there."""
@@ -202,9 +190,8 @@ class Router:
 
     def _new_to_all(self, context: RouteContext) -> bool:
         """Whether no drafter has taken in anything of the text yet, and all have much to."""
-        generated, width = context.generated, context.width
-        backlog = context.backlog
-        return all(backlog.get(arm, 0) > max(generated, width[arm]) for arm in self._worth)
+        least, backlog = context.generated, context.backlog
+        return all(backlog.get(arm, 0) > max(least, context.width[arm]) for arm in self._worth)
 
     def _at_first(self, offer: _Offer, arm: ArmName) -> float:
         """Who takes a text in first goes by what drafters are worth on the average: the others
@@ -223,21 +210,15 @@ class Router:
         return self._price.of(arm, context.width[arm], context.position)
 
     def _stale(self, offers: Mapping[ArmName, _Offer], context: RouteContext) -> ArmName | None:
-        """An arm that is due for a probe.
-
-        An arm that is not used gives no signal, so that one bad start would condemn it for
-        good. Trying it after 4, 8, 16, ... and then every 128 rounds, or fewer where it has much
-        to catch up, costs next to nothing and finds out when the text or the machine has changed.
-        """
-        width, forced, idle = context.width, len(context.forced), self._idle
+        """An arm that is due for a probe."""
         for arm, offer in offers.items():
-            if arm not in idle or idle[arm] < self._patience[arm]:
+            width = context.width[arm]
+            # a draft of nothing but forced tokens would teach nothing
+            teaches = arm == "plain" or width > len(context.forced) + 1
+            if not teaches or not self._probes.waited(arm):
                 continue
             # all of it, also where others are no readier: they will have to catch up then
-            catch_up = self._costs.catch_up(arm, context.backlog.get(arm, 0), width[arm])
-            if catch_up > _PROBE_SHARE * idle[arm] * offer.seconds:
-                continue
-            # a draft of nothing but forced tokens would teach nothing
-            if arm == "plain" or width[arm] > forced + 1:
+            catch_up = self._costs.catch_up(arm, context.backlog.get(arm, 0), width)
+            if not self._balance or self._probes.affords(arm, catch_up, offer.seconds):
                 return arm
         return None
