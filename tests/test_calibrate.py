@@ -77,15 +77,18 @@ class FarTarget(ToyTarget):
 
 
 class SlowDrafter(ToyDrafter):
-    """Takes in a position in 50 us, behind 2 ms; what it is asked first takes a second more."""
+    """Takes in a position in so many seconds, behind 2 ms; what it is asked first takes a second
+    more."""
 
-    def __init__(self, target: FarTarget) -> None:
+    def __init__(self, target: FarTarget, a_position: float) -> None:
         super().__init__(target, seed=0, draft=3)
-        self._target, self._first = target, 1.0
+        self._target, self._first, self._each = target, 1.0, a_position
+        self.most = 0
 
     def ingest(self, state: DraftState, log: FeatureLog, tokens: Sequence[int]) -> None:
-        self._target.now += self._first + 0.002 + 50e-6 * (log.length - state.watermark)
-        self._first = 0.0
+        count = log.length - state.watermark
+        self._target.now += self._first + 0.002 + self._each * count
+        self._first, self.most = 0.0, max(self.most, count)
         super().ingest(state, log, tokens)
 
 
@@ -101,7 +104,10 @@ def test_what_looking_far_back_takes_is_found(monkeypatch: pytest.MonkeyPatch) -
 def test_what_catching_up_takes_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     target, costs = FarTarget(), CostModel()
     monkeypatch.setattr("whiflash_engine.calibrate.perf_counter", lambda: target.now)
-    calibrate(target, {"ar": SlowDrafter(target)}, costs)
+    quick, slow = SlowDrafter(target, 50e-6), SlowDrafter(target, 5e-3)
+    calibrate(target, {"ar": quick, "diffusion": slow}, costs)
     for backlog in (64, 300, 512, 4000):
         assert costs.catch_up("ar", backlog, 4) == pytest.approx(0.002 + 50e-6 * backlog)
+        assert costs.catch_up("diffusion", backlog, 4) == pytest.approx(5e-3 * backlog, rel=0.01)
     assert costs.catch_up("ar", 5, 4) < 0.001
+    assert slow.most == 64 < quick.most, "it would take seconds"

@@ -22,6 +22,8 @@ _CONTEXT = 64
 _FAR_CONTEXT = 1024
 _TIMES = 8
 """How many times as long the longer backlog is."""
+_SOON = 0.02
+"""Seconds."""
 _REPEATS = 3
 _SECONDS = 1.0
 """For the widths between those that must be measured."""
@@ -113,30 +115,32 @@ def _seed_catch_ups(
     costs: CostModel, name: ArmName, drafter: Drafter, log: FeatureLog, tokens: list[int]
 ) -> None:
     """At two backlogs, the second of the features that there are over and over, and what follows
-    from these for a short one and a long one."""
+    from these for a short one and a long one. A drafter that takes long for the first is not asked
+    for the second: its time is all arithmetic, and grows with the backlog."""
     near, features = log.length, log.rows(0, log.length)
     long = FeatureLog(log.width, features.dtype, features.device)
     for _ in range(_TIMES):
         long.append(features)
     every = [tokens[i % near] for i in range(long.length + 1)]
     state = drafter.new_state(long.length + 1)
-    seconds: list[float] = []
-    for length in (near, long.length):
+
+    def timed(length: int) -> float:
         spent = []
         for _ in range(1 + _REPEATS):
             state.crop(0)
             start = _now(features.device)
             drafter.ingest(state, long.until(length), every[: length + 1])
             spent.append(_now(features.device) - start)
-        seconds.append(median(spent[1:]))  # the first may be slower than any other
-    slope = max(seconds[1] - seconds[0], 0.0) / (long.length - near)
-    for backlog, known in (
-        (1, min(slope, seconds[0])),
-        (near, seconds[0]),
-        (long.length, seconds[1]),
-        (_TIMES * long.length, seconds[1] + (_TIMES - 1) * long.length * slope),
-    ):
-        costs.seed_catch_up(name, backlog, known)
+        return median(spent[1:])  # the first may be slower than any other
+
+    short = timed(near)
+    much = timed(long.length) if short < _SOON else _TIMES * short
+    slope = max(much - short, 0.0) / (long.length - near)
+    longer = _TIMES * long.length
+    costs.seed_catch_up(name, 1, min(slope, short))
+    costs.seed_catch_up(name, near, short)
+    costs.seed_catch_up(name, long.length, much)
+    costs.seed_catch_up(name, longer, much + (longer - long.length) * slope)
 
 
 def _now(device: torch.device) -> float:
