@@ -3,12 +3,14 @@
 Ratios rather than absolute times: a shared machine drifts, and all methods drift with it.
 transformers' own `generate` runs in the same precision (float32 beside int8) on the same prompts
 and is always printed. Every method ends where its answer does, so that nothing is measured on what
-a model would say behind it; speeds are of the tokens really made. The order of the methods turns
-with every prompt. What the machine does within a prompt is taken out of `levelled_to_plain`.
+a model would say behind it; speeds are of the tokens really made. Each prompt has an order of the
+methods of its own, drawn by its number: whoever always followed a light one would always find the
+processor rested. What the machine does within a prompt is taken out of `levelled_to_plain`.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
@@ -68,8 +70,7 @@ def measure(
         if number <= 1:  # afresh behind the warm-up as well
             runs = {name: way.runner(engine) for name, way in ways.items()}
         ids = prompt.token_ids(engine)
-        turned = number % len(names)
-        for name in names[turned:] + names[:turned]:
+        for name in random.Random(number).sample(names, len(names)):
             rounds: list[Round] = []
             start = perf_counter()
             if name in others:
