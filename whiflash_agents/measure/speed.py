@@ -4,8 +4,8 @@ Ratios rather than absolute times: a shared machine drifts, and all methods drif
 transformers' own `generate` runs in the same precision (float32 beside int8) on the same prompts
 and is always printed. Every method ends where its answer does, so that nothing is measured on what
 a model would say behind it; speeds are of the tokens really made. Each prompt has an order of the
-methods of its own, drawn by its number: whoever always followed a light one would always find the
-processor rested. What the machine does within a prompt is taken out of `levelled_to_plain`.
+methods of its own, drawn by its number: what runs just before may tell on a method, and should not
+always be the same. What the machine does within a prompt is taken out of `levelled_to_plain`.
 """
 
 from __future__ import annotations
