@@ -26,6 +26,7 @@ from whiflash_engine.errors import ConfigError
         (RouterConfig, "delta_threshold", ("a", None, False, math.inf)),
         (RouterConfig, "retrieval", ("no", 1, None)),
         (RouterConfig, "whole_drafts", ("no", 0)),
+        (RouterConfig, "every_round", ("no", 1)),
         (RouterConfig, "learned", ("yes", None)),
         (RouterConfig, "seed", (0.5, "1", True)),
     ],

@@ -170,8 +170,9 @@ def test_the_phases_add_up_to_the_round(monkeypatch: pytest.MonkeyPatch, constra
     for done in rounds[1:-1]:  # the last ones have no room for a draft
         spent = done.seconds
         assert (spent.mask, spent.verify) == (masking, 1.0 + masking)
-        assert (spent.pick, spent.draft, spent.commit) == (2.0, 1.0, 1.0)  # and what it learned
-        assert spent.total == 6.0 + 2 * masking
+        assert (spent.offer, spent.draft, spent.commit) == (1.0, 1.0, 1.0)
+        assert spent.pick == 2.0  # and what it learned
+        assert spent.total == 7.0 + 2 * masking
 
 
 def test_a_commit_moves_the_entropy_as_well() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import accumulate
 from operator import mul
 
@@ -163,7 +162,7 @@ def test_sampled_output_has_the_law_of_the_target_where_drafts_end(
     """Drafts that end at once, later, and not at all."""
     left: Counter[int] = Counter()
     learn, pick = Router.learn, Router.pick
-    monkeypatch.setattr(Router, "pick", lambda *told: replace(pick(*told), floor=0.12))
+    monkeypatch.setattr(Router, "pick", lambda *told: pick(*told)._replace(floor=0.12))
     monkeypatch.setattr(
         Router, "learn", lambda self, done: (left.update([done.left]), learn(self, done))
     )

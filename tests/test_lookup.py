@@ -55,7 +55,7 @@ def test_a_used_lookup_says_what_a_fresh_one_says(
         for end in ((), ahead):
             assert lookup.draft(tokens, 4, end) == Lookup().draft(tokens, 4, end)
     lookup.crop(0)
-    assert not lookup._places  # nothing is left behind
+    assert not lookup._last  # nothing is left behind
 
 
 def test_a_loop_goes_round() -> None:

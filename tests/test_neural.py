@@ -134,14 +134,14 @@ def test_the_network_runs_once_a_round() -> None:
 def test_a_round_that_was_given_up_corrects_nobody() -> None:
     policy, place = NeuralPolicy(net()), context()
     policy.expect("ar", place)
-    policy.expect("ar", replace(place, hidden=None))  # the next one, by averages
+    policy.expect("ar", place._replace(hidden=None))  # the next one, by averages
     policy.learn(rounds("ar", 3))
     assert not any(policy.shift.values())
 
 
 def test_what_the_network_sees() -> None:
     hidden = torch.arange(HIDDEN, dtype=torch.bfloat16)
-    place = replace(context(hidden), since=3, constrained=True, matched=5)
+    place = context(hidden)._replace(since=3, constrained=True, matched=5)
     seen = features(place)
     assert seen.dtype == np.float32 and seen.shape == (HIDDEN + STRUCTURE,)
     assert seen[:HIDDEN].tolist() == list(range(HIDDEN))
@@ -159,7 +159,7 @@ def test_expected_tokens_follow_from_chances() -> None:
         assert list(found) == pytest.approx(list(1 + np.cumprod(chances).cumsum()), rel=1e-5)
         assert len(found) == count
     # behind two forced tokens, and where the draft is longer than what the network knows
-    known = replace(context(forced=2), width={"ar": 9})
+    known = context(forced=2)._replace(width={"ar": 9})
     found = policy.expect("ar", known)
     chances = 1 / (1 + np.exp(-odds(one, features(known), "ar")))
     assert len(found) == 6 and found[0] == pytest.approx(3 + chances[0], rel=1e-5)
@@ -170,7 +170,7 @@ def test_other_arms_and_places_without_a_state_go_by_averages() -> None:
     policy, place = NeuralPolicy(net()), context()
     assert list(policy.expect("plain", place)) == [1.0]
     assert policy.expect("retrieval", place)[0] == 1.5
-    assert policy.expect("ar", replace(place, hidden=None))[0] == 1.5
+    assert policy.expect("ar", place._replace(hidden=None))[0] == 1.5
     for _ in range(50):
         policy.learn(rounds("retrieval", 8, 8))
     assert policy.expect("retrieval", place)[-1] > 7.0
@@ -206,7 +206,7 @@ def test_an_idle_arm_corrects_what_was_said_of_it_a_round_before() -> None:
     """Diffusion is told after the next pick how it would have done in the round before."""
     policy, other = NeuralPolicy(net()), NeuralPolicy(net())
     first = context(torch.ones(HIDDEN))
-    later = replace(context(-torch.ones(HIDDEN)), position=12)
+    later = context(-torch.ones(HIDDEN))._replace(position=12)
     for one in (policy, other):
         one.expect("ar", first)
         one.expect("diffusion", first)
@@ -257,7 +257,7 @@ def test_published_files_prefer_ar_above_the_threshold(tmp_path: Path) -> None:
     for tau, arm in ((delta - 0.1, "ar"), (delta + 0.1, "diffusion")):
         config = RouterConfig("neural", span_bias=0.0, delta_threshold=tau)
         assert build_router(config, ARMS, net=found).pick(context(hidden)).arm == arm
-    stateless = replace(context(), hidden=None)
+    stateless = context()._replace(hidden=None)
     assert build_router(config, ARMS, net=found).pick(stateless).arm == "diffusion"
     for extra in ({"third": torch.zeros(2, 2)}, {"net.0.bias": torch.zeros(5)}):
         with pytest.raises(CheckpointError, match="no router for hidden size 16"):

@@ -164,9 +164,9 @@ def test_forced_tokens_are_certain_and_only_what_follows_them_is_learned() -> No
     assert _whole(policy, "forced", _context(width=9)) == 9.0
     # two drafted tokens pass, the third fails
     assert _whole(policy, "ar", _context()) == pytest.approx(3.0, abs=0.1)
-    known = replace(_context(), forced=(1, 2, 3))
+    known = _context()._replace(forced=(1, 2, 3))
     assert _whole(policy, "ar", known) == pytest.approx(6.0, abs=0.1)
-    assert list(policy.expect("ar", replace(known, width={"ar": 4}))) == [4.0]
+    assert list(policy.expect("ar", known._replace(width={"ar": 4}))) == [4.0]
 
 
 def test_plain_and_empty_rounds_teach_nothing() -> None:

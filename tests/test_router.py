@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from math import inf, log
 from typing import cast
 
@@ -123,7 +122,7 @@ def test_a_draft_ends_where_one_more_token_does_not_pay() -> None:
     costs.seed_verify(1, 0.010)
     costs.seed_verify(5, 0.018)
     table = Table(retrieval=(1.5, 1.75, 1.875, 1.94), plain=1.0)
-    context = replace(_context(), width={"retrieval": 5, "plain": 1})
+    context = _context()._replace(width={"retrieval": 5, "plain": 1})
     fast = Router(table, balance=1.0, costs=costs).pick(context)
     assert (fast.arm, fast.drafts) == ("retrieval", 2)  # 1.75 / 14 ms beats 1.5 / 12, 1.875 / 16
     assert fast.scores["retrieval"] == pytest.approx(log(1.75 / 0.014)) and fast.floor == 0.0
@@ -161,7 +160,7 @@ def test_no_clock_ends_the_drafts_of_a_sampled_text_under_one_arm() -> None:
         for draft in (0.001, 0.05):
             router.costs.seed(name, 1, draft)
             router.learn(_round(Decision("plain", 0), 1))
-            assert router.pick(replace(context, sampled=True)).floor == 0.0
+            assert router.pick(context._replace(sampled=True)).floor == 0.0
         router.costs.seed(name, 1, 0.001)
         assert router.pick(context).floor > 0.0
 
@@ -178,8 +177,8 @@ def _text(
     picks: list[ArmName] = []
     late = dict(backlog)
     for done in range(rounds):
-        context = replace(
-            _context(), backlog=dict(late), generated=generated + 3 * done, room=room - 3 * done
+        context = _context()._replace(
+            backlog=dict(late), generated=generated + 3 * done, room=room - 3 * done
         )
         decision = router.pick(context)
         assert decision.arm == router.pick(context).arm  # asking costs nothing
@@ -248,7 +247,7 @@ def test_a_probe_is_not_worth_much_catching_up() -> None:
         router = Router(table, balance=1.0, probed=["diffusion"], costs=costs)
         found = 0
         for _ in range(1000):
-            decision = router.pick(replace(_context(), backlog=LATE))
+            decision = router.pick(_context()._replace(backlog=LATE))
             router.learn(_round(decision, 1))
             found += decision.arm == "diffusion"
         return found
@@ -294,7 +293,7 @@ def test_a_span_bias_shifts_the_papers_threshold() -> None:
 def test_static_routers_have_no_choice(name: RouterName) -> None:
     router = build_router(RouterConfig(name), ARMS)
     assert router.pick(_context()) == Decision(cast(ArmName, name), WIDTH[cast(ArmName, name)] - 1)
-    assert router.pick(replace(_context(), width={"plain": 1})) == Decision("plain", 0)
+    assert router.pick(_context()._replace(width={"plain": 1})) == Decision("plain", 0)
 
 
 def test_random_uses_every_arm_and_is_known() -> None:

@@ -160,7 +160,8 @@ class RouterConfig:
     "diffusion" where text is sampled. learned: whether "auto" asks the learned router, where
     there is one. hindsight: the share, 0 to 1, of the times an idle drafter catches up at which
     it is also asked for a draft from where the last round began, so that "auto" learns how it would
-    have done; it costs more than it brings (docs/experiments.md, "In hindsight").
+    have done; it costs more than it brings (docs/experiments.md, "In hindsight"). every_round:
+    whether "auto" asks its policy every round, also where the last answer was a clear one.
     """
 
     name: RouterName = "auto"
@@ -171,6 +172,7 @@ class RouterConfig:
     whole_drafts: bool = False
     learned: bool = True
     hindsight: float = 0.0
+    every_round: bool = False
     delta_threshold: float = 1.0
     seed: int = 0
 
@@ -179,7 +181,7 @@ class RouterConfig:
             "balance", "span_bias", "entropy_threshold", "delta_threshold", "hindsight",
         ):  # fmt: skip
             require_number(field, getattr(self, field))
-        for field in ("retrieval", "whole_drafts", "learned"):
+        for field in ("retrieval", "whole_drafts", "learned", "every_round"):
             value = getattr(self, field)
             require(isinstance(value, bool), field, value, "must be True or False")
         require_whole("seed", self.seed)

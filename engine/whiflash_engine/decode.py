@@ -94,6 +94,7 @@ class _Loop:
             sequence, self._drafters, copies=self._router.may("retrieval"),
             sampled=not self._sampler.greedy,
         )  # fmt: skip
+        clock.stop("offer")
         decision = self._router.pick(context)
         clock.stop("pick", more=self._learning)
 

@@ -29,6 +29,8 @@ class Seconds:
     """Wall time of one round by phase.
 
     prefill: the prompt's own pass, and the first drafter's ingestion of the prompt.
+    offer: for what a grammar forces and what could be copied.
+    pick: for the router, what it learned from the round before included.
     catch_up: the switch cost, what a drafter that was idle in the last round spends on
         the positions that it missed; the ordinary ingest of the drafter that stays in
         charge counts as `draft`.
@@ -36,6 +38,7 @@ class Seconds:
     """
 
     prefill: float = 0.0
+    offer: float = 0.0
     pick: float = 0.0
     catch_up: float = 0.0
     hindsight: float = 0.0
@@ -53,7 +56,7 @@ class Seconds:
         """All but the prompt's own pass."""
         # told of every round: a loop over the fields would take ten times as long
         drafting = self.catch_up + self.hindsight + self.draft
-        return self.pick + drafting + self.mask + self.verify + self.commit
+        return self.offer + self.pick + drafting + self.mask + self.verify + self.commit
 
     def __add__(self, other: Seconds) -> Seconds:
         return Seconds(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
@@ -66,7 +69,8 @@ class Round:
     tokens: committed in this round, bonus token last; their number is the acceptance
         length (AL), 1..len(proposed)+1 (fewer when a stop token or max_tokens cut it).
     position: absolute position of tokens[0].
-    arm: who proposed. `scores`: the router's score per arm, empty when it had no choice.
+    arm: who proposed. `scores`: the router's score per arm, when it was asked last; empty when it
+        had no choice.
     entropy: nats, of the target distribution that the round started from (the one that
         produced the previous bonus token).
     verified: rows of the target's pass, at most len(proposed) + 1; fewer where a grammar

@@ -8,8 +8,8 @@ there, and be held to what that round committed. That costs a draft, and no pass
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Final
+from dataclasses import replace
+from typing import Final, NamedTuple
 
 from whiflash_engine.config import ArmName, SamplingConfig
 from whiflash_engine.drafters.base import Drafter, DraftState
@@ -20,8 +20,7 @@ from whiflash_engine.sampling import Sampler
 _LIKELIEST: Final = Sampler(SamplingConfig())
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(NamedTuple):
     """The last round, and how many of its tokens a grammar had forced before it was picked."""
 
     round: Round

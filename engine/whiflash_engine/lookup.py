@@ -30,8 +30,10 @@ class Lookup:
     """
 
     def __init__(self) -> None:
-        self._places: dict[tuple[int, ...], list[int]] = {}
-        self._order: list[tuple[int, ...]] = []  # keys as they were filed, to take them back
+        self._last: dict[tuple[int, ...], int] = {}  # a run -> where it was filed last
+        # as they were filed, to go back from place to place, and to take them back
+        self._runs: list[tuple[int, ...]] = []
+        self._earlier: list[int] = []  # the place before of the same run; 0 if there is none
 
     def draft(
         self, tokens: Sequence[int], limit: int, ahead: Sequence[int] = ()
@@ -42,18 +44,20 @@ class Lookup:
         ahead: tokens that will follow the text, as its end for now.
         """
         self._file(tokens)
-        tokens = [*tokens, *ahead] if ahead else tokens
-        end = len(tokens)
-        if limit <= 0 or end <= LEAST:
+        if ahead:
+            tokens = [*tokens, *ahead]
+        place = self._last.get(tuple(tokens[-LEAST:]), 0)
+        if not place or limit <= 0:
             return (), 0
         best, longest = 0, 0
-        for place in reversed(self._places.get(tuple(tokens[-LEAST:]), ())[-_CANDIDATES:]):
+        for _ in range(_CANDIDATES):
             matched = _matched(tokens, place)
             if matched > longest:
                 best, longest = place, matched
-        if longest < LEAST:
-            return (), 0
-        draft: list[int] = []
+            place = self._earlier[place - LEAST]
+            if not place:
+                break
+        end, draft = len(tokens), list[int]()
         for i in range(best, best + limit):  # where the text bites its tail, it goes round
             draft.append(tokens[i] if i < end else draft[i - end])
         return tuple(draft), longest
@@ -61,22 +65,24 @@ class Lookup:
     def crop(self, length: int) -> None:
         """Only the first `length` tokens are still what they were: forget the rest."""
         while self._filed > max(length, LEAST):
-            key = self._order.pop()
-            places = self._places[key]
-            places.pop()
-            if not places:
-                del self._places[key]
+            run, earlier = self._runs.pop(), self._earlier.pop()
+            if earlier:
+                self._last[run] = earlier
+            else:
+                del self._last[run]
 
     @property
     def _filed(self) -> int:
         """Runs that end before this position are filed, so that what follows them is known."""
-        return LEAST + len(self._order)
+        return LEAST + len(self._runs)
 
     def _file(self, tokens: Sequence[int]) -> None:
-        for end in range(self._filed, len(tokens)):
-            key = tuple(tokens[end - LEAST : end])
-            self._places.setdefault(key, []).append(end)
-            self._order.append(key)
+        last, runs, earlier = self._last, self._runs, self._earlier
+        for end in range(LEAST + len(runs), len(tokens)):
+            run = tuple(tokens[end - LEAST : end])
+            earlier.append(last.get(run, 0))
+            last[run] = end
+            runs.append(run)
 
 
 def _matched(tokens: Sequence[int], place: int) -> int:

@@ -17,27 +17,28 @@ def offer(
     """The arms that could draft now, each with its widest pass of the target. copies: whether
     to look for something to copy. sampled: whether tokens are drawn."""
     width: dict[ArmName, int] = {"plain": 1}
+    backlog: dict[ArmName, int] = {"plain": 0}
+    tokens, room = sequence.tokens, sequence.room
     forced: tuple[int, ...] = ()
     copied: tuple[int, ...] = ()
     matched = 0
     if sequence.constraint is not None:
-        forced = sequence.constraint.forced(sequence.room)
+        forced = sequence.constraint.forced(room)
     if forced:
-        width["forced"] = len(forced) + 1
+        width["forced"], backlog["forced"] = len(forced) + 1, 0
     if copies:
-        room = min(MAX_COPY, sequence.room - len(forced))
-        copied, matched = sequence.lookup.draft(sequence.tokens, room, forced)
+        copied, matched = sequence.lookup.draft(tokens, min(MAX_COPY, room - len(forced)), forced)
     if copied:
-        width["retrieval"] = len(forced) + len(copied) + 1
-    if sequence.processed > 0:  # without any features no drafter can start
+        width["retrieval"], backlog["retrieval"] = len(forced) + len(copied) + 1, 0
+    processed = sequence.processed
+    if processed > 0 and room > 0:  # without any features no drafter can start
         for name, drafter in drafters.items():
-            if (count := min(drafter.max_draft, sequence.room)) > 0:
-                width[name] = count + 1
+            width[name] = min(drafter.max_draft, room) + 1
+            backlog[name] = processed - sequence.drafts[name].watermark
     return RouteContext(
         entropy=sequence.entropy, span=sequence.spans.span, since=sequence.spans.since,
-        position=len(sequence.tokens), generated=sequence.generated, room=sequence.room,
-        backlog={name: sequence.backlog(name) for name in width},
-        width=width, forced=forced, copied=copied, matched=matched,
+        position=len(tokens), generated=sequence.generated, room=room,
+        backlog=backlog, width=width, forced=forced, copied=copied, matched=matched,
         constrained=sequence.constraint is not None, sampled=sampled, recent=sequence.recent.share,
         hidden=sequence.hidden,
     )  # fmt: skip

@@ -145,11 +145,6 @@ class SequenceState:
         if constraint is not None:
             constraint.close_by(self.end - self._prompt)
 
-    def backlog(self, arm: ArmName) -> int:
-        """Positions that the arm would have to ingest before it could propose."""
-        state = self.drafts.get(arm)
-        return 0 if state is None else self.processed - state.watermark
-
     def prefill(self, most: int | None = None) -> bool:
         """Run what the target has not seen yet, all but the last token, through it; at most
         `most` tokens of it. False if there is nothing left."""

@@ -111,7 +111,7 @@ def _middle(turns: Sequence[Turn]) -> Turn:
 class Forced(TypedDict):
     """forced_share: of the tokens, those that cost no drafter. ratio: tokens a second against
     the same without them. mask_share: of the seconds, those spent on masks. What else a matcher
-    does is booked where it happens: looking for forced tokens as pick, moving on as commit."""
+    does is booked where it happens: looking for forced tokens as offer, moving on as commit."""
 
     prompts: int
     tokens: int

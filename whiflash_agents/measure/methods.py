@@ -46,6 +46,7 @@ COMPARISONS: Mapping[str, Mapping[str, Way]] = {
         "no costs": Way(RouterConfig(balance=0.0)),
         "whole drafts": Way(RouterConfig(whole_drafts=True)),
         "no retrieval": Way(RouterConfig(retrieval=False)),
+        "asked every round": Way(RouterConfig(every_round=True)),
         "with hindsight": Way(RouterConfig(hindsight=1.0)),
         "no lazy catch-up": Way(_AUTO, eager=True),
         "no kv-only": Way(_AUTO, full_layer=True),

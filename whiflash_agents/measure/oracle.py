@@ -63,10 +63,11 @@ def _best(hand: HandMade, costs: CostModel) -> Decision:
     marks = {arm: state.watermark for arm, state in sequence.drafts.items()}
     best, decision = 0.0, Decision("plain", 0)
     drafters = sequence.drafts.keys() & context.width.keys()
-    behind = costs.behind(drafters, context.backlog, context.width)
+    ready = costs.catch_ups(drafters, context.backlog, context.width)
+    readiest = min(ready.values(), default=0.0)
     for arm in context.width:
         made = len(hand.judge(_drafted(hand, arm, context))[0].tokens)
-        late = behind.get(arm, 0.0) / _ROUNDS_SERVED
+        late = max(ready.get(arm, 0.0) - readiest, 0.0) / _ROUNDS_SERVED
         (seconds,) = costs.expected(arm, made, made, context.position)
         if (rate := made / (seconds + late)) > best:
             best, decision = rate, Decision(arm, made - 1)  # the last one comes undrafted

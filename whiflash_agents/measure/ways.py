@@ -44,7 +44,7 @@ class Way:
             arms: list[ArmName] = [*engine.drafters, "retrieval", "plain"]
             router = Router(
                 _Blind(), balance=self.router.balance, span_bias=self.router.span_bias,
-                probed=arms, costs=router.costs,
+                probed=arms, lets_stand=True, costs=router.costs,
             )  # fmt: skip
         drafters = engine.drafters
         if self.full_layer:
@@ -66,7 +66,7 @@ class Way:
 
 class _Blind(AveragesPolicy):
     def expect(self, arm: ArmName, context: RouteContext) -> Expected:
-        return super().expect(arm, replace(context, entropy=0.0))
+        return super().expect(arm, context._replace(entropy=0.0))
 
     def learn(self, round: Round) -> None:
         super().learn(replace(round, entropy=0.0))

@@ -69,6 +69,7 @@ def build_router(
         without=() if config.retrieval else ("retrieval",),
         whole_drafts=config.whole_drafts,
         hindsight=config.hindsight,
+        lets_stand=not config.every_round,
         costs=costs,
     )
 

@@ -28,6 +28,8 @@ from whiflash_engine.events import Round
 # ten times slower is believed after about fifteen rounds.
 _RATE = 0.1
 _CLIP = 3.0
+# Positions that make no difference to what looking back takes.
+_NEARBY = 32
 # How much of a change in the seconds of a width is taken to be its own.
 _ALONE = 0.2
 
@@ -53,9 +55,12 @@ class Curve:
         self._asked.clear()
 
     def add(self, at: int, value: float, rate: float = _RATE) -> None:
-        # a new place begins with what its neighbours say: one measurement may be a stall
-        known = self.at(at)
-        self.seed(at, moved(value if known is None else known, value, rate))
+        if at not in self._values:
+            # a new place begins with what its neighbours say: one measurement may be a stall
+            known = self.at(at)
+            self.seed(at, value if known is None else known)
+        self._values[at] = moved(self._values[at], value, rate)
+        self._asked.clear()
 
     def at(self, place: int) -> float | None:
         """None before anything has been measured."""
@@ -92,19 +97,25 @@ class CostModel:
         self._rest: float | None = None
         self._seeded: set[int] = set()  # widths whose seconds tell of the drag
         self._look, self._drag = (0.0, 0.0), 1.0
+        # since the last change
+        self._asked: dict[tuple[ArmName, int], list[float]] = {}
+        self._passes: dict[int, list[float]] = {}
 
     def seed(self, arm: ArmName, drafts: int, seconds: float) -> None:
         """Calibration: what drafting so many tokens takes, ordinary ingest included."""
+        self._forget()
         self._draft.setdefault(arm, Curve()).seed(drafts, seconds)
 
     def seed_verify(self, width: int, seconds: float) -> None:
         """Calibration: what a target pass over `width` tokens takes."""
+        self._forget()
         self._verify.seed(width, seconds)
         self._seeded.add(width)
 
     def seed_look(self, a_pass: float, a_row: float) -> None:
         """Calibration: seconds for every position that a pass looks back to, and for every such
         position and row of it."""
+        self._forget()
         self._look = (a_pass, a_row)
 
     def seed_catch_up(self, arm: ArmName, backlog: int, seconds: float) -> None:
@@ -112,6 +123,7 @@ class CostModel:
         self._catch_up.setdefault(arm, Curve()).seed(backlog, seconds)
 
     def learn(self, round: Round) -> None:
+        self._forget()
         seconds = round.seconds
         if seconds.verify > 0:
             self._learn_pass(round.verified, round.position, seconds.verify)
@@ -126,8 +138,12 @@ class CostModel:
             least = 1 << max(round.backlog, 1).bit_length() - 1
             curve = self._catch_up.setdefault(round.arm, Curve())
             curve.add(least + least // 2, seconds.catch_up / drag)
-        rest = (seconds.pick + seconds.mask + seconds.commit) / drag
+        rest = (seconds.offer + seconds.pick + seconds.mask + seconds.commit) / drag
         self._rest = rest if self._rest is None else moved(self._rest, rest)
+
+    def _forget(self) -> None:
+        self._asked.clear()
+        self._passes.clear()
 
     def _learn_pass(self, width: int, context: int, seconds: float) -> None:
         """A width that has become slower has so mostly with all others. One that calibration did
@@ -151,38 +167,42 @@ class CostModel:
         known = None if curve is None or backlog <= width else curve.at(backlog)
         return self._drag * (known or 0.0)
 
-    def behind(
+    def catch_ups(
         self, arms: Iterable[ArmName], backlog: Mapping[ArmName, int], width: Mapping[ArmName, int]
     ) -> dict[ArmName, float]:
-        """Per drafter, seconds that it takes to catch up beyond those of whoever takes least: so
-        much has to be paid by anyone who is to draft."""
-        found = {arm: self.catch_up(arm, backlog.get(arm, 0), width[arm]) for arm in arms}
-        least = min(found.values(), default=0.0)
-        return {arm: seconds - least for arm, seconds in found.items()}
+        """Seconds of `catch_up` for those of the arms that are on offer. As much as the readiest
+        takes has to be paid by anyone who is to draft."""
+        return {
+            arm: self.catch_up(arm, backlog.get(arm, 0), width[arm]) for arm in arms if arm in width
+        }
 
-    def expected(self, arm: ArmName, low: int, high: int, context: int = 0) -> list[float]:
+    def expected(self, arm: ArmName, low: int, high: int, context: int = 0) -> Sequence[float]:
         """Seconds of a round of `arm`, positive, for each width from low to high: draft
-        tokens + 1. Without catching up. context: positions before the pass.
+        tokens + 1. Without catching up. context: positions before the pass, to within a few.
 
         An arm that has never drafted is taken to draft for nothing, so that it gets its turn;
         before any measurement at all every round costs one second.
         """
-        return self.rounds(arm, self.passes(high, context), low, high)
+        at = context // _NEARBY
+        known = self._asked.get((arm, at))
+        if known is None or len(known) < high:
+            known = self._asked[arm, at] = self._rounds(arm, high, at)
+        return known[low - 1 : high]
 
-    def passes(self, widest: int, context: int = 0) -> list[float]:
-        """Seconds of a round without its draft, for each width from 1 to `widest`."""
-        a_pass, a_row = self._look
-        drag, rest = self._drag, (self._rest or 0.0) + a_pass * context
-        verify = self._verify.between(1, widest) or (1.0,) * widest
-        far = a_row * context
-        return [drag * (rest + far * width + seconds) for width, seconds in enumerate(verify, 1)]
-
-    def rounds(self, arm: ArmName, passes: Sequence[float], low: int, high: int) -> list[float]:
-        """As `expected` tells them; passes: of `passes`, at least to `high`."""
-        curve = self._draft.get(arm)
+    def _rounds(self, arm: ArmName, high: int, at: int) -> list[float]:
+        """Seconds of a round from a width of one on."""
+        passes = self._passes.get(at)
+        if passes is None or len(passes) < high:
+            passes = self._passes[at] = self._alone(high, (at + 0.5) * _NEARBY)
+        curve, drag = self._draft.get(arm), self._drag
         if curve is None:
-            return [*passes[low - 1 : high]]
-        drag, drafting = self._drag, curve.between(low - 1, high - 1)
-        return [
-            one + drag * draft for one, draft in zip(passes[low - 1 : high], drafting, strict=True)
-        ]
+            return passes
+        drafting = curve.between(0, len(passes) - 1)
+        return [one + drag * draft for one, draft in zip(passes, drafting, strict=True)]
+
+    def _alone(self, high: int, context: float) -> list[float]:
+        """Seconds of a round without its draft."""
+        a_pass, a_row = self._look
+        drag, rest, far = self._drag, (self._rest or 0.0) + a_pass * context, a_row * context
+        verify = self._verify.between(1, high) or [1.0] * high
+        return [drag * (rest + far * width + one) for width, one in enumerate(verify, 1)]

@@ -28,9 +28,12 @@ from whiflash_engine.router.policies import Expected, RouteContext, ThresholdPol
 SPANS: Final[tuple[Span, ...]] = get_args(Span)
 STRUCTURE: Final = 7 + len(SPANS)
 """Numbers beside the hidden state."""
+_ONE_OF: Final = {span: tuple(float(span == one) for one in SPANS) for span in SPANS}
 # Step of the correction of an arm's chances, in log odds a round and unit of surprise.
 _CORRECTION: Final = 0.03
 LARGEST: Final = 2.0
+# Rounds that were asked about and may still be told.
+_UNLEARNED: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +59,10 @@ def structure(context: RouteContext) -> list[float]:
     whether a grammar holds, how much of the text's end has stood there before, and what AR,
     diffusion and retrieval got through lately."""
     recent = context.recent
-    spans = [float(context.span == span) for span in SPANS]
     return [
-        min(context.entropy, 8.0), *spans, math.log1p(context.since), float(context.constrained),
-        math.log1p(context.matched), recent["ar"], recent["diffusion"], recent["retrieval"],
+        min(context.entropy, 8.0), *_ONE_OF[context.span], math.log1p(context.since),
+        float(context.constrained), math.log1p(context.matched),
+        recent["ar"], recent["diffusion"], recent["retrieval"],
     ]  # fmt: skip
 
 
@@ -82,25 +85,25 @@ class NeuralPolicy:
         self.averages = AveragesPolicy()
         self.shift = dict.fromkeys(net.positions, 0.0)
         self._seen: RouteContext | None = None
-        self._odds: list[float] = []
-        # position and odds of the round before, whichever text it was of: where texts take turns,
-        # what idle arms are told of others is lost
+        self._odds: list[float] = []  # of that one; empty before the network has run
+        # by position: of rounds that are still to be learned from, and of the last one that was
+        self._told: dict[int, list[float]] = {}
         self._before: tuple[int, list[float]] = (-1, [])
-        self._chances: dict[ArmName, list[float]] = {}
 
     def candidates(self, arms: Sequence[ArmName]) -> Sequence[ArmName]:
         return arms
 
     def expect(self, arm: ArmName, context: RouteContext) -> Expected:
         if self._seen is not context:
-            self._seen, self._odds, self._chances = context, [], {}
+            self._seen, self._odds = context, []
+            self._told.pop(context.position, None)  # of a round that was given up
         forced = len(context.forced)
         drafts = context.width[arm] - 1 - forced
         if arm not in self.shift or context.hidden is None or drafts < 1:
             return self.averages.expect(arm, context)
-        chances = self._look(arm, context)
+        chances = self._shifted(arm, self._odds or self._look(context))
         if drafts > len(chances):
-            chances = [*chances, *[chances[-1]] * (drafts - len(chances))]
+            chances += chances[-1:] * (drafts - len(chances))
         return lengths(chances[:drafts], forced)
 
     def learn(self, round: Round) -> None:
@@ -115,31 +118,26 @@ class NeuralPolicy:
                 surprise += round.untried - chances[drafted]
             shift = self.shift[round.arm] + _CORRECTION * surprise
             self.shift[round.arm] = max(-LARGEST, min(shift, LARGEST))
-        if self._asked(round):
-            self._before = (round.position, self._odds)
-            self._seen, self._odds, self._chances = None, [], {}
+        self._seen = None
 
     def _said(self, round: Round) -> list[float] | None:
-        """The chances of the round's arm that were told for it, or would have been."""
-        if self._asked(round):
-            return self._chances.get(round.arm)
-        position, odds = self._before
-        if odds and position == round.position and round.arm in self.shift:
-            return self._shifted(round.arm, odds)
-        return None
+        """The chances of the round's arm, if the network was asked about that round."""
+        position = round.position
+        if position in self._told:
+            self._before = (position, self._told.pop(position))
+        known, odds = self._before
+        # the same round once more: of an arm that was idle in it
+        asked = known == position and round.arm in self.shift
+        return self._shifted(round.arm, odds) if asked else None
 
-    def _asked(self, round: Round) -> bool:
-        """Whether it is the round that was asked for last."""
-        return self._seen is not None and self._seen.position == round.position
-
-    def _look(self, arm: ArmName, context: RouteContext) -> list[float]:
-        """The arm's chances; the network runs once a round."""
-        if not self._odds:
-            assert context.hidden is not None
-            self._odds = self._net(context.hidden, structure(context))
-        if arm not in self._chances:
-            self._chances[arm] = self._shifted(arm, self._odds)
-        return self._chances[arm]
+    def _look(self, context: RouteContext) -> list[float]:
+        """Run the network, once a round."""
+        assert context.hidden is not None
+        self._odds = self._net(context.hidden, structure(context))
+        self._told[context.position] = self._odds
+        if len(self._told) > _UNLEARNED:
+            del self._told[next(iter(self._told))]
+        return self._odds
 
     def _shifted(self, arm: ArmName, odds: Sequence[float]) -> list[float]:
         shift = self.shift[arm]

@@ -39,7 +39,10 @@ class Perceptron:
         ]
         self._addresses = [w.ctypes.data for w in weights]
         self._inputs, self._inner, self._outputs = inputs, inner, outputs
-        self._room = (ctypes.c_float * (outputs + inner))()
+        self._more, self._room = (
+            (ctypes.c_float * inputs)(),
+            (ctypes.c_float * (outputs + inner + 7))(),
+        )
         own = kernels()
         self._kernel = None if own is None else own.perceptron
 
@@ -52,9 +55,9 @@ class Perceptron:
             x = x.to("cpu", torch.float32).contiguous()
         if self._kernel is None:
             return self._by_numpy(np.concatenate((x.numpy(force=True), more), dtype=np.float32))
-        rest = (ctypes.c_float * len(more))(*more)
+        self._more[: len(more)] = more
         self._kernel(
-            x.data_ptr(), rest, *self._addresses, self._room,
+            x.data_ptr(), self._more, *self._addresses, self._room,
             size, len(more), self._inner, self._outputs,
         )  # fmt: skip
         found: list[float] = self._room[: self._outputs]

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 from torch import Tensor
 
@@ -22,8 +21,7 @@ from whiflash_engine.router.recent import UNTRIED
 from whiflash_engine.sampling import uniform
 
 
-@dataclass(frozen=True, slots=True)
-class RouteContext:
+class RouteContext(NamedTuple):
     """What is known before a round.
 
     entropy: nats, of the target distribution that produced the last bonus token.
@@ -55,7 +53,7 @@ class RouteContext:
     room: int = 1 << 30
     constrained: bool = False
     sampled: bool = False
-    recent: Mapping[ArmName, float] = field(default_factory=lambda: UNTRIED)
+    recent: Mapping[ArmName, float] = UNTRIED
     hidden: Tensor | None = None
 
 

@@ -81,6 +81,8 @@ class Routers:
         # never waits: an abandoned generator may be closed anywhere, even inside a round
         if self._turn.acquire(blocking=False):
             try:
+                for router in self._built.values():
+                    router.digest()
                 keep(self._statistics, self._learner, self._model)
                 self._unkept = 0
             except OSError as error:  # an answer is worth more than its statistics

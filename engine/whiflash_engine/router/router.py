@@ -16,16 +16,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from whiflash_engine.config import ArmName, Span
 from whiflash_engine.events import Round
 from whiflash_engine.router.costs import CostModel
+from whiflash_engine.router.decision import Decision
 from whiflash_engine.router.policies import Policy, RouteContext
 from whiflash_engine.router.price import Price
 from whiflash_engine.router.probes import Probes
 from whiflash_engine.router.prospect import Prospect
+from whiflash_engine.router.standing import Standing
 from whiflash_engine.sampling import uniform
 
 __all__ = ["Decision", "RouteContext", "Router"]
@@ -38,29 +39,19 @@ FAVOURED: Final[Mapping[Span, ArmName]] = {
 """Whom the span bias favours."""
 _SURE: Final = frozenset[ArmName](("ar", "diffusion"))
 """Arms that say how sure they are."""
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """drafts: how many tokens to draft at most. scores: per arm, at its best length; empty when
-    there was no choice. The arm with the largest wins, except in a probe and where no drafter has
-    taken the text in yet. floor: of
-    `Drafter.propose`."""
-
-    arm: ArmName
-    drafts: int
-    scores: Mapping[ArmName, float] = field(default_factory=dict)
-    floor: float = 0.0
+_HEARD: Final = 8
+"""Rounds to be learned from at once."""
 
 
 class _Offer(NamedTuple):
-    """score: with what getting ready costs; ready: without. seconds: of the round, where costs
-    count."""
+    """score: with what getting ready costs; ready: without. seconds: of the round, catch_up: of
+    getting ready for it, where costs count."""
 
     score: float
     drafts: int
     ready: float
     seconds: float
+    catch_up: float
 
 
 class Router:
@@ -80,11 +71,13 @@ class Router:
         without: Sequence[ArmName] = (),
         whole_drafts: bool = False,
         hindsight: float = 0.0,
+        lets_stand: bool = False,
         costs: CostModel | None = None,
     ) -> None:
         """probed: arms to try again when they have not been used for long. without: never worth
         getting a draft ready for. whole_drafts: always draft all that is on offer. hindsight: the
-        share of catch-ups at which the drafter is scored on what it missed.
+        share of catch-ups at which the drafter is scored on what it missed. lets_stand: not every
+        round is asked about; see `standing`.
 
         costs: measured seconds, to be shared by routers over the same drafters.
         """
@@ -96,18 +89,20 @@ class Router:
         self._whole, self._hindsight = whole_drafts, hindsight
         self._price, self._prospect = Price(self._costs, balance), Prospect()
         self._probes = Probes(probed)
-        # of the round that was picked last: what drafters were worth, and would have saved
-        self._worth: dict[ArmName, float] = {}
-        self._gains: dict[ArmName, float] = {}
+        self._standing = Standing() if lets_stand else None
+        self._weighed: dict[ArmName, _Offer] = {}  # in the round that was picked last
+        self._heard: list[tuple[Round, dict[ArmName, _Offer]]] = []
 
     @property
     def policy(self) -> Policy:
         """For keeping what it has learned."""
+        self.digest()
         return self._policy
 
     @property
     def costs(self) -> CostModel:
         """For calibration."""
+        self.digest()
         return self._costs
 
     def may(self, arm: ArmName) -> bool:
@@ -116,8 +111,10 @@ class Router:
 
     def pick(self, context: RouteContext) -> Decision:
         """Among the arms on offer, those that `context` has a width for."""
-        candidates, width = self._policy.candidates(tuple(context.width)), context.width
-        self._worth, self._gains = {}, {}
+        self._weighed, width = {}, context.width
+        if self._standing is not None and (stands := self._standing.recall(context)):
+            return stands
+        candidates = self._policy.candidates(tuple(width))
         if len(candidates) == 1:
             (only,) = candidates
             # a seed repeats a text under one arm: no clock may end its drafts
@@ -127,24 +124,38 @@ class Router:
         scores = {arm: offer.score for arm, offer in offers.items()}
         stale = self._stale(offers, context)
         if stale is not None:  # a probe drafts all it can, to see how far it gets
+            self._probes.begin(stale)
             return Decision(stale, width[stale] - 1, scores)
         best = max(candidates, key=scores.__getitem__)
         if self._balance:
-            self._worth = {arm: offers[arm].ready for arm in candidates if arm in _SURE}
-            if best in _SURE and self._new_to_all(context):
-                best = max(self._worth, key=lambda arm: self._at_first(offers[arm], arm))
-            self._gains = self._saved(offers)
+            self._weighed = offers
+            late = context.backlog.get(best, 0) > width[best]
+            if late and best in _SURE and self._new_to_all(context):
+                drafters = [arm for arm in candidates if arm in _SURE]
+                best = max(drafters, key=lambda arm: self._at_first(offers[arm], arm))
+        if self._standing is not None and (stays := self._standing.keep(scores, context)):
+            self._standing.floor = self._floor(stays, context)
         chosen = offers[best]
         return Decision(best, chosen.drafts, scores, self._floor(best, context))
 
     def learn(self, round: Round) -> None:
         """To be told every round, whoever picked it."""
-        self._costs.learn(round)
-        self._policy.learn(round)
-        self._price.learn(round)
-        self._prospect.learn(self._worth, self._gains, len(round.tokens))
-        self._worth, self._gains = {}, {}
-        self._probes.learn(round)
+        self._heard.append((round, self._weighed))
+        self._weighed = {}
+        if len(self._heard) >= _HEARD:
+            self.digest()
+
+    def digest(self) -> None:
+        """Learn from the rounds heard of: several at once, for the first of them costs most."""
+        for round, offers in self._heard:
+            self._costs.learn(round)
+            self._policy.learn(round)
+            self._price.learn(round)
+            self._probes.learn(round)
+            if offers:
+                worth = {arm: offer.ready for arm, offer in offers.items() if arm in _SURE}
+                self._prospect.learn(worth, self._saved(offers), len(round.tokens))
+        self._heard.clear()
 
     def looks_back(self, position: int) -> bool:
         """Whether a drafter that catches up is to be scored on the round that began there."""
@@ -152,6 +163,7 @@ class Router:
 
     def learn_idle(self, round: Round) -> None:
         """What an idle drafter would have made of the last round; see `hindsight`."""
+        self.digest()
         self._policy.learn(round)
 
     def _offers(
@@ -160,8 +172,8 @@ class Router:
         """Every arm's best score, and the draft length that reaches it."""
         costs, balance, width, backlog = self._costs, self._balance, context.width, context.backlog
         favoured, expect = FAVOURED.get(context.span), self._policy.expect
-        behind = costs.behind(_SURE & width.keys(), backlog, width) if balance else {}
-        passes = costs.passes(max(width.values()), context.position) if balance else ()
+        late = costs.catch_ups(_SURE, backlog, width) if balance else {}
+        readiest = min(late.values(), default=0.0)
         offers: dict[ArmName, _Offer] = {}
         for arm in candidates:
             expected, most = expect(arm, context), width[arm]
@@ -169,7 +181,7 @@ class Router:
                 expected = expected[-1:]
             seconds = expected
             if balance:
-                seconds = costs.rounds(arm, passes, most - len(expected) + 1, most)
+                seconds = costs.expected(arm, most - len(expected) + 1, most, context.position)
             if balance == 1.0:  # a power costs more than all the rest
                 worth = [tokens / cost for tokens, cost in zip(expected, seconds, strict=True)]
             else:
@@ -181,17 +193,19 @@ class Router:
             if arm == favoured:
                 ready += self._span_bias
             score = ready
-            if catch_up := behind.get(arm):
-                late = self._prospect.left(arm, catch_up, context.generated, context.room)
-                score -= balance * math.log1p(late / spent)
+            catch_up = late.get(arm, 0.0)
+            if catch_up > readiest:
+                behind = catch_up - readiest
+                left = self._prospect.left(arm, behind, context.generated, context.room)
+                score -= balance * math.log1p(left / spent)
             drafts = most - 1 if arm in _SURE else most - 1 - shorter
-            offers[arm] = _Offer(score, drafts, ready, spent)
+            offers[arm] = _Offer(score, drafts, ready, spent, catch_up)
         return offers
 
     def _new_to_all(self, context: RouteContext) -> bool:
         """Whether no drafter has taken in anything of the text yet, and all have much to."""
-        least, backlog = context.generated, context.backlog
-        return all(backlog.get(arm, 0) > max(least, context.width[arm]) for arm in self._worth)
+        least, backlog, width = context.generated, context.backlog, context.width
+        return all(backlog.get(arm, 0) > max(least, width[arm]) for arm in _SURE if arm in width)
 
     def _at_first(self, offer: _Offer, arm: ArmName) -> float:
         """Who takes a text in first goes by what drafters are worth on the average: the others
@@ -200,9 +214,10 @@ class Router:
 
     def _saved(self, offers: Mapping[ArmName, _Offer]) -> dict[ArmName, float]:
         """Seconds that the best arm would save, were all of them ready: beside the next best."""
-        best, other, *_ = sorted(offers.items(), key=lambda one: one[1].ready, reverse=True)
-        ratio = math.exp(min((best[1].ready - other[1].ready) / self._balance, 10.0))
-        return {best[0]: (ratio - 1.0) * best[1].seconds}
+        best, other = sorted((offer.ready for offer in offers.values()), reverse=True)[:2]
+        arm = next(arm for arm, offer in offers.items() if offer.ready == best)
+        ratio = math.exp(min((best - other) / self._balance, 10.0))
+        return {arm: (ratio - 1.0) * offers[arm].seconds}
 
     def _floor(self, arm: ArmName, context: RouteContext) -> float:
         if arm not in _SURE or self._whole:
@@ -212,13 +227,12 @@ class Router:
     def _stale(self, offers: Mapping[ArmName, _Offer], context: RouteContext) -> ArmName | None:
         """An arm that is due for a probe."""
         for arm, offer in offers.items():
-            width = context.width[arm]
-            # a draft of nothing but forced tokens would teach nothing
-            teaches = arm == "plain" or width > len(context.forced) + 1
-            if not teaches or not self._probes.waited(arm):
+            if not self._probes.waited(arm):
                 continue
+            width = context.width[arm]
+            if arm != "plain" and width <= len(context.forced) + 1:
+                continue  # a draft of nothing but forced tokens would teach nothing
             # all of it, also where others are no readier: they will have to catch up then
-            catch_up = self._costs.catch_up(arm, context.backlog.get(arm, 0), width)
-            if not self._balance or self._probes.affords(arm, catch_up, offer.seconds):
+            if not self._balance or self._probes.affords(arm, offer.catch_up, offer.seconds):
                 return arm
         return None
