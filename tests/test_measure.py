@@ -199,7 +199,7 @@ def round_of(*tokens: int, arm: str = "ar") -> Round:
         span="text",
         entropy=0.0,
         backlog=0,
-        seconds=Seconds(pick=0.1, verify=0.9),
+        seconds=Seconds(offer=0.2, pick=0.1, verify=0.7),
     )
 
 
@@ -224,6 +224,7 @@ def test_figures_are_of_the_tokens_really_made() -> None:
     assert told["to_plain_by_kind"] == {"tool": 2, "chat": 1}
     assert told["decoding_to_plain"] == told["levelled_to_plain"] == pytest.approx(2)
     assert told["router_share_of_time"] == pytest.approx(0.1)
+    assert told["offer_share_of_time"] == pytest.approx(0.2)
     low, high = told["to_plain_interval"]
     assert low == pytest.approx(1) and high == pytest.approx(2)  # either prompt twice
 

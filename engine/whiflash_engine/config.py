@@ -161,7 +161,7 @@ class RouterConfig:
     there is one. hindsight: the share, 0 to 1, of the times an idle drafter catches up at which
     it is also asked for a draft from where the last round began, so that "auto" learns how it would
     have done; it costs more than it brings (docs/experiments.md, "In hindsight"). every_round:
-    whether "auto" asks its policy every round, also where the last answer was a clear one.
+    whether routers that learn ask anew every round, also where the last answer was a clear one.
     """
 
     name: RouterName = "auto"
@@ -172,9 +172,9 @@ class RouterConfig:
     whole_drafts: bool = False
     learned: bool = True
     hindsight: float = 0.0
-    every_round: bool = False
     delta_threshold: float = 1.0
     seed: int = 0
+    every_round: bool = False
 
     def __post_init__(self) -> None:
         for field in (

@@ -31,10 +31,11 @@ def offer(
     if copied:
         width["retrieval"], backlog["retrieval"] = len(forced) + len(copied) + 1, 0
     processed = sequence.processed
-    if processed > 0 and room > 0:  # without any features no drafter can start
+    if processed > 0:  # without any features no drafter can start
         for name, drafter in drafters.items():
-            width[name] = min(drafter.max_draft, room) + 1
-            backlog[name] = processed - sequence.drafts[name].watermark
+            if (count := min(drafter.max_draft, room)) > 0:
+                width[name] = count + 1
+                backlog[name] = processed - sequence.drafts[name].watermark
     return RouteContext(
         entropy=sequence.entropy, span=sequence.spans.span, since=sequence.spans.since,
         position=len(tokens), generated=sequence.generated, room=room,

@@ -61,6 +61,8 @@ class Method(TypedDict):
     to_plain_interval: 90% of the ratios when the prompts are drawn anew, with replacement; by
     kind only where there are three of the kind. decoding_to_plain: without the prompt passes;
     levelled_to_plain: so too, see `Levels`.
+    switch_share_of_time: for catching up; router_share_of_time: for picking and learning;
+    offer_share_of_time: for finding forced tokens and copies. Of all time, prompts included.
     rounds_by_length: how many rounds committed how many tokens, by arm; rounds_by_span: how many
     rounds each arm drafted, by span.
     """
@@ -83,6 +85,7 @@ class Method(TypedDict):
     rounds_by_span: NotRequired[dict[Span, dict[ArmName, int]]]
     switch_share_of_time: NotRequired[float]
     router_share_of_time: NotRequired[float]
+    offer_share_of_time: NotRequired[float]
 
 
 def interval(record: Times, plain: Times, kind: Kind | None = None) -> tuple[float, float]:
@@ -143,4 +146,5 @@ def figures(record: Times, plain: Times, levels: Levels | None) -> Method:
         },
         "switch_share_of_time": stats.switch_seconds / stats.phases.total,
         "router_share_of_time": stats.phases.pick / stats.phases.total,
+        "offer_share_of_time": stats.phases.offer / stats.phases.total,
     }

@@ -44,7 +44,7 @@ class Way:
             arms: list[ArmName] = [*engine.drafters, "retrieval", "plain"]
             router = Router(
                 _Blind(), balance=self.router.balance, span_bias=self.router.span_bias,
-                probed=arms, lets_stand=True, costs=router.costs,
+                probed=arms, lets_stand=not self.router.every_round, costs=router.costs,
             )  # fmt: skip
         drafters = engine.drafters
         if self.full_layer:

@@ -1,9 +1,9 @@
 """What a round costs, in seconds, measured in this process.
 
 Three things vary: drafting per arm and length, verification by width and by how far it looks back,
-catching up per arm by backlog. The rest of a round (picking, masks, commit) differs little between
-arms. Everything is a running average, seeded by a short calibration and followed up by the rounds
-themselves.
+catching up per arm by backlog. The rest of a round (offers, picking, masks, commit) differs little
+between arms. Everything is a running average, seeded by a short calibration and followed up by the
+rounds themselves.
 
     seconds = drag * (verify(width) + look(width) * context + draft(arm, width - 1) + rest)
 
@@ -170,8 +170,7 @@ class CostModel:
     def catch_ups(
         self, arms: Iterable[ArmName], backlog: Mapping[ArmName, int], width: Mapping[ArmName, int]
     ) -> dict[ArmName, float]:
-        """Seconds of `catch_up` for those of the arms that are on offer. As much as the readiest
-        takes has to be paid by anyone who is to draft."""
+        """Seconds of `catch_up` for those of the arms that are on offer."""
         return {
             arm: self.catch_up(arm, backlog.get(arm, 0), width[arm]) for arm in arms if arm in width
         }

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from whiflash_engine.config import ArmName
+
+_NONE: Final[Mapping[ArmName, float]] = {}
 
 
 class Decision(NamedTuple):
@@ -16,5 +17,5 @@ class Decision(NamedTuple):
 
     arm: ArmName
     drafts: int
-    scores: Mapping[ArmName, float] = MappingProxyType({})
+    scores: Mapping[ArmName, float] = _NONE
     floor: float = 0.0

@@ -33,7 +33,8 @@ _ONE_OF: Final = {span: tuple(float(span == one) for one in SPANS) for span in S
 _CORRECTION: Final = 0.03
 LARGEST: Final = 2.0
 # Rounds that were asked about and may still be told.
-_UNLEARNED: Final = 32
+_UNLEARNED: Final = 64
+_Place: TypeAlias = tuple[int, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,8 @@ class NeuralPolicy:
     """The network for the arms that it knows, running averages for the others.
 
     What the network says of an arm is shifted by how wrong it has been lately: a drafter that
-    fits a user's text better or worse than the training prompts is found out in some rounds.
+    fits a user's text better or worse than the training prompts is found out in some rounds that
+    it was asked about.
     """
 
     def __init__(self, net: RouterNet) -> None:
@@ -86,9 +88,9 @@ class NeuralPolicy:
         self.shift = dict.fromkeys(net.positions, 0.0)
         self._seen: RouteContext | None = None
         self._odds: list[float] = []  # of that one; empty before the network has run
-        # by position: of rounds that are still to be learned from, and of the last one that was
-        self._told: dict[int, list[float]] = {}
-        self._before: tuple[int, list[float]] = (-1, [])
+        # of rounds that are still to be learned from, and of the last one that was
+        self._told: dict[_Place, list[float]] = {}
+        self._before: tuple[_Place, list[float]] = ((-1, 0.0), [])
 
     def candidates(self, arms: Sequence[ArmName]) -> Sequence[ArmName]:
         return arms
@@ -96,15 +98,14 @@ class NeuralPolicy:
     def expect(self, arm: ArmName, context: RouteContext) -> Expected:
         if self._seen is not context:
             self._seen, self._odds = context, []
-            self._told.pop(context.position, None)  # of a round that was given up
+            self._told.pop(_place(context), None)  # of a round that was given up
         forced = len(context.forced)
         drafts = context.width[arm] - 1 - forced
         if arm not in self.shift or context.hidden is None or drafts < 1:
             return self.averages.expect(arm, context)
-        chances = self._shifted(arm, self._odds or self._look(context))
-        if drafts > len(chances):
-            chances += chances[-1:] * (drafts - len(chances))
-        return lengths(chances[:drafts], forced)
+        odds = (self._odds or self._look(context))[self._parts[arm]][:drafts]
+        odds += odds[-1:] * (drafts - len(odds))
+        return lengths(_chances(odds, self.shift[arm]), forced)
 
     def learn(self, round: Round) -> None:
         accepted, drafted = round.tried
@@ -122,27 +123,32 @@ class NeuralPolicy:
 
     def _said(self, round: Round) -> list[float] | None:
         """The chances of the round's arm, if the network was asked about that round."""
-        position = round.position
-        if position in self._told:
-            self._before = (position, self._told.pop(position))
-        known, odds = self._before
-        # the same round once more: of an arm that was idle in it
-        asked = known == position and round.arm in self.shift
-        return self._shifted(round.arm, odds) if asked else None
+        place = _place(round)
+        if place in self._told:
+            self._before = (place, self._told.pop(place))
+        known, odds = self._before  # the same round once more: of an arm that was idle in it
+        if known != place or round.arm not in self.shift:
+            return None
+        return _chances(odds[self._parts[round.arm]], self.shift[round.arm])
 
     def _look(self, context: RouteContext) -> list[float]:
         """Run the network, once a round."""
         assert context.hidden is not None
         self._odds = self._net(context.hidden, structure(context))
-        self._told[context.position] = self._odds
+        self._told[_place(context)] = self._odds
         if len(self._told) > _UNLEARNED:
             del self._told[next(iter(self._told))]
         return self._odds
 
-    def _shifted(self, arm: ArmName, odds: Sequence[float]) -> list[float]:
-        shift = self.shift[arm]
-        # as a tangent, for an exponential could overflow
-        return [0.5 + 0.5 * math.tanh(0.5 * (one + shift)) for one in odds[self._parts[arm]]]
+
+def _place(of: RouteContext | Round) -> _Place:
+    """Two texts that share these say the same so far, or nearly always."""
+    return of.position, of.entropy
+
+
+def _chances(odds: Sequence[float], shift: float) -> list[float]:
+    # as a tangent, for an exponential could overflow
+    return [0.5 + 0.5 * math.tanh(0.5 * (one + shift)) for one in odds]
 
 
 Learner: TypeAlias = AveragesPolicy | NeuralPolicy

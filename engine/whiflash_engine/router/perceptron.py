@@ -39,10 +39,8 @@ class Perceptron:
         ]
         self._addresses = [w.ctypes.data for w in weights]
         self._inputs, self._inner, self._outputs = inputs, inner, outputs
-        self._more, self._room = (
-            (ctypes.c_float * inputs)(),
-            (ctypes.c_float * (outputs + inner + 7))(),
-        )
+        self._more = (ctypes.c_float * inputs)()
+        self._room = (ctypes.c_float * (outputs + inner + 7))()  # as the kernel asks for
         own = kernels()
         self._kernel = None if own is None else own.perceptron
 

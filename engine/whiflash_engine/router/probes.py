@@ -1,8 +1,8 @@
 """Arms that have not been picked for long are tried again.
 
 An arm that is not used gives no signal, so that one bad start would condemn it for good. Trying it
-after some 4, 8, 16, ... and then every 128 rounds, or fewer where it has much to catch up, costs next to
-nothing and finds out when the text or the machine has changed.
+after some 4, 8, 16, ... and then every 128 rounds, or fewer where it has much to catch up, costs
+next to nothing and finds out when the text or the machine has changed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Probes:
         return catch_up <= _SHARE * self._idle[arm] * seconds
 
     def begin(self, arm: ArmName) -> None:
-        """The arm is tried now; the next time it waits longer."""
+        """The arm that has waited is used now; the next time it waits longer."""
         self._idle[arm] = 0
         self._patience[arm] = min(2 * self._patience[arm], _LAST)
 
@@ -45,8 +45,6 @@ class Probes:
         """May be told some rounds later."""
         for arm, idle in self._idle.items():
             if arm == round.arm:
-                if idle >= self._patience[arm]:  # it came back by itself
-                    self.begin(arm)
                 self._idle[arm] = 0
             elif arm in round.scores:  # it was on offer
                 self._idle[arm] = idle + 1

@@ -30,8 +30,9 @@ class Prospect:
     def learn(
         self, worth: Mapping[ArmName, float], gains: Mapping[ArmName, float], tokens: int
     ) -> None:
-        """By a round of so many tokens. worth: of every drafter, in log units, were it ready;
-        gains: seconds that it would have saved if so, 0 where another one is better."""
+        """By a round of so many tokens, in which all arms were weighed. worth: of every drafter, in
+        log units, were it ready; gains: seconds that it would have saved if so, 0 where another
+        one is better."""
         if not worth:
             return
         self._rounds += 1

@@ -61,6 +61,7 @@ class Routers:
         """One that has learned nothing yet and is nobody else's, with a copy of the costs. Not
         to be called in a round."""
         with self._turn:
+            self._digest()
             costs = deepcopy(self.costs)
         return build_router(config, self._arms, costs, self._net)
 
@@ -72,6 +73,10 @@ class Routers:
             self._learns = True
         return router
 
+    def _digest(self) -> None:
+        for router in list(self._built.values()):  # others may be built meanwhile
+            router.digest()
+
     def ran(self, rounds: int) -> None:
         """To be told of every generation: writes the statistics after the first and then every
         hundred rounds, unless somebody else is in a round just now."""
@@ -81,8 +86,7 @@ class Routers:
         # never waits: an abandoned generator may be closed anywhere, even inside a round
         if self._turn.acquire(blocking=False):
             try:
-                for router in self._built.values():
-                    router.digest()
+                self._digest()
                 keep(self._statistics, self._learner, self._model)
                 self._unkept = 0
             except OSError as error:  # an answer is worth more than its statistics

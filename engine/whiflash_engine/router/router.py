@@ -89,19 +89,19 @@ class Router:
         self._whole, self._hindsight = whole_drafts, hindsight
         self._price, self._prospect = Price(self._costs, balance), Prospect()
         self._probes = Probes(probed)
-        self._standing = Standing() if lets_stand else None
+        self._standing = Standing(balance) if lets_stand else None
         self._weighed: dict[ArmName, _Offer] = {}  # in the round that was picked last
         self._heard: list[tuple[Round, dict[ArmName, _Offer]]] = []
 
     @property
     def policy(self) -> Policy:
-        """For keeping what it has learned."""
+        """For keeping what it has learned. Whoever shares the router must not be in a round."""
         self.digest()
         return self._policy
 
     @property
     def costs(self) -> CostModel:
-        """For calibration."""
+        """For calibration. Whoever shares the router must not be in a round."""
         self.digest()
         return self._costs
 
@@ -127,16 +127,21 @@ class Router:
             self._probes.begin(stale)
             return Decision(stale, width[stale] - 1, scores)
         best = max(candidates, key=scores.__getitem__)
+        if self._probes.waited(best):
+            self._probes.begin(best)  # by itself
+        stays: ArmName | None = None
         if self._balance:
             self._weighed = offers
-            late = context.backlog.get(best, 0) > width[best]
-            if late and best in _SURE and self._new_to_all(context):
-                drafters = [arm for arm in candidates if arm in _SURE]
-                best = max(drafters, key=lambda arm: self._at_first(offers[arm], arm))
-        if self._standing is not None and (stays := self._standing.keep(scores, context)):
-            self._standing.floor = self._floor(stays, context)
-        chosen = offers[best]
-        return Decision(best, chosen.drafts, scores, self._floor(best, context))
+        late = self._balance and context.backlog.get(best, 0) > width[best]
+        if late and best in _SURE and self._new_to_all(context):
+            drafters = [arm for arm in candidates if arm in _SURE]
+            best = max(drafters, key=lambda arm: self._at_first(offers[arm], arm))
+        elif self._standing is not None:
+            stays = self._standing.keep(scores, context)
+        floor = self._floor(best, context)
+        if self._standing is not None and stays:
+            self._standing.floor = floor if stays == best else self._floor(stays, context)
+        return Decision(best, offers[best].drafts, scores, floor)
 
     def learn(self, round: Round) -> None:
         """To be told every round, whoever picked it."""
@@ -147,7 +152,8 @@ class Router:
 
     def digest(self) -> None:
         """Learn from the rounds heard of: several at once, for the first of them costs most."""
-        for round, offers in self._heard:
+        heard, self._heard = self._heard, []  # whatever is broken off is not learned twice
+        for round, offers in heard:
             self._costs.learn(round)
             self._policy.learn(round)
             self._price.learn(round)
@@ -155,7 +161,6 @@ class Router:
             if offers:
                 worth = {arm: offer.ready for arm, offer in offers.items() if arm in _SURE}
                 self._prospect.learn(worth, self._saved(offers), len(round.tokens))
-        self._heard.clear()
 
     def looks_back(self, position: int) -> bool:
         """Whether a drafter that catches up is to be scored on the round that began there."""
@@ -214,10 +219,10 @@ class Router:
 
     def _saved(self, offers: Mapping[ArmName, _Offer]) -> dict[ArmName, float]:
         """Seconds that the best arm would save, were all of them ready: beside the next best."""
-        best, other = sorted((offer.ready for offer in offers.values()), reverse=True)[:2]
-        arm = next(arm for arm, offer in offers.items() if offer.ready == best)
-        ratio = math.exp(min((best - other) / self._balance, 10.0))
-        return {arm: (ratio - 1.0) * offers[arm].seconds}
+        best, other = sorted(offers, key=lambda arm: offers[arm].ready, reverse=True)[:2]
+        ahead = offers[best].ready - offers[other].ready
+        ratio = math.exp(min(ahead / self._balance, 10.0))
+        return {best: (ratio - 1.0) * offers[best].seconds}
 
     def _floor(self, arm: ArmName, context: RouteContext) -> float:
         if arm not in _SURE or self._whole:

@@ -3,8 +3,8 @@
 Asking anew every round would cost half a percent of the time, most of it to bring what the question
 needs back into the processor's caches, through which the target's weights have passed; and where
 one drafter was far ahead, it still is a round later. So it is asked again after as many rounds as
-the margin is wide, and at once where the text or what is on offer has changed: there is something
-to copy, the grammar forces tokens, another span begins.
+the margin is wide, the fewer the less time counts (`balance`), and at once where the text or what
+is on offer has changed: there is something to copy, the grammar forces tokens, another span begins.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from whiflash_engine.config import ArmName, Span
 from whiflash_engine.router.decision import Decision
 from whiflash_engine.router.policies import RouteContext
 
-_UNIT: Final = 0.05
-"""Log units between the best and the next best for every round."""
+_UNIT: Final = 0.02
+"""Log units between the best and the next best for every round, where balance is 1."""
 _MOST: Final = 10
 _NEAR: Final = 16
 """Positions within which a text goes on, and a drafter is as good as ready."""
@@ -29,11 +29,12 @@ class Standing:
     """The arm that was best of those that stay on offer, of the text that was asked about last.
     Where texts take turns, one that stands at about the same place may go by another's.
 
-    floor: of the decision that stands.
+    balance: of the router. floor: of the decision that stands.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, balance: float = 1.0) -> None:
         self.floor = 0.0
+        self._balance = balance
         self._arm: ArmName = "plain"
         self._scores: Mapping[ArmName, float] = {}
         self._span: Span = "text"
@@ -46,10 +47,11 @@ class Standing:
         staying = {arm: score for arm, score in scores.items() if arm not in _PASSING}
         if len(staying) < 2:
             return None
-        best, other, *_ = sorted(staying, key=staying.__getitem__, reverse=True)
+        best = max(staying, key=staying.__getitem__)
         if best == "plain" or context.backlog[best] > _NEAR:
             return None
-        self._left = min(int((staying[best] - staying[other]) / _UNIT), _MOST)
+        ahead = staying[best] - max(score for arm, score in staying.items() if arm != best)
+        self._left = int(min(_MOST, self._balance * ahead / _UNIT))
         self._arm, self._scores = best, staying
         self._span, self._position = context.span, context.position
         return best if self._left else None
