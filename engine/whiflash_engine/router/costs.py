@@ -177,7 +177,7 @@ class CostModel:
 
     def expected(self, arm: ArmName, low: int, high: int, context: int = 0) -> Sequence[float]:
         """Seconds of a round of `arm`, positive, for each width from low to high: draft
-        tokens + 1. Without catching up. context: positions before the pass, to within a few.
+        tokens + 1. Without catching up. context: positions before the pass, to within sixteen.
 
         An arm that has never drafted is taken to draft for nothing, so that it gets its turn;
         before any measurement at all every round costs one second.
