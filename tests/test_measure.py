@@ -15,6 +15,7 @@ from rich.console import Console
 from tests.toys import Prophet
 from whiflash_agents.cli import main
 from whiflash_agents.measure import speed
+from whiflash_agents.measure.against import BEST, against
 from whiflash_agents.measure.figures import Method, Times, figures
 from whiflash_agents.measure.levels import Levels
 from whiflash_agents.measure.lossless import ARMS, _gap, prove, with_grammar
@@ -229,6 +230,33 @@ def test_figures_are_of_the_tokens_really_made() -> None:
     assert low == pytest.approx(1) and high == pytest.approx(2)  # either prompt twice
 
 
+def test_one_method_beside_the_others_on_the_same_prompts() -> None:
+    """Prompts differ by a factor of four, methods by a tenth: the interval is of the latter."""
+
+    def timed(verify: float, prefill: float = 1.0) -> list[Round]:
+        return [replace(round_of(1, 2), seconds=Seconds(prefill=prefill, verify=verify))]
+
+    kinds: list[Kind] = ["tool", "tool", "tool", "tool", "chat", "chat"]
+    own, other, third = Times(), Times(), Times()
+    for i, kind in enumerate(kinds):
+        own.add(kind, 1.0 + i, 2, timed(float(i + 1)))
+        other.add(kind, 1.1 + 1.1 * i, 2, timed(1.1 * (i + 1)))
+        third.add(kind, 9.0 if i % 2 else 0.1, 2, timed(9.0 if i % 2 else 0.1))
+    levels = Levels(r for one in (own, other, third) for rounds in one.rounds for r in rounds)
+    peer = Times([2.0] * 6, [2] * 6, kinds, [[]] * 6)
+    others = {"other": other, "third": third, "peer": peer}
+    found = against(own, others, levels, ["other", "third"])
+    for ratio in (*found["other"]["whole"].values(), *found["other"]["decoding"].values()):
+        assert ratio == pytest.approx((1.1, 1.1, 1.1))
+    assert set(found["other"]["whole"]) == {"all", "tool"}, "two prompts are too few"
+    assert found["other"]["levelled"]["all"] == pytest.approx((1, 1, 1)), "the same passes"
+    assert found["peer"].keys() == {"whole"}
+    assert found["peer"]["whole"]["all"].ratio == pytest.approx(12 / 21)
+    best = 3 * 0.1 + 1.1 * (2 + 4 + 6)
+    assert found[BEST]["whole"]["all"].ratio == pytest.approx(best / 21)
+    assert BEST not in against(own, others, levels, ["other", "gone"])
+
+
 def test_a_busy_moment_tells_for_nobody_in_the_levels() -> None:
     """One's passes all met a busy machine, the other's did not; both did the same."""
 
@@ -280,6 +308,8 @@ def test_the_benchmark_on_a_tiny_model(
     (line,) = shown.out.splitlines()
     result = json.loads(line)
     assert set(result["methods"]) == {*both, ORACLE, *COMPARISONS["routers"]}
+    assert set(result["auto_to"]) == {*result["methods"], BEST} - {"auto"}
+    assert len(result["auto_to"]["ar"]["decoding"]["all"]) == 3
     oracle, ar = result["methods"][ORACLE], result["methods"]["ar"]
     assert oracle["acceptance_length"] >= ar["acceptance_length"]
     assert {p.name for p in (tmp_path / "plots").iterdir()} == {"routers.svg", "routers.png"}
@@ -294,7 +324,7 @@ def test_the_benchmark_on_a_tiny_model(
     assert set(result["methods"]["auto"]["acceptance_length_by_kind"]) == set(KINDS)
     assert result["width_8_to_1"] > 0 and result["plain_to_transformers"] > 0
     assert result["dtype"] == "float32" and generated == [6] * 30
-    for word in ("method", "ratio", "transformers", "diffusion", *KINDS):
+    for word in ("method", "ratio", "transformers", "diffusion", "auto to", BEST, *KINDS):
         assert word in shown.err
 
 

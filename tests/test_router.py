@@ -93,21 +93,16 @@ def test_balance_between() -> None:
 
 @pytest.mark.parametrize(
     ("span", "favoured"),
-    [("json", "diffusion"), ("tool_call", "diffusion"), ("reasoning", "ar"), ("text", None)],
+    [("json", "diffusion"), ("tool_call", "diffusion"), ("reasoning", "ar"), ("text", "ar")],
 )
-def test_the_span_bias_is_a_log_unit_prior(span: Span, favoured: ArmName | None) -> None:
+def test_the_span_bias_is_a_log_unit_prior(span: Span, favoured: ArmName) -> None:
     # A tenth more tokens is what a bias of ln 1.1 can make up for.
     for rival_lead, wins in ((1.09, True), (1.11, False)):
-        expected = {"ar": rival_lead, "diffusion": rival_lead, "plain": 0.5}
-        if favoured:
-            expected[favoured] = 1.0
+        expected = {"ar": rival_lead, "diffusion": rival_lead, "plain": 0.5, favoured: 1.0}
         router = Router(Table(**expected), span_bias=log(1.1))
         decision = router.pick(_context(span=span))
-        if favoured:
-            assert (decision.arm == favoured) is wins
-            assert decision.scores[favoured] == pytest.approx(log(1.1))
-        else:
-            assert decision.scores["ar"] == decision.scores["diffusion"]
+        assert (decision.arm == favoured) is wins
+        assert decision.scores[favoured] == pytest.approx(log(1.1))
 
 
 def test_plain_where_drafting_does_not_pay() -> None:
@@ -230,13 +225,24 @@ class BeginsWell:
 def test_who_takes_a_text_in_first_goes_by_the_average() -> None:
     none_ready: Mapping[ArmName, int] = {"ar": 64, "diffusion": 64, "plain": 0}
     router = Router(BeginsWell(), balance=1.0, costs=_late())
-    assert _text(router, 9, none_ready)[0] == "diffusion"  # it knows no better
+    # it knows no better than that diffusion drafts for less
+    assert _text(router, 9, none_ready)[0] == "diffusion"
     for _ in range(5):
         assert {*_text(router, 9, none_ready)} == {"ar"}
     # behind a copy: AR has seven positions to take in, diffusion the whole text
     assert _text(router, 1, {"ar": 7, "diffusion": 64, "plain": 0}, generated=30) == ["ar"]
     both_ready: Mapping[ArmName, int] = {"ar": 1, "diffusion": 1, "plain": 0}
     assert _text(router, 3, both_ready) == ["diffusion", "ar", "ar"]
+
+
+@pytest.mark.parametrize(("seconds", "first"), [(0.003, "diffusion"), (0.009, "ar")])
+def test_before_any_round_what_drafts_cost_decides_who_takes_a_text_in(
+    seconds: float, first: ArmName
+) -> None:
+    costs = _late()
+    costs.seed("diffusion", WIDTH["diffusion"] - 1, seconds)
+    none_ready: Mapping[ArmName, int] = {"ar": 64, "diffusion": 64, "plain": 0}
+    assert _text(Router(BeginsWell(), balance=1.0, costs=costs), 1, none_ready) == [first]
 
 
 def test_a_probe_is_not_worth_much_catching_up() -> None:

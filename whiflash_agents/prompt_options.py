@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import random
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,9 @@ def add_prompt_options(parser: argparse.ArgumentParser, per_kind: int, tokens: i
     add_model_options(parser)
     parser.add_argument("--data", type=Path, help="folder of prompts; default: the package's own")
     parser.add_argument("--ids", type=Path, help="file of prompt ids: take only these, in order")
+    parser.add_argument(
+        "--shuffle", type=int, metavar="SEED", help="take them in an order drawn from this"
+    )
     parser.add_argument("--per-kind", type=int, default=per_kind, help="prompts of each kind")
     parser.add_argument("--tokens", type=int, default=tokens, help="new tokens a prompt")
 
@@ -30,5 +34,7 @@ def chosen_rows(args: argparse.Namespace) -> list[Prompt]:
     rows = shipped() if args.data is None else list(from_folder(args.data))
     if args.ids is not None:
         rows = named(rows, args.ids)
+    if args.shuffle is not None:
+        rows = random.Random(args.shuffle).sample(rows, len(rows))
     balanced(rows, args.per_kind)
     return rows

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NotRequired, TypedDict
 
@@ -12,10 +11,10 @@ import numpy as np
 from whiflash_agents.measure.levels import Levels
 from whiflash_agents.measure.prompts import KINDS, Kind
 from whiflash_engine.config import ArmName, Span
-from whiflash_engine.events import Round, Stats
+from whiflash_engine.events import Round, Stats, tokens_of
 
 _RESAMPLED = 2000
-_FEWEST = 3
+FEWEST = 3
 """Prompts of a kind for an interval: drawing one or two anew says nothing."""
 
 
@@ -28,21 +27,27 @@ class Times:
     kinds: list[Kind] = field(default_factory=list)
     rounds: list[list[Round]] = field(default_factory=list)
 
+    def add(self, kind: Kind, seconds: float, tokens: int, rounds: list[Round]) -> None:
+        """One prompt more."""
+        self.kinds.append(kind)
+        self.seconds.append(seconds)
+        self.tokens.append(tokens)
+        self.rounds.append(rounds)
+
     def rate(self, kind: Kind | None = None) -> float:
         """Tokens per second, prompt pass included."""
         chosen = [i for i, k in enumerate(self.kinds) if kind in (None, k)]
         return sum(self.tokens[i] for i in chosen) / sum(self.seconds[i] for i in chosen)
 
-    def decoding(self, kind: Kind | None = None) -> float:
-        """Tokens per second without the prompt pass; 0 for who has no rounds."""
-        stats = self.stats(kind)
-        return stats.tokens / stats.phases.decoding if stats.rounds else 0.0
-
-    def levelled(self, levels: Levels, kind: Kind | None = None) -> float:
-        """As `decoding`, with every pass and draft at its level; for who has rounds."""
-        chosen = [r for r, k in zip(self.rounds, self.kinds, strict=True) if kind in (None, k)]
-        tokens = sum(len(r.tokens) for rounds in chosen for r in rounds)
-        return tokens / sum(levels.seconds(rounds) for rounds in chosen)
+    def decoding_alone(self, levels: Levels | None = None) -> Times:
+        """The same without prompt passes, of who has rounds; with every pass and draft at its
+        level, if levels are given."""
+        spent = [
+            sum(r.seconds.decoding for r in rounds) if levels is None else levels.seconds(rounds)
+            for rounds in self.rounds
+        ]
+        made = [len(tokens_of(rounds)) for rounds in self.rounds]
+        return Times(spent, made, self.kinds, self.rounds)
 
     def lengths(self, arm: ArmName) -> dict[int, int]:
         """How many of the arm's rounds committed how many tokens."""
@@ -101,15 +106,6 @@ def interval(record: Times, plain: Times, kind: Kind | None = None) -> tuple[flo
     return float(low), float(high)
 
 
-def luckiest(records: Sequence[Times]) -> float:
-    """Tokens per second of whoever was fastest, prompt by prompt."""
-    tokens = seconds = 0.0
-    for i in range(len(records[0].seconds)):
-        best = max(records, key=lambda record: record.tokens[i] / record.seconds[i])
-        tokens, seconds = tokens + best.tokens[i], seconds + best.seconds[i]
-    return tokens / seconds
-
-
 def figures(record: Times, plain: Times, levels: Levels | None) -> Method:
     """One method's figures. levels: None where they would not tell what it does."""
     kinds = [kind for kind in KINDS if kind in record.kinds]
@@ -121,21 +117,21 @@ def figures(record: Times, plain: Times, levels: Levels | None) -> Method:
         "to_plain_interval_by_kind": {
             kind: interval(record, plain, kind)
             for kind in kinds
-            if plain.kinds.count(kind) >= _FEWEST
+            if plain.kinds.count(kind) >= FEWEST
         },
     }
     stats = record.stats()
     if not stats.rounds:
         return method
     if levels is not None:
-        method["levelled_to_plain"] = record.levelled(levels) / plain.levelled(levels)
-        method["levelled_to_plain_by_kind"] = {
-            k: record.levelled(levels, k) / plain.levelled(levels, k) for k in kinds
-        }
+        levelled, base = record.decoding_alone(levels), plain.decoding_alone(levels)
+        method["levelled_to_plain"] = levelled.rate() / base.rate()
+        method["levelled_to_plain_by_kind"] = {k: levelled.rate(k) / base.rate(k) for k in kinds}
+    decoding, base = record.decoding_alone(), plain.decoding_alone()
     return {
         **method,
-        "decoding_to_plain": record.decoding() / plain.decoding(),
-        "decoding_to_plain_by_kind": {k: record.decoding(k) / plain.decoding(k) for k in kinds},
+        "decoding_to_plain": decoding.rate() / base.rate(),
+        "decoding_to_plain_by_kind": {k: decoding.rate(k) / base.rate(k) for k in kinds},
         "acceptance_length": stats.acceptance_length,
         "acceptance_length_by_kind": {k: record.stats(k).acceptance_length for k in kinds},
         "acceptance_length_by_arm": {arm: s.acceptance_length for arm, s in stats.arms.items()},

@@ -27,6 +27,7 @@ STOPPING: Mapping[str, Way] = {
     "diffusion, stopping": Way(RouterConfig("diffusion")),
 }
 """The same, with drafts up to where they stop paying."""
+AUTO = "auto"
 _AUTO = RouterConfig()
 
 COMPARISONS: Mapping[str, Mapping[str, Way]] = {
@@ -35,11 +36,11 @@ COMPARISONS: Mapping[str, Mapping[str, Way]] = {
         **STOPPING,
         "paper's rule": Way(RouterConfig("entropy", span_bias=0.0)),
         "averages": Way(RouterConfig(learned=False)),
-        "auto": Way(_AUTO),
+        AUTO: Way(_AUTO),
     },
     "ablation": {
         "plain": STATIC["plain"],
-        "auto": Way(_AUTO),
+        AUTO: Way(_AUTO),
         "not learned": Way(RouterConfig(learned=False)),
         "no entropy": Way(RouterConfig(learned=False), blind=True),
         "no span bias": Way(RouterConfig(span_bias=0.0)),

@@ -47,7 +47,7 @@ def positions(start: PromptStart, grammar: bool, rng: random.Random) -> Iterator
                     draft = hand.propose(arm, context.forced).tokens
                 else:
                     draft = (*context.forced, *context.copied)
-                accepted, known = _got_through(draft, text[i:])
+                accepted, known = got_through(draft, text[i:])
                 tried[arm] = max(accepted - forced, 0), max(known - forced, 0)
                 ends[arm] = min(i + max(accepted, forced) + 1, len(text))
             for end in ends.values():
@@ -62,7 +62,7 @@ def positions(start: PromptStart, grammar: bool, rng: random.Random) -> Iterator
         sequence.commit([token], row, start.sampling.stop_token_ids, entropy=after)
 
 
-def _got_through(draft: Sequence[int], text: Sequence[int]) -> tuple[int, int]:
+def got_through(draft: Sequence[int], text: Sequence[int]) -> tuple[int, int]:
     """How many tokens of a draft are the text's, of how many. Where the text ends, nothing is
     known of the draft any more."""
     known = min(len(draft), len(text))

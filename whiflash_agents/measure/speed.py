@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 import torch
 
-from whiflash_agents.measure.figures import Method, Times, figures, luckiest
+from whiflash_agents.measure.against import Against, against
+from whiflash_agents.measure.figures import Method, Times, figures
 from whiflash_agents.measure.levels import Levels
-from whiflash_agents.measure.methods import ORACLE, STATIC, TRANSFORMERS
+from whiflash_agents.measure.methods import AUTO, ORACLE, STATIC, TRANSFORMERS
 from whiflash_agents.measure.oracle import foresighted
 from whiflash_agents.measure.peers import peers
 from whiflash_agents.measure.prompts import Prompt
@@ -49,10 +50,9 @@ class Speed(TypedDict):
     plain_to_transformers: float
     width_8_to_1: float
     width_seconds: dict[int, float]
-    best_static_per_prompt: NotRequired[float]
-    """To plain: the best of the single arms, prompt by prompt. Each was timed once, so it is
-    also the luckiest of them."""
     methods: dict[str, Method]
+    auto_to: NotRequired[dict[str, Against]]
+    """By method: what "auto" makes of its speed, where that is among them."""
 
 
 def measure(
@@ -83,12 +83,8 @@ def measure(
                 spent = perf_counter() - start
             if rounds:
                 made = sum(len(r.tokens) for r in rounds)
-            record = times[name]
             if number > 0:
-                record.seconds.append(spent)
-                record.tokens.append(made)
-                record.kinds.append(prompt.kind)
-                record.rounds.append(rounds)
+                times[name].add(prompt.kind, spent, made, rounds)
         report(f"{number}/{len(prompts)} {prompt.id}")
     plain = times["plain"]
     levels = Levels(r for record in times.values() for rounds in record.rounds for r in rounds)
@@ -109,8 +105,9 @@ def measure(
             for name, record in times.items()
         },
     )
-    if STATIC.keys() <= times.keys():
-        speed["best_static_per_prompt"] = luckiest([times[name] for name in STATIC]) / plain.rate()
+    if AUTO in times:
+        rivals = {name: record for name, record in times.items() if name not in {AUTO, *changed}}
+        speed["auto_to"] = against(times[AUTO], rivals, levels, [*STATIC])
     return speed
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from rich.table import Table
 
+from whiflash_agents.measure.against import Against, Ratio
 from whiflash_agents.measure.figures import Method
 from whiflash_agents.measure.prompts import KINDS, Kind
 from whiflash_agents.measure.speed import Speed
@@ -37,6 +38,23 @@ def table(speed: Speed) -> Table:
         f"{speed['width_8_to_1']:.2f}x a pass over one"
     )
     return out
+
+
+def against_table(auto_to: Mapping[str, Against]) -> Table:
+    """What "auto" makes of the others' speed, overall and by kind, and 90% intervals below."""
+    title = "auto to the others: decoding alone; beside who has no rounds, prompt passes included"
+    out = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    out.add_column("auto to")
+    for name in ("all", *KINDS):
+        out.add_column(name, justify="right")
+    for name, one in auto_to.items():
+        ratios = one.get("decoding", one["whole"])
+        out.add_row(name, *(_ratio(ratios.get(column)) for column in ("all", *KINDS)))
+    return out
+
+
+def _ratio(value: Ratio | None) -> str:
+    return "-" if value is None else f"{value.ratio:.2f}\n{value.low:.2f}-{value.high:.2f}"
 
 
 def _of_kind(method: Method, kind: Kind) -> str:

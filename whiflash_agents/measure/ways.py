@@ -37,16 +37,20 @@ class Way:
     eager: bool = False
     full_layer: bool = False
 
+    def fresh(self, engine: Engine) -> Router:
+        """Its router, that has learned nothing yet."""
+        router = engine.fresh_router(self.router)
+        if not self.blind:
+            return router
+        arms: list[ArmName] = [*engine.drafters, "retrieval", "plain"]
+        return Router(
+            _Blind(), balance=self.router.balance, span_bias=self.router.span_bias,
+            probed=arms, lets_stand=not self.router.every_round, costs=router.costs,
+        )  # fmt: skip
+
     def runner(self, engine: Engine) -> Run:
         """Greedy. What its router learns stays from prompt to prompt."""
-        router = engine.fresh_router(self.router)
-        if self.blind:
-            arms: list[ArmName] = [*engine.drafters, "retrieval", "plain"]
-            router = Router(
-                _Blind(), balance=self.router.balance, span_bias=self.router.span_bias,
-                probed=arms, lets_stand=not self.router.every_round, costs=router.costs,
-            )  # fmt: skip
-        drafters = engine.drafters
+        router, drafters = self.fresh(engine), engine.drafters
         if self.full_layer:
             drafters = {name: _full(drafter) for name, drafter in drafters.items()}
 

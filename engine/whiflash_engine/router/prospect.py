@@ -49,6 +49,6 @@ class Prospect:
         rounds = min(generated + _AT_LEAST, room) / self._tokens
         return max(seconds - self._gains.get(arm, 0.0) * rounds, 0.0)
 
-    def usual(self, arm: ArmName, worth: float) -> float:
-        """What the arm is worth on the average; before any round, what it is worth now."""
-        return self._worth.get(arm, worth)
+    def usual(self, arm: ArmName) -> float | None:
+        """What the arm is worth on the average; None before any round."""
+        return self._worth.get(arm)

@@ -20,9 +20,10 @@ from typing import Final, NamedTuple
 
 from whiflash_engine.config import ArmName, Span
 from whiflash_engine.events import Round
+from whiflash_engine.router.averages import AveragesPolicy
 from whiflash_engine.router.costs import CostModel
 from whiflash_engine.router.decision import Decision
-from whiflash_engine.router.policies import Policy, RouteContext
+from whiflash_engine.router.policies import Expected, Policy, RouteContext
 from whiflash_engine.router.price import Price
 from whiflash_engine.router.probes import Probes
 from whiflash_engine.router.prospect import Prospect
@@ -35,8 +36,10 @@ FAVOURED: Final[Mapping[Span, ArmName]] = {
     "json": "diffusion",
     "tool_call": "diffusion",
     "reasoning": "ar",
+    "text": "ar",
 }
-"""Whom the span bias favours."""
+"""Whom the span bias favours. Few models put tags around all that they think: text is as often
+reasoning as not."""
 _SURE: Final = frozenset[ArmName](("ar", "diffusion"))
 """Arms that say how sure they are."""
 _HEARD: Final = 8
@@ -88,6 +91,7 @@ class Router:
         self._without = frozenset(without)
         self._whole, self._hindsight = whole_drafts, hindsight
         self._price, self._prospect = Price(self._costs, balance), Prospect()
+        self._untaught = AveragesPolicy()
         self._probes = Probes(probed)
         self._standing = Standing(balance) if lets_stand else None
         self._weighed: dict[ArmName, _Offer] = {}  # in the round that was picked last
@@ -135,7 +139,7 @@ class Router:
         late = self._balance and context.backlog.get(best, 0) > width[best]
         if late and best in _SURE and self._new_to_all(context):
             drafters = [arm for arm in candidates if arm in _SURE]
-            best = max(drafters, key=lambda arm: self._at_first(offers[arm], arm))
+            best = max(drafters, key=lambda arm: self._at_first(offers[arm], arm, context))
         elif self._standing is not None:
             stays = self._standing.keep(scores, context)
         floor = self._floor(best, context)
@@ -175,26 +179,13 @@ class Router:
         self, candidates: Sequence[ArmName], context: RouteContext
     ) -> dict[ArmName, _Offer]:
         """Every arm's best score, and the draft length that reaches it."""
-        costs, balance, width, backlog = self._costs, self._balance, context.width, context.backlog
-        favoured, expect = FAVOURED.get(context.span), self._policy.expect
-        late = costs.catch_ups(_SURE, backlog, width) if balance else {}
+        balance, width, backlog = self._balance, context.width, context.backlog
+        favoured, expect = FAVOURED[context.span], self._policy.expect
+        late = self._costs.catch_ups(_SURE, backlog, width) if balance else {}
         readiest = min(late.values(), default=0.0)
         offers: dict[ArmName, _Offer] = {}
         for arm in candidates:
-            expected, most = expect(arm, context), width[arm]
-            if self._whole:
-                expected = expected[-1:]
-            seconds = expected
-            if balance:
-                seconds = costs.expected(arm, most - len(expected) + 1, most, context.position)
-            if balance == 1.0:  # a power costs more than all the rest
-                worth = [tokens / cost for tokens, cost in zip(expected, seconds, strict=True)]
-            else:
-                pairs = zip(expected, seconds, strict=True)
-                worth = [tokens / cost**balance for tokens, cost in pairs]
-            best = max(worth)
-            shorter = worth[::-1].index(best)  # of equals the longest
-            ready, spent = math.log(best), seconds[-1 - shorter]
+            ready, shorter, spent = self._worth(arm, expect(arm, context), context)
             if arm == favoured:
                 ready += self._span_bias
             score = ready
@@ -203,19 +194,42 @@ class Router:
                 behind = catch_up - readiest
                 left = self._prospect.left(arm, behind, context.generated, context.room)
                 score -= balance * math.log1p(left / spent)
-            drafts = most - 1 if arm in _SURE else most - 1 - shorter
+            drafts = width[arm] - 1 if arm in _SURE else width[arm] - 1 - shorter
             offers[arm] = _Offer(score, drafts, ready, spent, catch_up)
         return offers
+
+    def _worth(
+        self, arm: ArmName, expected: Expected, context: RouteContext
+    ) -> tuple[float, int, float]:
+        """(log units, how many tokens less than all, seconds) of the length that is worth most."""
+        balance, most = self._balance, context.width[arm]
+        if self._whole:
+            expected = expected[-1:]
+        seconds = expected
+        if balance:
+            seconds = self._costs.expected(arm, most - len(expected) + 1, most, context.position)
+        if balance == 1.0:  # a power costs more than all the rest
+            worth = [tokens / cost for tokens, cost in zip(expected, seconds, strict=True)]
+        else:
+            pairs = zip(expected, seconds, strict=True)
+            worth = [tokens / cost**balance for tokens, cost in pairs]
+        best = max(worth)
+        shorter = worth[::-1].index(best)  # of equals the longest
+        return math.log(best), shorter, seconds[-1 - shorter]
 
     def _new_to_all(self, context: RouteContext) -> bool:
         """Whether no drafter has taken in anything of the text yet, and all have much to."""
         least, backlog, width = context.generated, context.backlog, context.width
         return all(backlog.get(arm, 0) > max(least, width[arm]) for arm in _SURE if arm in width)
 
-    def _at_first(self, offer: _Offer, arm: ArmName) -> float:
+    def _at_first(self, offer: _Offer, arm: ArmName, context: RouteContext) -> float:
         """Who takes a text in first goes by what drafters are worth on the average: the others
-        would have to catch up with all of it, and a text's first round is unlike the others."""
-        return self._prospect.usual(arm, offer.ready) + offer.score - offer.ready
+        would have to catch up with all of it, and a text's first round is unlike the others. Before
+        any round every token is as likely to pass as not, so that what drafts cost decides."""
+        usual = self._prospect.usual(arm)
+        if usual is None:
+            usual, _, _ = self._worth(arm, self._untaught.expect(arm, context), context)
+        return usual + offer.score - offer.ready
 
     def _saved(self, offers: Mapping[ArmName, _Offer]) -> dict[ArmName, float]:
         """Seconds that the best arm would save, were all of them ready: beside the next best."""

@@ -58,7 +58,7 @@ def worth(
 def _favoured(rounds: Rounds) -> Tensor:
     """[N, columns of all arms]: 1 where the span bias favours the arm."""
     spans = rounds.features[:, -STRUCTURE + 1 :][:, : len(SPANS)].argmax(1).tolist()
-    favoured = [FAVOURED.get(SPANS[span]) for span in spans]
+    favoured = [FAVOURED[SPANS[span]] for span in spans]
     columns = [
         torch.tensor([float(one == arm) for one in favoured])[:, None].expand(-1, count + 1)
         for arm, count in zip(ARMS, rounds.positions, strict=True)

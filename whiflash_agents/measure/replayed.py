@@ -1,0 +1,108 @@
+"""Routers replayed on recorded texts, ready for JSON and for a table."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypedDict
+
+from rich.table import Table
+
+from whiflash_agents.measure.prompts import KINDS, Kind, Prompt
+from whiflash_agents.measure.recording import record
+from whiflash_agents.measure.replay import Charges, foresight, replay
+from whiflash_agents.measure.start import PromptStart
+from whiflash_agents.measure.ways import Way
+from whiflash_engine.config import ArmName, RouterConfig
+
+if TYPE_CHECKING:
+    from whiflash_engine.engine import Engine
+
+FORESIGHT = "foresight"
+
+
+class Replayed(TypedDict):
+    """Of one method. tokens_per_second, also by kind: decoding alone. acceptance_length: tokens a
+    round. share_of_rounds: by arm."""
+
+    tokens_per_second: float
+    by_kind: dict[Kind, float]
+    acceptance_length: float
+    share_of_rounds: dict[ArmName, float]
+
+
+@dataclass(slots=True)
+class _Totals:
+    tokens: Counter[Kind] = field(default_factory=Counter)
+    seconds: defaultdict[Kind, float] = field(default_factory=lambda: defaultdict(float))
+    rounds: Counter[ArmName] = field(default_factory=Counter)
+
+    def figures(self) -> Replayed:
+        made, rounds = self.tokens.total(), self.rounds.total()
+        return Replayed(
+            tokens_per_second=made / sum(self.seconds.values()),
+            by_kind={kind: self.tokens[kind] / self.seconds[kind] for kind in self.tokens},
+            acceptance_length=made / rounds if rounds else 0.0,
+            share_of_rounds={arm: count / rounds for arm, count in self.rounds.items()},
+        )
+
+
+def replayable(ways: Mapping[str, Way]) -> dict[str, Way]:
+    """Those that differ in what their routers decide, and not in what a round does."""
+    return {
+        name: way
+        for name, way in ways.items()
+        if not (way.eager or way.full_layer or way.router.hindsight)
+    }
+
+
+def measure_replay(
+    engine: Engine, prompts: Sequence[Prompt], tokens: int, ways: Mapping[str, Way],
+    repeats: int, report: Callable[[str], None],
+) -> dict[str, Replayed]:  # fmt: skip
+    """Every way on every prompt, `repeats` times with other noise, each time with a router that has
+    learned nothing yet. "foresight" is none of them: see there."""
+    charges = Charges(engine.fresh_router(RouterConfig("plain")).costs)
+    recordings = []
+    for number, prompt in enumerate(prompts, 1):
+        recordings.append(record(PromptStart(engine, prompt, tokens)))
+        report(f"{number}/{len(prompts)} {prompt.id}")
+    totals = {name: _Totals() for name in (*ways, FORESIGHT)}
+    for name, way in ways.items():
+        total = totals[name]
+        for repeat in range(repeats):
+            router, noise = way.fresh(engine), random.Random(repeat)
+            for recording in recordings:
+                for told in replay(recording, router, charges, noise):
+                    total.tokens[recording.kind] += len(told.round.tokens)
+                    total.seconds[recording.kind] += told.seconds
+                    total.rounds[told.round.arm] += 1
+        report(name)
+    for recording in recordings:
+        totals[FORESIGHT].tokens[recording.kind] += len(recording.tokens)
+        totals[FORESIGHT].seconds[recording.kind] += foresight(recording, charges)
+    return {name: total.figures() for name, total in totals.items()}
+
+
+def replay_table(found: Mapping[str, Replayed], title: str) -> Table:
+    """One row a method, ratios to plain decoding."""
+    out = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    out.add_column("method")
+    for name in ("tok/s", "ratio", "AL", *KINDS):
+        out.add_column(name, justify="right")
+    plain = found["plain"]
+    for name, one in found.items():
+        ratios = (
+            f"{one['by_kind'][kind] / plain['by_kind'][kind]:.3f}"
+            if kind in plain["by_kind"]
+            else "-"
+            for kind in KINDS
+        )
+        rate, length = one["tokens_per_second"], one["acceptance_length"]
+        out.add_row(
+            name, f"{rate:.1f}", f"{rate / plain['tokens_per_second']:.3f}",
+            f"{length:.2f}" if length else "-", *ratios,
+        )  # fmt: skip
+    return out
