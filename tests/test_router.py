@@ -93,16 +93,21 @@ def test_balance_between() -> None:
 
 @pytest.mark.parametrize(
     ("span", "favoured"),
-    [("json", "diffusion"), ("tool_call", "diffusion"), ("reasoning", "ar"), ("text", "ar")],
+    [("json", "diffusion"), ("tool_call", "diffusion"), ("reasoning", "ar"), ("text", None)],
 )
-def test_the_span_bias_is_a_log_unit_prior(span: Span, favoured: ArmName) -> None:
+def test_the_span_bias_is_a_log_unit_prior(span: Span, favoured: ArmName | None) -> None:
     # A tenth more tokens is what a bias of ln 1.1 can make up for.
     for rival_lead, wins in ((1.09, True), (1.11, False)):
-        expected = {"ar": rival_lead, "diffusion": rival_lead, "plain": 0.5, favoured: 1.0}
+        expected = {"ar": rival_lead, "diffusion": rival_lead, "plain": 0.5}
+        if favoured:
+            expected[favoured] = 1.0
         router = Router(Table(**expected), span_bias=log(1.1))
         decision = router.pick(_context(span=span))
-        assert (decision.arm == favoured) is wins
-        assert decision.scores[favoured] == pytest.approx(log(1.1))
+        if favoured:
+            assert (decision.arm == favoured) is wins
+            assert decision.scores[favoured] == pytest.approx(log(1.1))
+        else:
+            assert decision.scores["ar"] == decision.scores["diffusion"]
 
 
 def test_plain_where_drafting_does_not_pay() -> None:
@@ -243,6 +248,33 @@ def test_before_any_round_what_drafts_cost_decides_who_takes_a_text_in(
     costs.seed("diffusion", WIDTH["diffusion"] - 1, seconds)
     none_ready: Mapping[ArmName, int] = {"ar": 64, "diffusion": 64, "plain": 0}
     assert _text(Router(BeginsWell(), balance=1.0, costs=costs), 1, none_ready) == [first]
+
+
+def test_a_span_bias_saves_nothing() -> None:
+    """Drafters are equal: a prior for one of them does not pay for its catching up."""
+    table = Table(ar=3.0, diffusion=3.0, plain=1.0)
+    costs = _late()
+    costs.seed("ar", WIDTH["ar"] - 1, DRAFT["diffusion"])
+    costs.seed_verify(8, VERIFY)
+    router = Router(table, balance=1.0, span_bias=0.05, costs=costs)
+    for _ in range(40):
+        ready = _context(span="json")._replace(backlog=dict.fromkeys(ARMS, 1))
+        router.learn(_round(router.pick(ready), 3, span="json"))
+    late = _context(span="json")._replace(backlog=LATE, generated=400)
+    scores = router.pick(late).scores
+    assert scores["diffusion"] < scores["ar"], "30 ms for nothing but a wish"
+
+
+def test_who_takes_a_text_in_first_heeds_the_span_bias() -> None:
+    costs = _late()
+    costs.seed("diffusion", WIDTH["diffusion"] - 1, 0.009)
+    none_ready: Mapping[ArmName, int] = {"ar": 64, "diffusion": 64, "plain": 0}
+    context = _context(span="json")._replace(backlog=none_ready)
+    for bias, first in ((0.0, "ar"), (1.0, "diffusion")):
+        router = Router(
+            Table(ar=2.0, diffusion=2.0, plain=1.0), balance=1.0, span_bias=bias, costs=costs
+        )
+        assert router.pick(context).arm == first
 
 
 def test_a_probe_is_not_worth_much_catching_up() -> None:

@@ -27,7 +27,8 @@ def add_bench_parsers(
     bench.add_argument("--plots", type=Path, help="folder to draw the result in, as SVG and PNG")
     bench.set_defaults(run=_bench)
     replay = subparsers.add_parser(
-        "replay", help="what routers make of recorded texts, in seconds that are the same for all"
+        "replay",
+        help="what routers make of recorded texts, in seconds that are the same for all of them",
     )
     add_prompt_options(replay, per_kind=12, tokens=96)
     replay.add_argument(
@@ -85,14 +86,22 @@ def _replay(args: argparse.Namespace) -> int:
 
     from whiflash_agents.measure.methods import COMPARISONS
     from whiflash_agents.measure.prompts import balanced
-    from whiflash_agents.measure.replayed import measure_replay, replay_table, replayable
+    from whiflash_agents.measure.replayed import measure_replay, replayable
+    from whiflash_agents.measure.table import replay_table
+    from whiflash_engine.devices import device_name
 
     engine, ways = load_engine(args), replayable(COMPARISONS[args.compare])
     prompts = balanced(rows, args.per_kind)
     found = measure_replay(engine, prompts, args.tokens, ways, args.repeats, say)
-    title = f"{len(prompts)} prompts, {args.tokens} tokens each, {args.repeats} times, replayed"
+    title = (
+        f"{len(prompts)} prompts, up to {args.tokens} tokens each, {args.repeats} times, replayed"
+    )
     Console(stderr=True).print(replay_table(found, title))
-    print(json.dumps({"prompts": len(prompts), "tokens": args.tokens, "methods": found}))
+    about = {
+        "dtype": engine.target.precision, "device": device_name(engine.target.device),
+        "prompts": len(prompts), "tokens": args.tokens, "repeats": args.repeats,
+    }  # fmt: skip
+    print(json.dumps(about | {"methods": found}))
     return 0
 
 

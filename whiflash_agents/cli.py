@@ -1,4 +1,4 @@
-"""The command line: `whiflash-agents demo|trace|bench|lossless|evaluate|train`, or `--version`."""
+"""The command line: `whiflash-agents demo|trace|bench|replay|lossless|evaluate|train|--version`."""
 
 from __future__ import annotations
 

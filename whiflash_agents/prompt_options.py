@@ -18,9 +18,14 @@ def add_prompt_options(parser: argparse.ArgumentParser, per_kind: int, tokens: i
     """The model, its drafters, the prompts; with these defaults."""
     add_model_options(parser)
     parser.add_argument("--data", type=Path, help="folder of prompts; default: the package's own")
-    parser.add_argument("--ids", type=Path, help="file of prompt ids: take only these, in order")
     parser.add_argument(
-        "--shuffle", type=int, metavar="SEED", help="take them in an order drawn from this"
+        "--ids", type=Path, help="file of prompt ids: take only these, in its order"
+    )
+    parser.add_argument(
+        "--shuffle",
+        type=int,
+        metavar="SEED",
+        help="take them in an order drawn by this: other ones, then",
     )
     parser.add_argument("--per-kind", type=int, default=per_kind, help="prompts of each kind")
     parser.add_argument("--tokens", type=int, default=tokens, help="new tokens a prompt")

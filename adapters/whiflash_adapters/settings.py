@@ -59,7 +59,7 @@ class ChatSettings(BaseChatModel):
     balance: float | None = None
     """0 maximises tokens a round, 1 (the default) tokens a second."""
     span_bias: float | None = None
-    """How strongly diffusion is favoured in JSON and AR in other text (0.03); 0 is off."""
+    """How strongly diffusion is favoured in JSON and AR in reasoning (0.05); 0 is off."""
     device: str | None = None
     dtype: str | None = None
     """"bfloat16", "float32" or "int8" (CPUs; fast, a text of its own); see `Engine.load`."""

@@ -150,7 +150,7 @@ class RouterConfig:
 
     balance 0 maximises expected tokens a round, 1 expected tokens a second.
     span_bias is the strength, in log units, of the prior that favours diffusion in
-    `json` and `tool_call` spans and AR in `reasoning` spans and other text; 0 switches it off.
+    `json` and `tool_call` spans and AR in `reasoning` spans; 0 switches it off.
     entropy_threshold is the paper's tau in nats (WhiFlash, arXiv 2606.07710, section on
     WhiFlash-Entropy): AR if H > tau, else diffusion.
     delta_threshold is that of a published neural router, in tokens: AR if it expects AR to
@@ -166,7 +166,7 @@ class RouterConfig:
 
     name: RouterName = "auto"
     balance: float = 1.0
-    span_bias: float = 0.03
+    span_bias: float = 0.05
     entropy_threshold: float = 0.5
     retrieval: bool = True
     whole_drafts: bool = False

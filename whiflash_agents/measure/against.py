@@ -6,7 +6,7 @@ their ratio, with the same prompts drawn anew for both, than by what each makes 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import NamedTuple, NotRequired, TypedDict
 
 from whiflash_agents.measure.figures import FEWEST, Times, interval
@@ -36,13 +36,29 @@ class Against(TypedDict):
 
 
 def against(
-    own: Times, others: Mapping[str, Times], levels: Levels, arms: Sequence[str]
-) -> dict[str, Against]:
-    """own beside each of the others, and beside `BEST` of these arms, if all are there."""
-    rivals = {**others}
+    own: Times, others: Mapping[str, Times], levels: Levels, arms: Sequence[str],
+    changed: Container[str] = (),
+) -> dict[str, Against]:  # fmt: skip
+    """own beside each of the others, and beside `BEST` of these arms, if all are there. changed:
+    those whose rounds do not tell all that they do, which are told whole alone."""
+    found = {
+        name: _against(own, [other], levels, in_rounds=name not in changed and all(other.rounds))
+        for name, other in others.items()
+    }
     if others.keys() >= set(arms):
-        rivals[BEST] = _best([others[name] for name in arms])
-    return {name: _against(own, other, levels) for name, other in rivals.items()}
+        found[BEST] = _against(own, [others[arm] for arm in arms], levels, in_rounds=True)
+    return found
+
+
+def _against(own: Times, rivals: Sequence[Times], levels: Levels, *, in_rounds: bool) -> Against:
+    """Beside the best of the rivals, prompt by prompt, by each clock."""
+    found: Against = {"whole": _ratios(own, _best(rivals))}
+    if in_rounds:
+        decoding = [one.decoding_alone() for one in rivals]
+        found["decoding"] = _ratios(own.decoding_alone(), _best(decoding))
+        levelled = [one.decoding_alone(levels) for one in rivals]
+        found["levelled"] = _ratios(own.decoding_alone(levels), _best(levelled))
+    return found
 
 
 def _best(records: Sequence[Times]) -> Times:
@@ -52,14 +68,6 @@ def _best(records: Sequence[Times]) -> Times:
         one = max(records, key=lambda record: record.tokens[i] / record.seconds[i])
         best.add(kind, one.seconds[i], one.tokens[i], one.rounds[i])
     return best
-
-
-def _against(own: Times, other: Times, levels: Levels) -> Against:
-    found: Against = {"whole": _ratios(own, other)}
-    if all(other.rounds):
-        found["decoding"] = _ratios(own.decoding_alone(), other.decoding_alone())
-        found["levelled"] = _ratios(own.decoding_alone(levels), other.decoding_alone(levels))
-    return found
 
 
 def _ratios(own: Times, other: Times) -> dict[str, Ratio]:

@@ -20,7 +20,8 @@ FEWEST = 3
 
 @dataclass(slots=True)
 class Times:
-    """Of one method: seconds and tokens per prompt, and its rounds."""
+    """Of one method: seconds and tokens per prompt, and its rounds. Seconds are those of all of it,
+    prompt pass included, but for `decoding_alone`."""
 
     seconds: list[float] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
@@ -35,7 +36,7 @@ class Times:
         self.rounds.append(rounds)
 
     def rate(self, kind: Kind | None = None) -> float:
-        """Tokens per second, prompt pass included."""
+        """Tokens per second."""
         chosen = [i for i, k in enumerate(self.kinds) if kind in (None, k)]
         return sum(self.tokens[i] for i in chosen) / sum(self.seconds[i] for i in chosen)
 

@@ -71,9 +71,10 @@ class _Noting:
     greedy = False  # or a chain of them would be drafted without asking
 
     def __init__(self) -> None:
-        self.chances: list[float] = []
+        self.asked, self.chances = 0, list[float]()
 
     def choose(self, logits: Tensor, position: int, start: int) -> tuple[list[int], None]:
+        self.asked += 1
         self.chances += chances(logits, None, 1.0)
         found: list[int] = logits.argmax(-1).tolist()
         return found, None
@@ -82,7 +83,8 @@ class _Noting:
 def record(start: PromptStart) -> Recording:
     """The text is decoded once and then read again with one pass of the target."""
     engine, sequence = start.engine, start.rewound(grammar=False)
-    router = engine.fresh_router(RouterConfig("ar"))  # what it learns is nobody's business
+    # any will do; what this one learns is nobody's business
+    router = engine.fresh_router(RouterConfig(learned=False))
     rounds = decode(engine.target, engine.drafters, router, sequence, start.sampling)
     text = tokens_of(rounds)
     return Recording(start.prompt.kind, tuple(text), tuple(_places(start, text)))
@@ -111,4 +113,5 @@ def _drafted(hand: HandMade, arm: ArmName, context: RouteContext) -> Draft:
     drafter, state = hand.engine.drafters[arm], sequence.drafts[arm]
     drafter.ingest(state, sequence.log, sequence.tokens)
     proposal = drafter.propose(state, sequence.tokens, context.width[arm] - 1, noting)
-    return Draft(proposal.tokens, tuple(noting.chances), looks=arm == "diffusion")
+    at_once = noting.asked < len(proposal.tokens)
+    return Draft(proposal.tokens, tuple(noting.chances), looks=at_once)

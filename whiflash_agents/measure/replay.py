@@ -4,7 +4,8 @@ A benchmark's clock sees a machine that changes from minute to minute; a router 
 one percent drowns in it. Here the router picks, and hears of its rounds, as it does in the loop,
 but what drafts and passes bring is read off a recording, and what they take is what was calibrated
 when the model was loaded. The router hears of these seconds with some noise, as it would; they are
-counted without. What deciding takes is not counted at all, nor the prompt's pass.
+counted without. Decoding alone: neither the prompt's pass nor the first drafter's way through the
+prompt is counted, nor what deciding takes.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterator
-from copy import deepcopy
 from dataclasses import dataclass
 
 from whiflash_agents.measure.positions import got_through
@@ -29,10 +29,10 @@ _NOISE = 0.05
 
 
 class Charges:
-    """Seconds of rounds, as calibrated. costs: copied, and never taught."""
+    """Seconds of rounds. costs: as calibrated; asked, never taught."""
 
     def __init__(self, costs: CostModel) -> None:
-        self._costs = deepcopy(costs)
+        self._costs = costs
 
     def verify(self, width: int, position: int) -> float:
         return self._costs.expected("plain", width, width, position)[0]
@@ -76,7 +76,8 @@ def replay(
         made = text[at : at + accepted + 1]
         catch_up = draft = 0.0
         if arm in marks:
-            if last != arm and any(marks.values()):  # else it is told with the prompt's pass
+            # who stays in charge misses nothing; who takes the text in first does so untold
+            if last != arm and any(marks.values()):
                 catch_up = charges.catch_up(arm, context.backlog[arm], context.width[arm])
             draft = charges.draft(arm, len(proposed) + (doubt is not None), position)
             marks[arm] = position - 1
@@ -98,8 +99,8 @@ def replay(
 
 
 def foresight(recording: Recording, charges: Charges) -> float:
-    """The least seconds in which the text could have been made by these arms: by who knows every
-    draft's fate, drafts no token in vain, and has all drafters ready."""
+    """The least seconds in which these arms could have made the text: by who knows every draft's
+    fate, of which it takes as many tokens as are best, and has all drafters ready."""
     text, least = recording.tokens, [0.0] * (len(recording.tokens) + 1)
     for at in reversed(range(len(text))):
         place = recording.places[at]
@@ -108,12 +109,11 @@ def foresight(recording: Recording, charges: Charges) -> float:
         drafts = {arm: draft.tokens for arm, draft in place.drafts.items()}
         for arm, tokens in {**drafts, "retrieval": place.context.copied}.items():
             accepted, _ = got_through(tokens, text[at:])
-            if accepted:
-                seconds = charges.verify(accepted + 1, position)
+            for count in range(1, min(accepted, len(text) - at - 1) + 1):
+                seconds = charges.verify(count + 1, position) + least[at + count + 1]
                 if arm in drafts:
-                    seconds += charges.draft(arm, accepted, position)
-                end = min(at + accepted + 1, len(text))
-                least[at] = min(least[at], seconds + least[end])
+                    seconds += charges.draft(arm, count, position)
+                least[at] = min(least[at], seconds)
     return least[0]
 
 

@@ -8,9 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypedDict
 
-from rich.table import Table
-
-from whiflash_agents.measure.prompts import KINDS, Kind, Prompt
+from whiflash_agents.measure.prompts import Kind, Prompt
 from whiflash_agents.measure.recording import record
 from whiflash_agents.measure.replay import Charges, foresight, replay
 from whiflash_agents.measure.start import PromptStart
@@ -62,18 +60,21 @@ def measure_replay(
     engine: Engine, prompts: Sequence[Prompt], tokens: int, ways: Mapping[str, Way],
     repeats: int, report: Callable[[str], None],
 ) -> dict[str, Replayed]:  # fmt: skip
-    """Every way on every prompt, `repeats` times with other noise, each time with a router that has
-    learned nothing yet. "foresight" is none of them: see there."""
-    charges = Charges(engine.fresh_router(RouterConfig("plain")).costs)
+    """Every way on every prompt, `repeats` times with other noise, each time by a router that has
+    learned nothing yet; and `replay.foresight`, which is none of them. ConfigError for a way that
+    the engine's drafters do not allow."""
+    costs = engine.fresh_router(RouterConfig("plain")).costs
+    charges = Charges(costs)
+    fresh = {name: [way.fresh(engine) for _ in range(repeats)] for name, way in ways.items()}
     recordings = []
     for number, prompt in enumerate(prompts, 1):
         recordings.append(record(PromptStart(engine, prompt, tokens)))
         report(f"{number}/{len(prompts)} {prompt.id}")
     totals = {name: _Totals() for name in (*ways, FORESIGHT)}
-    for name, way in ways.items():
+    for name, routers in fresh.items():
         total = totals[name]
-        for repeat in range(repeats):
-            router, noise = way.fresh(engine), random.Random(repeat)
+        for seed, router in enumerate(routers):
+            noise = random.Random(seed)
             for recording in recordings:
                 for told in replay(recording, router, charges, noise):
                     total.tokens[recording.kind] += len(told.round.tokens)
@@ -84,25 +85,3 @@ def measure_replay(
         totals[FORESIGHT].tokens[recording.kind] += len(recording.tokens)
         totals[FORESIGHT].seconds[recording.kind] += foresight(recording, charges)
     return {name: total.figures() for name, total in totals.items()}
-
-
-def replay_table(found: Mapping[str, Replayed], title: str) -> Table:
-    """One row a method, ratios to plain decoding."""
-    out = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    out.add_column("method")
-    for name in ("tok/s", "ratio", "AL", *KINDS):
-        out.add_column(name, justify="right")
-    plain = found["plain"]
-    for name, one in found.items():
-        ratios = (
-            f"{one['by_kind'][kind] / plain['by_kind'][kind]:.3f}"
-            if kind in plain["by_kind"]
-            else "-"
-            for kind in KINDS
-        )
-        rate, length = one["tokens_per_second"], one["acceptance_length"]
-        out.add_row(
-            name, f"{rate:.1f}", f"{rate / plain['tokens_per_second']:.3f}",
-            f"{length:.2f}" if length else "-", *ratios,
-        )  # fmt: skip
-    return out

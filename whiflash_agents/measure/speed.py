@@ -106,8 +106,8 @@ def measure(
         },
     )
     if AUTO in times:
-        rivals = {name: record for name, record in times.items() if name not in {AUTO, *changed}}
-        speed["auto_to"] = against(times[AUTO], rivals, levels, [*STATIC])
+        rivals = {name: record for name, record in times.items() if name != AUTO}
+        speed["auto_to"] = against(times[AUTO], rivals, levels, [*STATIC], changed)
     return speed
 
 

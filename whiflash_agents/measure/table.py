@@ -9,6 +9,7 @@ from rich.table import Table
 from whiflash_agents.measure.against import Against, Ratio
 from whiflash_agents.measure.figures import Method
 from whiflash_agents.measure.prompts import KINDS, Kind
+from whiflash_agents.measure.replayed import Replayed
 from whiflash_agents.measure.speed import Speed
 
 
@@ -42,7 +43,7 @@ def table(speed: Speed) -> Table:
 
 def against_table(auto_to: Mapping[str, Against]) -> Table:
     """What "auto" makes of the others' speed, overall and by kind, and 90% intervals below."""
-    title = "auto to the others: decoding alone; beside who has no rounds, prompt passes included"
+    title = "auto to the others: decoding alone, or prompt passes included where rounds do not tell"
     out = Table(title=title, title_justify="left", box=None, pad_edge=False)
     out.add_column("auto to")
     for name in ("all", *KINDS):
@@ -86,3 +87,20 @@ def scores_table(scores: Mapping[str, Mapping[str, Mapping[str, int]]]) -> Table
 def _percentages(score: Mapping[str, int]) -> str:
     rows = max(score["rows"], 1)
     return " / ".join(f"{100 * score[name] / rows:.0f}" for name in ("right", "exact", "solved"))
+
+
+def replay_table(found: Mapping[str, Replayed], title: str) -> Table:
+    """One row a method, ratios to plain decoding."""
+    out = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    out.add_column("method")
+    for name in ("tok/s", "ratio", "AL", *KINDS):
+        out.add_column(name, justify="right")
+    plain = found["plain"]
+    for name, one in found.items():
+        rate, length = one["tokens_per_second"], one["acceptance_length"]
+        out.add_row(
+            name, f"{rate:.1f}", f"{rate / plain['tokens_per_second']:.3f}",
+            f"{length:.2f}" if length else "-",
+            *(f"{one['by_kind'][kind] / plain['by_kind'][kind]:.3f}" for kind in KINDS),
+        )  # fmt: skip
+    return out

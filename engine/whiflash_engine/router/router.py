@@ -1,60 +1,31 @@
 """Which arm drafts the next round.
 
-    score_a(k) = ln E_a(k) - balance * ln C_a(k) + bias[span][a]          the largest wins
-
-E_a(k), the tokens that a round with k draft tokens of arm a is expected to commit, comes from the
-policy; C_a(k), its expected seconds, from measured costs, and what getting ready costs it
-(`Prospect`). balance 0 asks for tokens a round, 1 for tokens a second. bias is the user's prior in
-log units: +0.1 means "a tenth more tokens would be needed to change my mind".
-
-The length is chosen with the arm, where it is one that copies: the k of the largest score. A
-drafter finds out as it drafts how far it can be trusted (`Ending`): it may draft all that is on
-offer, and is told what a token costs (`Price`).
+Every arm on offer is weighed (`Scales`): expected tokens against expected seconds, with a prior
+for the span. The best one drafts, unless another one has not been used for so long that it is due
+for a trial (`Probes`); one that was far ahead stands for some rounds (`Standing`). Drafters are
+told what a token costs (`Price`) and end their drafts by that. All of these learn from the rounds.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
-from whiflash_engine.config import ArmName, Span
+from whiflash_engine.config import ArmName
 from whiflash_engine.events import Round
-from whiflash_engine.router.averages import AveragesPolicy
 from whiflash_engine.router.costs import CostModel
 from whiflash_engine.router.decision import Decision
-from whiflash_engine.router.policies import Expected, Policy, RouteContext
+from whiflash_engine.router.policies import Policy, RouteContext
 from whiflash_engine.router.price import Price
 from whiflash_engine.router.probes import Probes
-from whiflash_engine.router.prospect import Prospect
+from whiflash_engine.router.scales import SURE, Scales, Weight
 from whiflash_engine.router.standing import Standing
 from whiflash_engine.sampling import uniform
 
 __all__ = ["Decision", "RouteContext", "Router"]
 
-FAVOURED: Final[Mapping[Span, ArmName]] = {
-    "json": "diffusion",
-    "tool_call": "diffusion",
-    "reasoning": "ar",
-    "text": "ar",
-}
-"""Whom the span bias favours. Few models put tags around all that they think: text is as often
-reasoning as not."""
-_SURE: Final = frozenset[ArmName](("ar", "diffusion"))
-"""Arms that say how sure they are."""
 _HEARD: Final = 8
 """Rounds to be learned from at once."""
-
-
-class _Offer(NamedTuple):
-    """score: with what getting ready costs; ready: without. seconds: of the round, catch_up: of
-    getting ready for it, where costs count."""
-
-    score: float
-    drafts: int
-    ready: float
-    seconds: float
-    catch_up: float
 
 
 class Router:
@@ -86,16 +57,15 @@ class Router:
         """
         self._policy = policy
         self._balance = balance
-        self._span_bias = span_bias
         self._costs = CostModel() if costs is None else costs
         self._without = frozenset(without)
         self._whole, self._hindsight = whole_drafts, hindsight
-        self._price, self._prospect = Price(self._costs, balance), Prospect()
-        self._untaught = AveragesPolicy()
+        self._price = Price(self._costs, balance)
+        self._scales = Scales(policy, self._costs, balance, span_bias, whole=whole_drafts)
         self._probes = Probes(probed)
         self._standing = Standing(balance) if lets_stand else None
-        self._weighed: dict[ArmName, _Offer] = {}  # in the round that was picked last
-        self._heard: list[tuple[Round, dict[ArmName, _Offer]]] = []
+        self._weighed: dict[ArmName, Weight] = {}  # in the round that was picked last
+        self._heard: list[tuple[Round, dict[ArmName, Weight]]] = []
 
     @property
     def policy(self) -> Policy:
@@ -124,9 +94,9 @@ class Router:
             # a seed repeats a text under one arm: no clock may end its drafts
             floor = 0.0 if context.sampled else self._floor(only, context)
             return Decision(only, width[only] - 1, floor=floor)
-        offers = self._offers(candidates, context)
-        scores = {arm: offer.score for arm, offer in offers.items()}
-        stale = self._stale(offers, context)
+        weights = self._scales.weigh(candidates, context)
+        scores = {arm: weight.score for arm, weight in weights.items()}
+        stale = self._stale(weights, context)
         if stale is not None:  # a probe drafts all it can, to see how far it gets
             self._probes.begin(stale)
             return Decision(stale, width[stale] - 1, scores)
@@ -135,17 +105,17 @@ class Router:
             self._probes.begin(best)  # by itself
         stays: ArmName | None = None
         if self._balance:
-            self._weighed = offers
+            self._weighed = weights
         late = self._balance and context.backlog.get(best, 0) > width[best]
-        if late and best in _SURE and self._new_to_all(context):
-            drafters = [arm for arm in candidates if arm in _SURE]
-            best = max(drafters, key=lambda arm: self._at_first(offers[arm], arm, context))
+        if late and best in SURE and self._new_to_all(context):
+            drafters = [arm for arm in candidates if arm in SURE]
+            best = max(drafters, key=lambda arm: self._at_first(arm, weights[arm], context))
         elif self._standing is not None:
             stays = self._standing.keep(scores, context)
         floor = self._floor(best, context)
         if self._standing is not None and stays:
             self._standing.floor = floor if stays == best else self._floor(stays, context)
-        return Decision(best, offers[best].drafts, scores, floor)
+        return Decision(best, weights[best].drafts, scores, floor)
 
     def learn(self, round: Round) -> None:
         """To be told every round, whoever picked it."""
@@ -157,14 +127,13 @@ class Router:
     def digest(self) -> None:
         """Learn from the rounds heard of: several at once, for the first of them costs most."""
         heard, self._heard = self._heard, []  # whatever is broken off is not learned twice
-        for round, offers in heard:
+        for round, weights in heard:
             self._costs.learn(round)
             self._policy.learn(round)
             self._price.learn(round)
             self._probes.learn(round)
-            if offers:
-                worth = {arm: offer.ready for arm, offer in offers.items() if arm in _SURE}
-                self._prospect.learn(worth, self._saved(offers), len(round.tokens))
+            if weights:
+                self._scales.learn(weights, len(round.tokens))
 
     def looks_back(self, position: int) -> bool:
         """Whether a drafter that catches up is to be scored on the round that began there."""
@@ -175,83 +144,30 @@ class Router:
         self.digest()
         self._policy.learn(round)
 
-    def _offers(
-        self, candidates: Sequence[ArmName], context: RouteContext
-    ) -> dict[ArmName, _Offer]:
-        """Every arm's best score, and the draft length that reaches it."""
-        balance, width, backlog = self._balance, context.width, context.backlog
-        favoured, expect = FAVOURED[context.span], self._policy.expect
-        late = self._costs.catch_ups(_SURE, backlog, width) if balance else {}
-        readiest = min(late.values(), default=0.0)
-        offers: dict[ArmName, _Offer] = {}
-        for arm in candidates:
-            ready, shorter, spent = self._worth(arm, expect(arm, context), context)
-            if arm == favoured:
-                ready += self._span_bias
-            score = ready
-            catch_up = late.get(arm, 0.0)
-            if catch_up > readiest:
-                behind = catch_up - readiest
-                left = self._prospect.left(arm, behind, context.generated, context.room)
-                score -= balance * math.log1p(left / spent)
-            drafts = width[arm] - 1 if arm in _SURE else width[arm] - 1 - shorter
-            offers[arm] = _Offer(score, drafts, ready, spent, catch_up)
-        return offers
-
-    def _worth(
-        self, arm: ArmName, expected: Expected, context: RouteContext
-    ) -> tuple[float, int, float]:
-        """(log units, how many tokens less than all, seconds) of the length that is worth most."""
-        balance, most = self._balance, context.width[arm]
-        if self._whole:
-            expected = expected[-1:]
-        seconds = expected
-        if balance:
-            seconds = self._costs.expected(arm, most - len(expected) + 1, most, context.position)
-        if balance == 1.0:  # a power costs more than all the rest
-            worth = [tokens / cost for tokens, cost in zip(expected, seconds, strict=True)]
-        else:
-            pairs = zip(expected, seconds, strict=True)
-            worth = [tokens / cost**balance for tokens, cost in pairs]
-        best = max(worth)
-        shorter = worth[::-1].index(best)  # of equals the longest
-        return math.log(best), shorter, seconds[-1 - shorter]
-
     def _new_to_all(self, context: RouteContext) -> bool:
         """Whether no drafter has taken in anything of the text yet, and all have much to."""
         least, backlog, width = context.generated, context.backlog, context.width
-        return all(backlog.get(arm, 0) > max(least, width[arm]) for arm in _SURE if arm in width)
+        return all(backlog.get(arm, 0) > max(least, width[arm]) for arm in SURE if arm in width)
 
-    def _at_first(self, offer: _Offer, arm: ArmName, context: RouteContext) -> float:
+    def _at_first(self, arm: ArmName, weight: Weight, context: RouteContext) -> float:
         """Who takes a text in first goes by what drafters are worth on the average: the others
-        would have to catch up with all of it, and a text's first round is unlike the others. Before
-        any round every token is as likely to pass as not, so that what drafts cost decides."""
-        usual = self._prospect.usual(arm)
-        if usual is None:
-            usual, _, _ = self._worth(arm, self._untaught.expect(arm, context), context)
-        return usual + offer.score - offer.ready
-
-    def _saved(self, offers: Mapping[ArmName, _Offer]) -> dict[ArmName, float]:
-        """Seconds that the best arm would save, were all of them ready: beside the next best."""
-        best, other = sorted(offers, key=lambda arm: offers[arm].ready, reverse=True)[:2]
-        ahead = offers[best].ready - offers[other].ready
-        ratio = math.exp(min(ahead / self._balance, 10.0))
-        return {best: (ratio - 1.0) * offers[best].seconds}
+        would have to catch up with all of it, and a text's first round is unlike the others."""
+        return self._scales.usual(arm, context) + weight.score - weight.ready
 
     def _floor(self, arm: ArmName, context: RouteContext) -> float:
-        if arm not in _SURE or self._whole:
+        if arm not in SURE or self._whole:
             return 0.0
         return self._price.of(arm, context.width[arm], context.position)
 
-    def _stale(self, offers: Mapping[ArmName, _Offer], context: RouteContext) -> ArmName | None:
+    def _stale(self, weights: Mapping[ArmName, Weight], context: RouteContext) -> ArmName | None:
         """An arm that is due for a probe."""
-        for arm, offer in offers.items():
+        for arm, weight in weights.items():
             if not self._probes.waited(arm):
                 continue
             width = context.width[arm]
             if arm != "plain" and width <= len(context.forced) + 1:
                 continue  # a draft of nothing but forced tokens would teach nothing
             # all of it, also where others are no readier: they will have to catch up then
-            if not self._balance or self._probes.affords(arm, offer.catch_up, offer.seconds):
+            if not self._balance or self._probes.affords(arm, weight.catch_up, weight.seconds):
                 return arm
         return None

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from whiflash_engine.config import ArmName
 from whiflash_engine.router.neural import SPANS, STRUCTURE
-from whiflash_engine.router.router import FAVOURED
+from whiflash_engine.router.scales import FAVOURED
 from whiflash_engine.training.rounds import ARMS, DRAFTERS, Rounds
 
 Seconds = Mapping[ArmName, Sequence[float]]
@@ -58,7 +58,7 @@ def worth(
 def _favoured(rounds: Rounds) -> Tensor:
     """[N, columns of all arms]: 1 where the span bias favours the arm."""
     spans = rounds.features[:, -STRUCTURE + 1 :][:, : len(SPANS)].argmax(1).tolist()
-    favoured = [FAVOURED[SPANS[span]] for span in spans]
+    favoured = [FAVOURED.get(SPANS[span]) for span in spans]
     columns = [
         torch.tensor([float(one == arm) for one in favoured])[:, None].expand(-1, count + 1)
         for arm, count in zip(ARMS, rounds.positions, strict=True)
