@@ -116,8 +116,10 @@ def test_kv_only_prefill_equals_the_full_layer(backlog: int, exact: None) -> Non
 class _Whole(Eagle3Drafter):
     """Runs the whole layer at every slot."""
 
-    def _slots(self, kv: KVCache, g: Tensor, tokens: Sequence[int], rows: int = 1) -> Tensor:
-        return super()._slots(kv, g, tokens, rows=g.shape[0])
+    def _take_in(
+        self, kv: KVCache, features: Tensor, tokens: Sequence[int], rows: int = 1
+    ) -> Tensor:
+        return super()._take_in(kv, features, tokens, rows=len(tokens))
 
 
 @pytest.mark.parametrize("backlog", _BACKLOGS)

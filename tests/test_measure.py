@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from tests.toys import Prophet
-from whiflash_agents.cli import main
+from whiflash_agents.cli import build_parser, main
 from whiflash_agents.measure import speed
 from whiflash_agents.measure.against import BEST, against
 from whiflash_agents.measure.figures import Method, Times, figures
@@ -34,6 +34,7 @@ from whiflash_agents.measure.speed import Speed
 from whiflash_agents.measure.start import PromptStart
 from whiflash_agents.measure.table import table
 from whiflash_agents.measure.ways import Run, Way
+from whiflash_agents.prompt_options import chosen_rows
 from whiflash_engine.config import RouterConfig
 from whiflash_engine.engine import Engine
 from whiflash_engine.errors import ConfigError
@@ -87,6 +88,15 @@ def test_rows_of_a_folder(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(ConfigError, match=r"data=.*rows\.jsonl\.gz"):
         list(from_folder(tmp_path))
+
+
+def test_a_seed_draws_the_same_prompts_again() -> None:
+    def drawn(*options: str) -> list[str]:
+        return [row.id for row in chosen_rows(build_parser().parse_args(["replay", *options]))]
+
+    assert drawn("--shuffle", "3") == drawn("--shuffle", "3")
+    assert drawn("--shuffle", "3") != drawn("--shuffle", "4") != drawn()
+    assert sorted(drawn("--shuffle", "3")) == sorted(drawn())
 
 
 @pytest.mark.parametrize("command", ["bench", "lossless"])

@@ -119,6 +119,52 @@ def test_slots_at_once_are_the_layer(count: int, monkeypatch: pytest.MonkeyPatch
     assert torch.equal(*(state.kv.span(0, count + 3) for state in states))
 
 
+@pytest.mark.parametrize(
+    "options",
+    [(), ("norm_before_residual",), ("qk_norm",), ("norm_before_fc",), ("fc_norm",),
+     ("norm_before_fc", "fc_norm")],
+)  # fmt: skip
+def test_what_is_taken_in_at_once_is_its_steps(
+    options: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of EAGLE-3, some features after others, of which it listens to some."""
+    target = toys.tiny_target(taps=(0, 1, 2, 3))
+    config, _ = toys.tiny_eagle3_parts(target)
+    config = replace(config, aux=(2, 0, 3), **dict.fromkeys(options, True))  # type: ignore[arg-type]
+    weights = toys._random(eagle3_shapes(config)[0], 5, torch.float32)
+    drafters = [Eagle3Drafter(config, weights, target) for _ in range(2)]
+    assert drafters[0]._ingest is not None
+    monkeypatch.setattr(drafters[1], "_ingest", None)
+    tokens = [(7 * i + 3) % 61 for i in range(60)]
+    features = target.forward(tokens[:-1], target.new_cache(60), rows=1).features
+    log = FeatureLog(features.shape[1], target.dtype, target.device)
+    states = [drafter.new_state(2) for drafter in drafters]  # they have to grow
+    for start, stop in ((0, 3), (3, 4), (4, 20), (20, 37), (37, 39), (39, 59)):
+        log.append(features[start:stop])
+        for drafter, state in zip(drafters, states, strict=True):
+            drafter.ingest(state, log, tokens[: stop + 1])
+        one, other = states
+        assert one.newest is not None and other.newest is not None
+        assert torch.equal(one.newest, other.newest) and one.watermark == stop
+        assert torch.equal(one.kv.span(0, stop), other.kv.span(0, stop))
+
+
+def test_no_slot_is_taken_in_that_does_not_fit() -> None:
+    target = toys.tiny_target()
+    drafter = toys.tiny_eagle3(target)
+    run, kv = drafter._ingest, drafter.new_state(4).kv
+    assert run is not None
+    places, features = drafter._rope.table(0, 2), torch.zeros(2, len(target.taps) * 32)
+    for rows, wide, tokens in ((1, 0, [1, 2]), (2, 1, [1, 2]), (2, 0, [1]), (2, 0, [1, 61])):
+        with pytest.raises(ValueError, match="do not fit"):
+            run(features[:rows, wide:], tokens, places, kv)
+    with pytest.raises(ValueError, match="do not fit"):
+        run(features, [1, 2], places, kv, rows=3)
+    kv.advance(kv.capacity - 1)
+    with pytest.raises(ValueError, match="do not fit"):
+        run(features, [1, 2], places, kv)
+
+
 @pytest.mark.parametrize("reduced", [False, True])
 @pytest.mark.parametrize("option", ["", "norm_output", "norm_before_residual", "qk_norm"])
 def test_a_chain_at_once_is_its_steps(

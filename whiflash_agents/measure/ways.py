@@ -88,5 +88,7 @@ def _full(drafter: Drafter) -> Drafter:
 class _FullLayer(Eagle3Drafter):
     """The same slots with queries, output and MLP at every one of them."""
 
-    def _slots(self, kv: KVCache, g: Tensor, tokens: Sequence[int], rows: int = 1) -> Tensor:
-        return super()._slots(kv, g, tokens, rows=g.shape[0])
+    def _take_in(
+        self, kv: KVCache, features: Tensor, tokens: Sequence[int], rows: int = 1
+    ) -> Tensor:
+        return super()._take_in(kv, features, tokens, rows=len(tokens))

@@ -25,7 +25,8 @@ from whiflash_engine.checkpoints.eagle3 import Eagle3Config
 from whiflash_engine.config import require
 from whiflash_engine.drafters.base import Chooser, DraftState, Proposal, certain
 from whiflash_engine.drafters.eagle3_chain import Chain, ChainParts, chain
-from whiflash_engine.drafters.eagle3_layer import Eagle3Layer
+from whiflash_engine.drafters.eagle3_ingest import Ingest, IngestParts, ingest
+from whiflash_engine.drafters.eagle3_layer import SLOTS, Eagle3Layer
 from whiflash_engine.drafters.ending import Ending, chances
 from whiflash_engine.drafters.fixed_slots import FixedSlots
 from whiflash_engine.drafters.taps import Taps, embedding, table
@@ -92,6 +93,7 @@ class Eagle3Drafter:
         self._head = DraftHead(target, weights)
         self._rope = Rope(config.rope, config.head_dim, target.dtype, target.device)
         self._chain = self._chained(embeddings=table(target, weights))
+        self._ingest = None if capture else self._ingested(table(target, weights))
         self._fixed = capture and FixedSlots(config, self._layer, self._rope, target, capture)
 
     def _chained(self, embeddings: Tensor | None) -> Chain | None:
@@ -107,6 +109,20 @@ class Eagle3Drafter:
         )  # fmt: skip
         return chain(layer.stack, parts)
 
+    def _ingested(self, embeddings: Tensor | None) -> Ingest | None:
+        """None where it would be no faster."""
+        c, norm = self.config, self._layer.norm_weight
+        if embeddings is None:
+            return None
+        taps = [norm(f"fc_norm.{i}.weight") for i in range(len(c.aux) if c.fc_norm else 0)]
+        first = norm("input_norm.weight") if c.norm_before_fc and not taps else None
+        parts = IngestParts(
+            self._taps.places, self._fc, torch.stack(taps) if taps else None, first, embeddings,
+            norm("midlayer.input_layernorm.weight"), norm("midlayer.hidden_norm.weight"),
+            adds_normed=c.norm_before_residual,
+        )  # fmt: skip
+        return ingest(self._layer.stack, parts)
+
     def new_state(self, capacity: int) -> Eagle3State:
         c, t = self.config, self._target
         kv = KVCache(1, c.num_kv_heads, c.head_dim, capacity + self.max_draft, t.dtype, t.device)
@@ -118,8 +134,8 @@ class Eagle3Drafter:
         state.words.learn(tokens)
         start, stop = state.watermark, log.length
         if start < stop:
-            g = self._fuse(log.rows(start, stop))
-            state.newest = self._slots(state.kv, g, tokens[start + 1 :])
+            rows, behind = log.rows(start, stop), tokens[start + 1 :]
+            state.newest = self._take_in(state.kv, rows, behind)
 
     @torch.inference_mode()
     def propose(
@@ -177,6 +193,18 @@ class Eagle3Drafter:
         return self._fc(
             self._norm("input_norm.weight", fused) if self.config.norm_before_fc else fused
         )
+
+    def _take_in(
+        self, kv: KVCache, features: Tensor, tokens: Sequence[int], rows: int = 1
+    ) -> Tensor:
+        """As `_slots`, from rows of the feature log."""
+        if self._ingest is None or len(tokens) > SLOTS:
+            return self._slots(kv, self._fuse(features), tokens, rows)
+        kv.reserve(len(tokens))
+        places = self._rope.table(kv.length, len(tokens))
+        y = self._ingest(features, tokens, places, kv, rows)
+        kv.advance(len(tokens))
+        return y
 
     def _slots(self, kv: KVCache, g: Tensor, tokens: Sequence[int], rows: int = 1) -> Tensor:
         """Write the slots (g[i], tokens[i]) after the last one; output state of the last.

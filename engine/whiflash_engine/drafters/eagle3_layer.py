@@ -16,7 +16,7 @@ from whiflash_engine.linear import Linear
 from whiflash_engine.memory import Memory
 from whiflash_engine.stack import LayerParts, Stack, stack
 
-_SLOTS: Final = 16
+SLOTS: Final = 16
 """As many as a round commits, or a few more. A longer backlog is caught up with by keys and values
 alone."""
 
@@ -89,7 +89,7 @@ class Eagle3Layer:
     ) -> Tensor | None:
         """The same, to the bit, for a few slots, behind what a cache holds that has room for them;
         None where it would be no faster. table: of `Rope`, for the slots' positions."""
-        if self.stack is None or len(ids) > _SLOTS:
+        if self.stack is None or len(ids) > SLOTS:
             return None
         a, normed = self._inputs(ids, g)
         residual = normed if self._config.norm_before_residual else g

@@ -21,8 +21,8 @@ from whiflash_engine.kernels.build import build
 from whiflash_engine.kernels.pages import Pages
 
 _SOURCES: Final = (
-    "product.c", "rounded.c", "dots.c", "attention.c", "pointwise.c", "layers.c", "chain.c",
-    "perceptron.c", "team.c",
+    "product.c", "rounded.c", "dots.c", "attention.c", "pointwise.c", "layers.c", "ingest.c",
+    "chain.c", "perceptron.c", "team.c",
 )  # fmt: skip
 _P, _N, _T, _F = ctypes.c_void_p, ctypes.c_long, ctypes.c_int, ctypes.c_float
 _ARGUMENTS: Final = {
@@ -34,6 +34,7 @@ _ARGUMENTS: Final = {
     "rotate": [_P] * 4 + [_N] * 4,
     "entropy": [_P, _N],
     "layers": [_P] * 10 + [_N] * 3 + [_T],
+    "ingest": [_P] * 5 + [_N] + [_P] * 5 + [_N] * 2 + [_T],
     "chain": [_P] * 8 + [_N] * 2 + [_F, _P, _T],
     "perceptron": [_P] * 7 + [_N] * 4,
 }
@@ -83,6 +84,8 @@ class Kernels:
         """As C has it; whoever runs whole passes by these kernels calls it."""
         self.layers = library.layers
         """As C has it; `stack` calls it."""
+        self.ingest = library.ingest
+        """As C has it; EAGLE-3's `Ingest` calls it."""
         self.chain = library.chain
         """As C has it; EAGLE-3's `Chain` calls it."""
         self.perceptron = library.perceptron
