@@ -265,6 +265,8 @@ def test_one_method_beside_the_others_on_the_same_prompts() -> None:
     best = 3 * 0.1 + 1.1 * (2 + 4 + 6)
     assert found[BEST]["whole"]["all"].ratio == pytest.approx(best / 21)
     assert BEST not in against(own, others, levels, ["other", "gone"])
+    told = against(own, others, levels, ["other", "third"], changed={"third"})
+    assert told["third"].keys() == {"whole"} and told["other"] == found["other"]
 
 
 def test_a_busy_moment_tells_for_nobody_in_the_levels() -> None:

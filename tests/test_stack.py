@@ -122,16 +122,25 @@ def test_slots_at_once_are_the_layer(count: int, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     "options",
     [(), ("norm_before_residual",), ("qk_norm",), ("norm_before_fc",), ("fc_norm",),
-     ("norm_before_fc", "fc_norm")],
+     ("norm_before_fc", "fc_norm"), ("wider",)],
 )  # fmt: skip
 def test_what_is_taken_in_at_once_is_its_steps(
     options: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of EAGLE-3, some features after others, of which it listens to some."""
+    """Of EAGLE-3, some features after others, of which it listens to some. wider: than the
+    target, with an embedding and a head of its own."""
     target = toys.tiny_target(taps=(0, 1, 2, 3))
     config, _ = toys.tiny_eagle3_parts(target)
-    config = replace(config, aux=(2, 0, 3), **dict.fromkeys(options, True))  # type: ignore[arg-type]
+    config = replace(config, aux=(2, 0, 3))
+    if options == ("wider",):
+        config = replace(config, hidden_size=48)
+    else:
+        config = replace(config, **dict.fromkeys(options, True))  # type: ignore[arg-type]
     weights = toys._random(eagle3_shapes(config)[0], 5, torch.float32)
+    generator = torch.Generator().manual_seed(2)
+    for name, weight in weights.items():
+        if weight.dim() == 1:  # or one norm would do for another
+            weights[name] = 0.5 + torch.rand(weight.shape, generator=generator)
     drafters = [Eagle3Drafter(config, weights, target) for _ in range(2)]
     assert drafters[0]._ingest is not None
     monkeypatch.setattr(drafters[1], "_ingest", None)

@@ -46,7 +46,8 @@ def against(
         for name, other in others.items()
     }
     if others.keys() >= set(arms):
-        found[BEST] = _against(own, [others[arm] for arm in arms], levels, in_rounds=True)
+        rivals = [others[arm] for arm in arms]
+        found[BEST] = _against(own, rivals, levels, in_rounds=all(all(r.rounds) for r in rivals))
     return found
 
 

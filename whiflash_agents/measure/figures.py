@@ -68,7 +68,8 @@ class Method(TypedDict):
     kind only where there are three of the kind. decoding_to_plain: without the prompt passes;
     levelled_to_plain: so too, see `Levels`.
     switch_share_of_time: for catching up; router_share_of_time: for picking and learning;
-    offer_share_of_time: for finding forced tokens and copies. Of all time, prompts included.
+    offer_share_of_time: for finding forced tokens and copies. Of all time, prompts included, but
+    for router_share_of_decoding.
     rounds_by_length: how many rounds committed how many tokens, by arm; rounds_by_span: how many
     rounds each arm drafted, by span.
     """
@@ -92,6 +93,7 @@ class Method(TypedDict):
     switch_share_of_time: NotRequired[float]
     router_share_of_time: NotRequired[float]
     offer_share_of_time: NotRequired[float]
+    router_share_of_decoding: NotRequired[float]
 
 
 def interval(record: Times, plain: Times, kind: Kind | None = None) -> tuple[float, float]:
@@ -108,7 +110,7 @@ def interval(record: Times, plain: Times, kind: Kind | None = None) -> tuple[flo
 
 
 def figures(record: Times, plain: Times, levels: Levels | None) -> Method:
-    """One method's figures. levels: None where they would not tell what it does."""
+    """One method's figures. levels: None where its rounds do not tell all that it does."""
     kinds = [kind for kind in KINDS if kind in record.kinds]
     method: Method = {
         "tokens_per_second": record.rate(),
@@ -128,11 +130,11 @@ def figures(record: Times, plain: Times, levels: Levels | None) -> Method:
         levelled, base = record.decoding_alone(levels), plain.decoding_alone(levels)
         method["levelled_to_plain"] = levelled.rate() / base.rate()
         method["levelled_to_plain_by_kind"] = {k: levelled.rate(k) / base.rate(k) for k in kinds}
-    decoding, base = record.decoding_alone(), plain.decoding_alone()
+        decoding, base = record.decoding_alone(), plain.decoding_alone()
+        method["decoding_to_plain"] = decoding.rate() / base.rate()
+        method["decoding_to_plain_by_kind"] = {k: decoding.rate(k) / base.rate(k) for k in kinds}
     return {
         **method,
-        "decoding_to_plain": decoding.rate() / base.rate(),
-        "decoding_to_plain_by_kind": {k: decoding.rate(k) / base.rate(k) for k in kinds},
         "acceptance_length": stats.acceptance_length,
         "acceptance_length_by_kind": {k: record.stats(k).acceptance_length for k in kinds},
         "acceptance_length_by_arm": {arm: s.acceptance_length for arm, s in stats.arms.items()},
@@ -144,4 +146,5 @@ def figures(record: Times, plain: Times, levels: Levels | None) -> Method:
         "switch_share_of_time": stats.switch_seconds / stats.phases.total,
         "router_share_of_time": stats.phases.pick / stats.phases.total,
         "offer_share_of_time": stats.phases.offer / stats.phases.total,
+        "router_share_of_decoding": stats.phases.pick / stats.phases.decoding,
     }

@@ -6,7 +6,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 from whiflash_agents.measure.prompts import Kind, Prompt
 from whiflash_agents.measure.recording import record
@@ -27,8 +27,9 @@ class Replayed(TypedDict):
 
     tokens_per_second: float
     by_kind: dict[Kind, float]
-    acceptance_length: float
-    share_of_rounds: dict[ArmName, float]
+    # foresight has no rounds
+    acceptance_length: NotRequired[float]
+    share_of_rounds: NotRequired[dict[ArmName, float]]
 
 
 @dataclass(slots=True)
@@ -39,12 +40,14 @@ class _Totals:
 
     def figures(self) -> Replayed:
         made, rounds = self.tokens.total(), self.rounds.total()
-        return Replayed(
+        found = Replayed(
             tokens_per_second=made / sum(self.seconds.values()),
             by_kind={kind: self.tokens[kind] / self.seconds[kind] for kind in self.tokens},
-            acceptance_length=made / rounds if rounds else 0.0,
-            share_of_rounds={arm: count / rounds for arm, count in self.rounds.items()},
         )
+        if rounds:
+            found["acceptance_length"] = made / rounds
+            found["share_of_rounds"] = {arm: n / rounds for arm, n in self.rounds.items()}
+        return found
 
 
 def replayable(ways: Mapping[str, Way]) -> dict[str, Way]:

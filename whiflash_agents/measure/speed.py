@@ -87,9 +87,10 @@ def measure(
                 times[name].add(prompt.kind, spent, made, rounds)
         report(f"{number}/{len(prompts)} {prompt.id}")
     plain = times["plain"]
-    levels = Levels(r for record in times.values() for rounds in record.rounds for r in rounds)
     # what these do otherwise is no part of their rounds, or a part of every draft
     changed = {name for name, way in ways.items() if way.eager or way.full_layer}
+    alike = [record for name, record in times.items() if name not in changed]
+    levels = Levels(r for record in alike for rounds in record.rounds for r in rounds)
     widths = _widths(engine)
     speed = Speed(
         dtype=engine.target.precision,

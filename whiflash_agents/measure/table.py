@@ -97,10 +97,10 @@ def replay_table(found: Mapping[str, Replayed], title: str) -> Table:
         out.add_column(name, justify="right")
     plain = found["plain"]
     for name, one in found.items():
-        rate, length = one["tokens_per_second"], one["acceptance_length"]
+        rate = one["tokens_per_second"]
         out.add_row(
             name, f"{rate:.1f}", f"{rate / plain['tokens_per_second']:.3f}",
-            f"{length:.2f}" if length else "-",
+            _two(one.get("acceptance_length")),
             *(f"{one['by_kind'][kind] / plain['by_kind'][kind]:.3f}" for kind in KINDS),
         )  # fmt: skip
     return out

@@ -8,7 +8,7 @@ Slot t pairs the target's features at t with the embedding of x_{t+1} and predic
 
 Catching up is KV-only (WhiFlash, arXiv 2606.07710): a slot's keys and values depend on `a`
 alone, so all slots of a backlog but the last skip q, softmax, o, MLP and head. The ordinary
-ingest after a verification is the same code with a shorter list.
+ingest after a verification does the same with a shorter list, on a CPU by one call of C.
 """
 
 from __future__ import annotations
@@ -117,7 +117,8 @@ class Eagle3Drafter:
         taps = [norm(f"fc_norm.{i}.weight") for i in range(len(c.aux) if c.fc_norm else 0)]
         first = norm("input_norm.weight") if c.norm_before_fc and not taps else None
         parts = IngestParts(
-            self._taps.places, self._fc, torch.stack(taps) if taps else None, first, embeddings,
+            self._taps.places, self._taps.every, self._fc, torch.stack(taps) if taps else None,
+            first, embeddings,
             norm("midlayer.input_layernorm.weight"), norm("midlayer.hidden_norm.weight"),
             adds_normed=c.norm_before_residual,
         )  # fmt: skip

@@ -19,11 +19,12 @@ _P, _N = ctypes.c_void_p, ctypes.c_long
 
 @dataclass(frozen=True, slots=True)
 class IngestParts:
-    """picks: which of the taps in a row of features are listened to. tap_norms: (picks, width),
-    input_norm: (picks * width,), where there are such. embeddings: (target vocabulary, hidden);
-    embed_norm, state_norm: (hidden,). adds_normed: the layer adds to the normed state."""
+    """picks: which of the `every` taps in a row of features are listened to. tap_norms: (picks,
+    width), input_norm: (picks * width,), where there are such. embeddings: (target vocabulary,
+    hidden); embed_norm, state_norm: (hidden,). adds_normed: the layer adds to the normed state."""
 
     picks: Sequence[int]
+    every: int
     fc: Linear
     tap_norms: Tensor | None
     input_norm: Tensor | None
@@ -54,9 +55,8 @@ class Ingest:
         assert parts.fc.packed is not None and hidden == stack.shape.hidden
         self._own, self._stack, self._parts = own, stack, parts
         taps = len(parts.picks)
-        self._width = width = into // taps
+        self._width = width = into // taps  # of a tap
         self._row = into + 4 * hidden
-        self._last = (max(parts.picks) + 1) * width
         self._columns = (_N * taps)(*(pick * width for pick in parts.picks))
         tensors = (
             parts.tap_norms, parts.input_norm, parts.embeddings, parts.embed_norm, parts.state_norm
@@ -78,7 +78,7 @@ class Ingest:
         cos, sin = (part.contiguous() for part in table)
         if not (
             1 <= rows <= n == len(features) and features.stride(1) == 1
-            and features.shape[1] >= self._last
+            and features.shape[1] == self._parts.every * self._width
             and cos.shape == sin.shape == (n, 1, shape.width)
             and {x.dtype for x in (features, cos, sin, kv.all)} == {torch.float32}
             and kv.all.shape == (1, 2, shape.kv_heads, kv.capacity, shape.width)

@@ -17,8 +17,8 @@ from whiflash_engine.memory import Memory
 from whiflash_engine.stack import LayerParts, Stack, stack
 
 SLOTS: Final = 16
-"""As many as a round commits, or a few more. A longer backlog is caught up with by keys and values
-alone."""
+"""As many as a round commits, or a few more: of so few each has a query as well, where q, k and v
+are one product. A longer backlog is caught up with by keys and values alone."""
 
 
 class Eagle3Layer:

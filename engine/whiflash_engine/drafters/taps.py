@@ -15,19 +15,19 @@ from whiflash_engine.target.base import Target
 
 class Taps:
     """Picks what a drafter listens to out of all that is tapped for any of them. places: which of
-    all taps these are."""
+    all of them, `every` in number."""
 
     def __init__(self, target: Target, wanted: Sequence[int]) -> None:
         """ConfigError if the target does not tap one of the wanted boundaries."""
         for tap in wanted:
             require(tap in target.taps, "tap", tap, f"the target taps {target.taps}")
-        self._every = len(target.taps)
+        self.every = len(target.taps)
         self.places = [target.taps.index(tap) for tap in wanted]
         self._picks = torch.tensor(self.places, device=target.device)
 
     def __call__(self, rows: Tensor) -> Tensor:
         """Rows of a feature log (n, all taps * hidden) -> (n, wanted taps, hidden)."""
-        return rows.view(rows.shape[0], self._every, -1).index_select(1, self._picks)
+        return rows.view(rows.shape[0], self.every, -1).index_select(1, self._picks)
 
 
 def embedding(target: Target, weights: Mapping[str, Tensor]) -> Callable[[Tensor], Tensor]:

@@ -108,7 +108,8 @@ class Scales:
         return math.log(best), shorter, seconds[-1 - shorter]
 
     def _saved(self, weights: Mapping[ArmName, Weight]) -> dict[ArmName, float]:
-        """Seconds that the best arm would save, were all of them ready: beside the next best."""
+        """Seconds that the best arm would save, were all of them ready: beside the next best. A
+        prior is none of it, also where it has another one draft."""
         best, other = sorted(weights, key=lambda arm: weights[arm].ready, reverse=True)[:2]
         ahead = weights[best].ready - weights[other].ready
         ratio = math.exp(min(ahead / self._balance, 10.0))
