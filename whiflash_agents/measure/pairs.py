@@ -17,7 +17,7 @@ from whiflash_engine.offer import offer
 from whiflash_engine.router.policies import RouteContext
 from whiflash_engine.sampling import Sampler
 from whiflash_engine.target.base import TargetOutput
-from whiflash_engine.verify import Outcome
+from whiflash_engine.verify import Outcome, entropy
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,19 @@ class HandMade:
             return False
         self.sequence.prefill()
         return True
+
+    def reread(self, text: Sequence[int]) -> Iterator[int]:
+        """The places of a text that is known, one after the other, while the sequence stands there:
+        one pass of the target serves all of them. Greedy, from the end of the prompt."""
+        sequence = self.sequence
+        self.begin()
+        passed = [sequence.tokens[-1], *text[:-1]]
+        output = self.engine.target.forward(passed, sequence.cache, rows=len(passed))
+        for i, token in enumerate(text):
+            yield i
+            row = TargetOutput(output.logits[i:], output.features[i:], output.hidden[i:])
+            stops, after = self.start.sampling.stop_token_ids, entropy(output.logits[i])
+            sequence.commit([token], row, stops, entropy=after)
 
     def propose(self, arm: ArmName, known: Sequence[int] = ()) -> Proposal:
         sequence, drafter = self.sequence, self.engine.drafters[arm]

@@ -15,9 +15,7 @@ from whiflash_engine.config import ArmName, RouterConfig
 from whiflash_engine.events import tokens_of
 from whiflash_engine.offer import offer
 from whiflash_engine.router.neural import features
-from whiflash_engine.target.base import TargetOutput
 from whiflash_engine.training.rounds import ARMS, DRAFTERS, Drafted
-from whiflash_engine.verify import entropy
 
 
 def positions(start: PromptStart, grammar: bool, rng: random.Random) -> Iterator[Drafted]:
@@ -30,11 +28,8 @@ def positions(start: PromptStart, grammar: bool, rng: random.Random) -> Iterator
     text = tokens_of(start.run(RouterConfig("ar"), grammar))
     hand = HandMade(start, grammar)
     sequence, engine = hand.sequence, hand.engine
-    hand.begin()
-    passed = [sequence.tokens[-1], *text[:-1]]
-    output = engine.target.forward(passed, sequence.cache, rows=len(passed))
     chances, walk, last = [1.0] + [0.0] * len(text), 0, None
-    for i, token in enumerate(text):
+    for i in hand.reread(text):
         if i == walk and last is not None:
             sequence.recent.add(*last)
         if chances[i] > 0:
@@ -57,9 +52,6 @@ def positions(start: PromptStart, grammar: bool, rng: random.Random) -> Iterator
             if i == walk:
                 drawn = rng.choice([*ends])
                 last, walk = (drawn, *tried[drawn]), ends[drawn]
-        row = TargetOutput(output.logits[i:], output.features[i:], output.hidden[i:])
-        after = entropy(output.logits[i])
-        sequence.commit([token], row, start.sampling.stop_token_ids, entropy=after)
 
 
 def got_through(draft: Sequence[int], text: Sequence[int]) -> tuple[int, int]:

@@ -20,8 +20,6 @@ from whiflash_engine.drafters.ending import Ending, chances
 from whiflash_engine.events import tokens_of
 from whiflash_engine.offer import offer
 from whiflash_engine.router.policies import RouteContext
-from whiflash_engine.target.base import TargetOutput
-from whiflash_engine.verify import entropy
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,17 +91,11 @@ def record(start: PromptStart) -> Recording:
 def _places(start: PromptStart, text: Sequence[int]) -> Iterator[Place]:
     hand = HandMade(start, grammar=False)
     sequence, engine = hand.sequence, hand.engine
-    hand.begin()
-    passed = [sequence.tokens[-1], *text[:-1]]
-    output = engine.target.forward(passed, sequence.cache, rows=len(passed))
-    for i, token in enumerate(text):
+    for _ in hand.reread(text):
         context = offer(sequence, engine.drafters, copies=True)
         drafts = {arm: _drafted(hand, arm, context) for arm in engine.drafters}
         hidden = None if context.hidden is None else context.hidden.clone()
         yield Place(context._replace(hidden=hidden), drafts)
-        row = TargetOutput(output.logits[i:], output.features[i:], output.hidden[i:])
-        after = entropy(output.logits[i])
-        sequence.commit([token], row, start.sampling.stop_token_ids, entropy=after)
 
 
 def _drafted(hand: HandMade, arm: ArmName, context: RouteContext) -> Draft:
